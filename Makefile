@@ -1,0 +1,56 @@
+# All set-up happens here: from a bare clone, Python 3.11 or newer and make are all that is needed.
+#   make demo                     train a small model on the embedded corpus
+#   make demo TEXT='my/*.txt'     the same on your own text
+#   make test                     run the whole test suite
+
+PYTHON ?= python3
+VENV ?= .venv
+TEXT ?=
+# Where a demo on your own text goes; the embedded one goes to the default, runs/pretrain.
+WORKDIR ?= runs/my-text
+# One process per core; a file's tests stay together, so that they share what its fixtures build.
+PYTEST_FLAGS ?= -n 2 --dist loadfile --timeout 600
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+DEMO_FLAGS := $(if $(TEXT), --config.data.text='$(TEXT)' --workdir='$(WORKDIR)')
+DEMO_STAMP := $(VENV)/.installed-demo
+TEST_STAMP := $(VENV)/.installed-test
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into WORKDIR
+	$(BIN)/python run.py --config=configs/pretrain.py$(DEMO_FLAGS)
+
+test: $(TEST_STAMP)  ## run the tests; those on real text read the folder that CLOWER_DATA names
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(TEST_STAMP)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "CLOWER-JAX needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
+		echo "Name another, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	@echo 'Installing into $(VENV): about 3 GB, some minutes, once.'
+	$(INSTALL) -e '.[beam]'
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	@echo 'Installing into $(VENV): about 4 GB, some minutes, once.'
+	$(INSTALL) -e '.[beam,rjieba,test,lint]'
+	@touch $@

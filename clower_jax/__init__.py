@@ -1,0 +1,1 @@
+"""CLOWER in JAX: two encoders, one over characters and one over words, taught by contrast to agree."""

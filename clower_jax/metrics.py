@@ -1,0 +1,53 @@
+"""Means out of sums, and how fast a step is against what the chip can do."""
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+# Dense bf16 FLOP/s of one chip, from the makers' datasheets (without sparsity).
+PEAK_FLOPS = {
+    'NVIDIA H200': 989e12,
+    'NVIDIA H100 80GB HBM3': 989e12,
+    'NVIDIA A100-SXM4-80GB': 312e12,
+    'NVIDIA A100-SXM4-40GB': 312e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+}
+
+
+def means(sums: Iterable[Mapping[str, tuple]]) -> dict[str, float]:
+    """Several batches' {name: (sum, count)} → {name: Σ sum / Σ count}; a name never counted is absent."""
+    totals: dict[str, np.ndarray] = {}
+    for batch in sums:
+        for name, pair in batch.items():
+            totals[name] = totals.get(name, 0) + np.asarray(pair, np.float64)
+    return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
+
+
+def step_flops(config: ConfigDict) -> float:
+    """FLOPs of one training step, forward + backward = 3 × forward, padding included.
+
+    Counts the products of both encoders, of the MLM heads at the masked positions, and of the contrast over
+    the global batch; recomputation, if any, is not counted.
+    """
+    model, data = config.model, config.data
+    width, vocabulary = model.hidden_size, model.vocab_size
+    forward = data.max_anchors * 2 * (config.batch_size * data.max_anchors) * width  # the token contrast
+    for length, rows in (
+        (data.char_length, model.base_vocab_size if config.loss.mlm_candidates == 'branch' else vocabulary),
+        (data.word_length, vocabulary),
+    ):
+        per_token = 2 * (4 * width**2 + 2 * width * model.intermediate_size) + 4 * length * width
+        forward += length * model.num_layers * per_token
+        forward += round(data.mask_rate * length) * 2 * (width**2 + width * rows)
+    return 3.0 * forward * config.batch_size
+
+
+def peak_flops() -> float | None:
+    """Dense bf16 FLOP/s of all devices together; None where the chip is not in the table."""
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return None if peak is None else peak * jax.device_count()

@@ -1,0 +1,38 @@
+"""AdamW with linear warm-up and linear decay."""
+
+import flax.traverse_util
+import jax
+import optax
+from ml_collections import ConfigDict
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """Linear from 0 over `optim.warmup_steps`, then linear to 0 at `total_steps`. Steps → learning rate."""
+    peak, warmup = config.optim.learning_rate, config.optim.warmup_steps
+    if not 0 <= warmup < config.total_steps:
+        raise ValueError(
+            f'optim.warmup_steps={warmup} must be at least 0 and less than total_steps={config.total_steps}'
+        )
+    up = optax.linear_schedule(0.0, peak, warmup)
+    down = optax.linear_schedule(peak, 0.0, config.total_steps - warmup)
+    return optax.join_schedules([up, down], [warmup]) if warmup else down
+
+
+def decays(params: dict) -> dict:
+    """True where weight decay applies: everywhere but biases and LayerNorm, as BERT was trained."""
+    flat = flax.traverse_util.flatten_dict(params)
+    return flax.traverse_util.unflatten_dict({path: path[-1] not in ('bias', 'scale') for path in flat})
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW (b1 0.9, b2 0.999, epsilon 1e-6 as in BERT's own optimiser)."""
+    adamw = optax.adamw(learning_rate(config), eps=1e-6, weight_decay=config.optim.weight_decay, mask=decays)
+    if config.optim.clip_norm <= 0:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.optim.clip_norm), adamw)
+
+
+def updates_taken(opt_state: optax.OptState) -> jax.Array:
+    """int32 []: the updates made so far, which the schedule counts; skipped steps are not among them."""
+    is_adam = lambda path, _: getattr(path[-1], 'tuple_name', '') == 'ScaleByAdamState'  # noqa: E731
+    return optax.tree_utils.tree_get(opt_state, 'count', filtering=is_adam)

@@ -1,0 +1,56 @@
+"""Compute dtypes and the dynamic loss scale of fp16 (Micikevicius et al. 2018)."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'float16': jnp.float16}
+FP16_INITIAL_SCALE = 2.0**15
+FP16_FLOOR = 1.0
+FP16_CEILING = 2.0**24
+GROWTH_INTERVAL = 2000  # finite steps before the scale doubles
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The dtype that a config's `dtype` names; ValueError for any other."""
+    if name not in DTYPES:
+        raise ValueError(f'dtype={name!r} must be one of {", ".join(DTYPES)}')
+    return jnp.dtype(DTYPES[name])
+
+
+class LossScale(flax.struct.PyTreeNode):
+    """The factor that the loss is multiplied by before differentiation. 1 and constant unless fp16.
+
+    `scale` halves (not below the floor) at a gradient that is not finite and doubles after
+    `GROWTH_INTERVAL` finite ones in a row; `finite_steps` counts those.
+    """
+
+    scale: jax.Array  # fp32 []
+    finite_steps: jax.Array  # int32 []
+    dynamic: bool = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def create(cls, dtype: str) -> 'LossScale':
+        dynamic = dtype == 'float16'
+        scale = FP16_INITIAL_SCALE if dynamic else 1.0
+        return cls(jnp.asarray(scale, jnp.float32), jnp.asarray(0, jnp.int32), dynamic)
+
+    def update(self, finite: jax.Array) -> 'LossScale':
+        """The scale after a step whose gradient was finite or not (bool [])."""
+        if not self.dynamic:
+            return self
+        steps = jnp.where(finite, self.finite_steps + 1, 0)
+        grow = steps >= GROWTH_INTERVAL
+        grown = jnp.where(grow, jnp.minimum(self.scale * 2, FP16_CEILING), self.scale)
+        scale = jnp.where(finite, grown, jnp.maximum(self.scale / 2, FP16_FLOOR))
+        return self.replace(scale=scale, finite_steps=jnp.where(grow, 0, steps))
+
+
+def all_finite(tree) -> jax.Array:
+    """bool []: no leaf of the tree holds an infinity or a NaN."""
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
+def select(condition: jax.Array, if_true, if_false):
+    """One of two trees of the same structure, by a bool []."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), if_true, if_false)

@@ -1,0 +1,81 @@
+"""What the loop needs beside arithmetic: a clock for rates, and a polite way to be stopped."""
+
+import signal
+import time
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from clower_jax import metrics
+
+
+class Clock:
+    """Examples, tokens and FLOPs per second of training, evaluation and saving left out."""
+
+    def __init__(self, config: ConfigDict):
+        self._flops = metrics.step_flops(config)
+        self._peak = metrics.peak_flops()
+        self._fresh = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts an interval that does not hold the step just taken."""
+        self._since, self._fresh = time.perf_counter(), True
+
+    def paused(self):
+        """A context whose duration does not count."""
+        return _Paused(self)
+
+    def rates(self, values: dict[str, float], steps: int) -> dict[str, float]:
+        """Rates over the interval's `steps`, from their mean `examples` and `tokens`; starts the next one."""
+        now = time.perf_counter()
+        steps -= self._fresh  # the first step was spent compiling
+        elapsed = now - self._since
+        self._since, self._fresh = now, False
+        per_step = {name: values.pop(name, 0.0) for name in ('examples', 'tokens')}
+        if steps <= 0 or elapsed <= 0:
+            return {}
+        rates = {f'{name}_per_s': value * steps / elapsed for name, value in per_step.items()}
+        if self._peak:
+            rates['mfu'] = self._flops * steps / elapsed / self._peak
+        return rates
+
+
+class _Paused:
+    def __init__(self, clock: Clock):
+        self._clock = clock
+
+    def __enter__(self):
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_):
+        self._clock._since += time.perf_counter() - self._began
+
+
+class Stop:
+    """SIGTERM or Ctrl-C asks the loop to save and leave; a second Ctrl-C interrupts at once."""
+
+    def __enter__(self) -> 'Stop':
+        self.requested = False
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, may_ask: bool) -> bool:
+        """Whether all processes stop here. Several ask each other, and only where `may_ask`."""
+        if jax.process_count() == 1:
+            return self.requested
+        if not may_ask:
+            return False
+        self.requested = bool(multihost_utils.process_allgather(np.asarray(self.requested)).any())
+        return self.requested
+
+    def _ask(self, number, _):
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,70 @@
+"""The exact batch of a past step, as text: python -m clower_jax.replay --workdir W --step N [--rows 3].
+
+A batch is a pure function of (seed, data set, step), so any step can be looked at again. Like run.py this is
+a command: it joins the training package and the input pipeline, which otherwise do not know each other.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import batches
+
+PREDICTED = '\033[1m{}\033[0m' if sys.stdout.isatty() else '«{}»'
+
+
+def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The batch that step `step` (counted from 1) of a run was taken on, and its vocabulary's tokens.
+
+    Raises ValueError where there is no run in `workdir` or the step is none of its steps.
+    """
+    path = Path(workdir) / 'config.json'
+    if not path.is_file():
+        raise ValueError(f'{workdir} is not a workdir: it has no config.json')
+    config = ConfigDict(json.loads(path.read_text(encoding='utf-8')))
+    if not 1 <= step <= config.total_steps:
+        raise ValueError(f'--step {step}: the run in {workdir} has the steps 1 to {config.total_steps}')
+    batch = next(batches.batches(config, start_step=step - 1))
+    return batch, batches.vocabulary(config).tokens
+
+
+def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
+    """One example as text: both views as the model read them, what was to be predicted, and the anchors."""
+    lines = [f'example {row}, sentences {"swapped" if batch["sop_labels"][row] else "in order"}']
+    for view in ('char', 'word'):
+        ids = batch[f'{view}_ids'][row]
+        shown = [tokens[i] for i in ids[ids != 0]]
+        labels = batch[f'{view}_mlm_labels'][row]
+        for position, label in zip(batch[f'{view}_mlm_positions'][row], labels):
+            if label >= 0:
+                shown[position] = PREDICTED.format(f'{shown[position]}←{tokens[label]}')
+        lines.append(f'  {view}: ' + ' '.join(shown))
+    anchors = zip(
+        *(batch[f'anchor_{name}'][row] for name in ('ids', 'word_position', 'char_start', 'char_length'))
+    )
+    words = [f'{tokens[i]} (word {w}, characters {c}–{c + n - 1})' for i, w, c, n in anchors if n]
+    return '\n'.join([*lines, '  anchors: ' + (', '.join(words) or 'none')])
+
+
+def main() -> None:
+    """Prints `--rows` examples of the batch (0: all)."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--workdir', required=True)
+    parser.add_argument('--step', type=int, required=True, help='counted from 1, as in metrics.jsonl')
+    parser.add_argument('--rows', type=int, default=0, help='how many examples to show; 0: all')
+    args = parser.parse_args()
+    try:
+        batch, tokens = load(args.workdir, args.step)
+    except ValueError as error:
+        sys.exit(f'replay: {error}')
+    size = len(batch['sop_labels'])
+    for row in range(min(args.rows or size, size)):
+        print(describe(batch, tokens, row))
+
+
+if __name__ == '__main__':
+    main()

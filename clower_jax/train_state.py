@@ -1,0 +1,46 @@
+"""The state of a training run: what a checkpoint holds."""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clower_jax import sharding
+from clower_jax.precision import LossScale
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that one step turns into the next. `step` counts batches used, so it is also the position
+    in the data; `bad_steps` counts the steps in a row, up to now, whose gradient was not finite."""
+
+    step: jax.Array  # int32 []
+    params: dict
+    opt_state: optax.OptState
+    loss_scale: LossScale
+    bad_steps: jax.Array  # int32 []
+
+    @classmethod
+    def create(cls, params: dict, optimizer: optax.GradientTransformation, dtype: str) -> 'TrainState':
+        def zero():  # two buffers: a donated state must not hold one buffer twice
+            return jnp.zeros((), jnp.int32)
+
+        return cls(zero(), params, optimizer.init(params), LossScale.create(dtype), zero())
+
+
+def abstract_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
+    """The shapes, dtypes and shardings of the state that `create` would make, without making it."""
+    shapes = jax.eval_shape(create)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        sharding.tree_shardings(mesh, shapes),
+    )
+
+
+def sharded_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
+    """Runs `create` under jit, every array born where it belongs."""
+    places = sharding.tree_shardings(mesh, jax.eval_shape(create))
+    return jax.jit(create, out_shardings=places)()

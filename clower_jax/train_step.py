@@ -1,0 +1,44 @@
+"""One optimisation step, jitted and donated."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clower_jax import optim, precision
+from clower_jax.train_state import TrainState
+
+
+def make_train_step(task, optimizer: optax.GradientTransformation, schedule: optax.Schedule, seed: int):
+    """jit of (state, batch) → (state, sums); the state is donated.
+
+    The dropout key is a function of (seed, step). A gradient that is not finite changes no parameter and no
+    optimiser state; it halves the loss scale (fp16) and counts in `bad_steps`.
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array]):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        scale = state.loss_scale.scale
+
+        def scaled_loss(params):
+            loss, sums = task.loss(params, batch, key)
+            return loss * scale, sums
+
+        grads, sums = jax.grad(scaled_loss, has_aux=True)(state.params)
+        grads = jax.tree.map(lambda g: g / scale, grads)
+        finite = precision.all_finite(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = precision.select(finite, (params, opt_state), (state.params, state.opt_state))
+        bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
+        rate = schedule(optim.updates_taken(state.opt_state))
+        good = finite.astype(jnp.float32)
+        # A skipped step has no say in the means of the interval.
+        sums = {name: (jnp.where(finite, total, 0), count * good) for name, (total, count) in sums.items()}
+        sums['grad_norm'] = jnp.where(finite, optax.tree.norm(grads), 0), good
+        sums['lr'] = rate * good, good
+        if state.loss_scale.dynamic:
+            sums['loss_scale'] = scale, 1
+        state = TrainState(state.step + 1, params, opt_state, state.loss_scale.update(finite), bad_steps)
+        return state, {'sums': sums, 'bad_steps': bad_steps}
+
+    return jax.jit(step, donate_argnums=0)

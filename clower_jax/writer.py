@@ -1,0 +1,113 @@
+"""The files that a run leaves: config.json, metrics.jsonl, TensorBoard events, curves.png."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import matplotlib
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt  # noqa: E402
+
+PANELS = (
+    ('Loss', ('loss',)),
+    ('MLM loss', ('loss_mlm_char', 'loss_mlm_word')),
+    ('Contrast and SOP loss', ('loss_tcl', 'loss_scl', 'loss_sop')),
+    ('MLM accuracy', ('acc_mlm_char', 'acc_mlm_word')),
+    ('Retrieval and SOP accuracy', ('acc_tcl', 'acc_scl', 'acc_sop')),
+    ('Learning rate', ('lr',)),
+)
+
+
+class Writer:
+    """Writes to `workdir` from the first process; elsewhere every call does nothing.
+
+    `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
+    after its last checkpoint, are dropped: those steps will be taken again.
+    """
+
+    def __init__(self, workdir: str | Path, start_step: int = 0):
+        self._on = jax.process_index() == 0
+        if not self._on:
+            return
+        self._folder = Path(workdir)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path = self._folder / 'metrics.jsonl'
+        kept = [row for row in read_metrics(self._path) if row['step'] <= start_step]
+        temporary = self._path.with_suffix('.tmp')
+        temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept), encoding='utf-8')
+        temporary.replace(self._path)
+        self._events = SummaryWriter(str(self._folder / 'tensorboard'))
+
+    def run(self, config: ConfigDict, tokens: Sequence[str]) -> None:
+        """config.json, every value as the run used it, and vocab.txt, one token a line."""
+        if self._on:
+            (self._folder / 'config.json').write_text(config.to_json(indent=2) + '\n', encoding='utf-8')
+            (self._folder / 'vocab.txt').write_text(''.join(f'{t}\n' for t in tokens), encoding='utf-8')
+
+    def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl and the same scalars for TensorBoard."""
+        if not self._on or not values:
+            return
+        with self._path.open('a', encoding='utf-8') as out:
+            out.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+        for name, value in values.items():
+            self._events.add_scalar(f'{split}/{name}', value, step)
+        self._events.flush()
+
+    def curves(self) -> Path | None:
+        """Draws curves.png from metrics.jsonl; returns its path (None where this process does not write)."""
+        if not self._on:
+            return None
+        path = self._folder / 'curves.png'
+        draw_curves(read_metrics(self._path), path)
+        return path
+
+    def close(self) -> None:
+        """Flushes what is not yet on disk."""
+        if self._on:
+            self._events.close()
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """The rows of a metrics.jsonl; [] where there is none. A last line cut short by a kill is left out."""
+    if not Path(path).exists():
+        return []
+    rows = []
+    for line in Path(path).read_text(encoding='utf-8').splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def draw_curves(rows: list[dict], path: str | Path) -> None:
+    """Training (thin) and held-out (dots) curves of every panel that has data."""
+    panels = [(title, names) for title, names in PANELS if any(name in row for row in rows for name in names)]
+    columns = 3
+    height = max(1, -(-len(panels) // columns))
+    figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 2.9 * height), squeeze=False)
+    for axis, (title, names) in zip(axes.flat, panels):
+        for color, name in zip(plt.rcParams['axes.prop_cycle'].by_key()['color'], names):
+            for split, style in (
+                ('train', {'lw': 0.9, 'alpha': 0.75}),
+                ('validation', {'lw': 1.4, 'marker': 'o', 'ms': 3}),
+            ):
+                points = [(row['step'], row[name]) for row in rows if row['split'] == split and name in row]
+                if points:
+                    label = name if split == 'train' else f'{name}, held out'
+                    axis.plot(*zip(*points), color=color, label=label, **style)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel('step', fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7, frameon=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

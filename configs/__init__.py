@@ -1,0 +1,1 @@
+"""One file per job; each has `get_config(variant)`."""

@@ -1,0 +1,113 @@
+"""CLOWER pre-training (Chen et al. 2022, arXiv 2208.10844).
+
+    python run.py --config=configs/pretrain.py
+
+trains a tiny model on the text that comes with this project, in minutes on two CPU cores. On your own text:
+
+    python run.py --config=configs/pretrain.py --config.data.text='my/*.txt' --workdir=runs/mine
+
+The variants are for a corpus made once (`python -m input_pipeline.build_corpus`, see the README):
+
+    python run.py --config=configs/pretrain.py:cpu   --config.data.corpus=DIR    a small model, from nothing
+    python run.py --config=configs/pretrain.py:small --config.data.corpus=DIR    a medium one, for one GPU
+    python run.py --config=configs/pretrain.py:base  --config.data.corpus=DIR --config.init_from=BERT_FOLDER
+    python run.py --config=configs/pretrain.py:paper --config.data.corpus=DIR --config.init_from=BERT_FOLDER
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    """The config of one variant; see above."""
+    variants = {'': demo, 'cpu': cpu, 'small': small, 'base': base, 'paper': paper}
+    if variant not in variants:
+        raise ValueError(
+            f'configs/pretrain.py has no variant {variant!r}; it has {", ".join(v for v in variants if v)}'
+        )
+    config = common.run()
+    config.model = common.model('base')
+    config.loss = ConfigDict(
+        {
+            # shared: a softmax over every row (the paper); branch: characters over the base rows only.
+            'mlm_candidates': 'shared',
+            'sop_weight': 1.0,  # λ of the paper
+            'sop_on': 'both',  # which encoders predict the order: both, char or word
+            'contrast_weight': 1.0,  # μ of the paper
+            'temperature': 0.05,  # τ of the paper
+            'same_word_negatives': True,  # the same word elsewhere in the batch is a negative (the paper)
+            'contrast_scope': 'global',  # negatives from all devices; local: from each data shard
+        }
+    )
+    config.data = ConfigDict(
+        {
+            'corpus': '',  # a folder that build_corpus wrote
+            'text': '',  # where corpus is empty: text files to build one from, or 'embedded'
+            'base_vocab': '',  # for text: a BERT vocabulary to extend; empty: built from the text
+            'num_words': 40014,  # for text: size of the word block; the paper's
+            'segmenter': 'jieba',  # for text: jieba or rjieba
+            'validation_fraction': 0.01,  # for text: share of the documents held out
+            'char_length': 0,  # tokens with [CLS] and [SEP]; 0: the corpus's (the paper: 512)
+            'word_length': 0,
+            'mask_rate': 0.15,  # of each view's tokens; the paper's
+            'max_anchors': 20,  # words per sequence that are contrasted; the paper's
+            'eval_examples': 0,  # of the held-out set; 0: all
+        }
+    )
+    variants[variant](config)
+    return config
+
+
+def demo(config: ConfigDict) -> None:
+    """The embedded corpus: a few minutes of two CPU cores."""
+    config.model = common.model('tiny')
+    config.model.dropout = config.model.attention_dropout = 0.0
+    config.total_steps, config.batch_size = 400, 32
+    config.log_every, config.eval_every, config.checkpoint_every = 20, 100, 200
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 60
+    config.data.text = 'embedded'
+    config.data.num_words = 4000
+    config.data.validation_fraction = 0.1
+    config.data.char_length, config.data.word_length = 128, 96
+
+
+def cpu(config: ConfigDict) -> None:
+    """A small model from random weights: a few hours of a few CPU cores."""
+    config.model = common.model('small')
+    config.loss.mlm_candidates = 'branch'
+    config.model.dropout = config.model.attention_dropout = 0.0  # less than an epoch: nothing to overfit
+    config.total_steps, config.batch_size = 10_000, 32
+    config.log_every, config.eval_every, config.checkpoint_every = 20, 500, 500
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 500
+    config.data.eval_examples = 512
+
+
+def small(config: ConfigDict) -> None:
+    """A medium model from random weights, for one GPU."""
+    config.model = common.model('medium')
+    config.dtype = 'bfloat16'
+    config.total_steps, config.batch_size = 100_000, 256
+    config.optim.learning_rate, config.optim.warmup_steps = 4e-4, 4000
+    config.data.eval_examples = 4096
+
+
+def base(config: ConfigDict) -> None:
+    """BERT-base twice, from a Hugging Face BERT (init_from), for one large GPU or a few."""
+    config.dtype = 'bfloat16'
+    config.total_steps, config.batch_size = 50_000, 128
+    config.optim.learning_rate, config.optim.warmup_steps = 2e-5, 2000
+    config.data.eval_examples = 4096
+
+
+def paper(config: ConfigDict) -> None:
+    """Section 4.1: BERT-base twice from Google's Chinese BERT (init_from), batch 960, 300k steps, 512 tokens.
+
+    The paper gives Adam with weight decay and the learning rate; the warm-up, the linear decay and the
+    gradient clipping are not in it.
+    """
+    config.dtype = 'bfloat16'
+    config.total_steps, config.batch_size = 300_000, 960
+    config.optim.learning_rate, config.optim.warmup_steps = 2e-5, 10_000
+    config.checkpoint_every = 5000
+    config.data.eval_examples = 4096

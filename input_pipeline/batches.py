@@ -1,0 +1,219 @@
+"""Batches for pre-training: the one door between the data and everything else.
+
+    config = resolve(config, workdir)
+    for batch in batches(config, start_step=step): ...
+
+The batch of step k is a pure function of (seed, corpus, k): it does not depend on the step that a run started
+from, nor on the number of processes that read it.
+"""
+
+import copy
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from input_pipeline import loader, masking, sources
+from input_pipeline.tokenizer import Vocabulary
+
+EMBEDDED = Path(__file__).parent / 'embedded'
+VALIDATION_SEED = 0  # not the run's seed: every run is measured on the same masks
+PADDING = {'sop_labels': -1, 'char_mlm_labels': masking.IGNORE, 'word_mlm_labels': masking.IGNORE}
+LENGTHS = ('char_length', 'word_length')
+HOW_TO_BUILD = """  python -m input_pipeline.build_vocab --input 'text/*.txt' --output vocab.txt
+  python -m input_pipeline.build_corpus --input 'text/*.txt' --vocab vocab.txt --output corpus"""
+
+
+def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
+    """A copy of the config with what only the data can tell: `data.corpus`, `data.char_length`,
+    `data.word_length`, `model.vocab_size` and `model.base_vocab_size`.
+
+    Where `data.corpus` is empty, a corpus is made of `data.text` ('embedded', or text files as build_corpus
+    takes them) in `<workdir>/corpus`, or taken from there if it was made of the same text with the same
+    settings.
+
+    Raises ValueError where there is no text and no corpus, or the corpus does not fit the config.
+    """
+    config = copy.deepcopy(config)
+    data = config.data
+    if not data.corpus:
+        if not data.text:
+            raise ValueError(
+                f'there is nothing to train on: data.corpus is empty. Make a corpus with\n{HOW_TO_BUILD}\n'
+                'and give it with --config.data.corpus=corpus; or, for a small text, let the run make it: '
+                "--config.data.text='text/*.txt'"
+            )
+        data.corpus = os.fspath(corpus_of_text(data, Path(workdir)))
+    manifest = read_manifest(data.corpus)
+    for name in LENGTHS:
+        data[name] = data[name] or manifest[name]
+        if data[name] > config.model.max_positions:
+            raise ValueError(
+                f'data.{name} is {data[name]}, but the model has {config.model.max_positions} positions '
+                f'(model.max_positions): build a corpus with a smaller --{name}'
+            )
+    check_lengths(data, manifest)
+    vocab = vocabulary(config)
+    config.model.vocab_size, config.model.base_vocab_size = len(vocab), vocab.base_size
+    return config
+
+
+def batches(
+    config: ConfigDict, start_step: int = 0, split: str = 'train', rows: tuple[int, int] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of a resolved config, from `start_step` on, as `masking.make_batch` describes them.
+
+    Args:
+      split: 'train' never ends and shuffles anew each epoch. 'validation' is one pass in order over the first
+        `data.eval_examples` records (0: all) with masks that are always the same; rows that complete its last
+        batch are all 0, with labels −100, `sop_labels` −1 and so no anchor. A corpus that holds nothing out
+        gives no batch.
+      rows: (lo, hi), a process's share of the global batch; None is all of it. The same as batch[lo:hi].
+
+    Raises ValueError where the config, the rows or the corpus make no sense.
+    """
+    data, batch_size = config.data, config.batch_size
+    lo, hi = rows or (0, batch_size)
+    if batch_size < 1 or not 0 <= lo < hi <= batch_size:
+        raise ValueError(f'rows {lo} to {hi} are not within a batch of {batch_size}')
+    if start_step < 0:
+        raise ValueError(f'start_step is {start_step}; it must be 0 or more')
+    if split not in ('train', 'validation'):
+        raise ValueError(f"split is {split!r}; a corpus has 'train' and 'validation'")
+    if not 0 < data.mask_rate <= 1:
+        raise ValueError(f'data.mask_rate is {data.mask_rate}; it must be over 0, and 1 at most')
+    if data.eval_examples < 0:
+        raise ValueError(f'data.eval_examples is {data.eval_examples}; it must be 0 (all) or more')
+    manifest = read_manifest(data.corpus)
+    check_lengths(data, manifest)
+    if not 1 <= data.max_anchors <= data.word_length:
+        raise ValueError(
+            f'data.max_anchors is {data.max_anchors}; it must be between 1 and data.word_length, '
+            f'{data.word_length}'
+        )
+    train = split == 'train'
+    if not manifest['records'][split]:
+        if not train:
+            return iter(())
+        raise ValueError(f'{data.corpus} has no training records; build it again with more text')
+
+    source = loader.open_split(data.corpus, split)
+    make_batch = functools.partial(
+        masking.make_batch,
+        vocabulary=vocabulary(config),
+        seed=config.seed if train else VALIDATION_SEED,
+        char_length=data.char_length,
+        word_length=data.word_length,
+        mask_rate=data.mask_rate,
+        max_anchors=data.max_anchors,
+    )
+    if train:
+        dataset = loader.train_batches(source, make_batch, batch_size, (lo, hi), config.seed, start_step)
+    else:
+        dataset = loader.validation_batches(
+            source, make_batch, batch_size, (lo, hi), PADDING, start_step, data.eval_examples
+        )
+    return dataset.as_numpy_iterator()
+
+
+def vocabulary(config: ConfigDict) -> Vocabulary:
+    """The corpus's vocabulary. Raises ValueError where it is not the one that the corpus was made with."""
+    manifest = read_manifest(config.data.corpus)
+    path = Path(config.data.corpus, 'vocab.txt')
+    vocab = Vocabulary.load(path)
+    if vocab.sha256() != manifest['vocabulary']['sha256']:
+        raise ValueError(
+            f'{path} is not the vocabulary that this corpus was made with; restore it or make the corpus '
+            f'again:\n{HOW_TO_BUILD}'
+        )
+    return vocab
+
+
+def read_manifest(corpus: str | os.PathLike) -> dict[str, Any]:
+    """A corpus folder's manifest.json. Raises ValueError where the folder is none."""
+    folder = Path(corpus)
+    problem = 'does not exist' if not folder.exists() else 'is not a corpus: it has no readable manifest.json'
+    try:
+        return json.loads((folder / 'manifest.json').read_text('utf-8'))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'data.corpus={folder} {problem}. Make a corpus with\n{HOW_TO_BUILD}') from error
+
+
+def check_lengths(data: ConfigDict, manifest: dict[str, Any]) -> None:
+    """Raises ValueError where a record of the corpus might not fit into a row of the batch."""
+    for name in LENGTHS:
+        if data[name] < manifest[name]:
+            raise ValueError(
+                f'data.{name} is {data[name]}, but the records of {data.corpus} have up to {manifest[name]} '
+                f'tokens: give that or more (0 takes it), or build a corpus with --{name}={data[name]}'
+            )
+
+
+def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
+    """The folder `<workdir>/corpus`, made of `data.text` unless it holds just that already; says which."""
+    text = os.fspath(EMBEDDED / '*.txt') if data.text == 'embedded' else data.text
+    if data.base_vocab and not epath.Path(data.base_vocab).is_file():
+        raise ValueError(
+            f'data.base_vocab={data.base_vocab} is no file; give the vocab.txt of a Chinese BERT'
+        )
+    made_from = describe_text(text, data)
+    folder = workdir / 'corpus'
+    record = folder / 'made_from.json'
+
+    def is_made() -> bool:
+        return record.is_file() and json.loads(record.read_text('utf-8')) == made_from
+
+    if is_made():
+        print(f'Corpus: {folder}, made before from {data.text!r}', flush=True)
+        return folder
+    if folder.exists() and not record.is_file():
+        raise ValueError(
+            f'{folder} is in the way: it is to hold the corpus made from data.text, but no run made it. '
+            'Move it away, or give another --workdir, or use it with --config.data.corpus'
+        )
+    why = ', because the text or its settings changed' if folder.exists() else ''
+    print(f'Corpus: making {folder} from {data.text!r}{why}', flush=True)
+
+    # They need Beam, which a run on a finished corpus does not.
+    from input_pipeline import build_corpus, build_vocab
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='corpus.partial-', dir=workdir) as temporary:
+        vocab, made = Path(temporary, 'vocab.txt'), Path(temporary, 'corpus')
+        build_vocab.build(text, vocab, data.base_vocab or None, data.num_words, segmenter=data.segmenter)
+        build_corpus.build(
+            text,
+            vocab,
+            made,
+            validation_fraction=data.validation_fraction,
+            **{name: data[name] for name in LENGTHS if data[name]},
+        )
+        (made / record.name).write_text(json.dumps(made_from, ensure_ascii=False, indent=1) + '\n', 'utf-8')
+        if not is_made():  # else another process of this run was faster, with the same bytes
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+    return folder
+
+
+def describe_text(text: str, data: ConfigDict) -> dict[str, Any]:
+    """What decides the records made of `text`: the contents of its files, in order, and the settings."""
+    paths = dict.fromkeys(chunk.path for chunk in sources.plan(text))
+    settings = {name: data[name] for name in ('num_words', 'segmenter', 'validation_fraction', *LENGTHS)}
+    return settings | {
+        'base_vocab': _sha256(data.base_vocab) if data.base_vocab else '',
+        'text': [path if path.startswith('tfds:') else _sha256(path) for path in paths],
+    }
+
+
+def _sha256(path: str) -> str:
+    with epath.Path(path).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()

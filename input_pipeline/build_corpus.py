@@ -1,0 +1,301 @@
+"""Makes a corpus folder from text: records in both views, their vocabulary, a manifest of how they were made.
+
+    python -m input_pipeline.build_corpus --input 'text/*.txt' --vocab vocab.txt --output DIR
+
+The folder is a TFDS data set (`tfds.builder_from_directory(DIR)`) with the splits `train` and `validation`,
+and stands by itself. The same input and settings make the same bytes for any number of workers.
+"""
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from input_pipeline import beam_job, segment, sources
+from input_pipeline.build_vocab import input_arguments
+from input_pipeline.examples import check_lengths, encode_document, pause_ids, record
+from input_pipeline.manifest import DIGESTS, Tally, one_line, statistics, summary, versions
+from input_pipeline.records import SPLITS, ShardWriter, assemble
+from input_pipeline.tokenizer import Tokenizer, Vocabulary
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker must know besides its chunk."""
+
+    work_dir: Path  # holds corpus/vocab.txt, duplicates/, and the shards that the workers write
+    segmenter: str
+    hmm: bool
+    char_length: int
+    word_length: int
+    validation_below: int  # documents with a smaller digest go to validation
+
+    def duplicates(self, chunk: sources.Chunk) -> Path:
+        return self.work_dir / 'duplicates' / f'{chunk.index:06d}.npy'
+
+    def shard(self, split: str, chunk: sources.Chunk) -> Path:
+        return self.work_dir / f'shards-{self.validation_below}' / f'{split}-{chunk.index:06d}'
+
+
+def build(
+    input: str,
+    vocab: str | Path,
+    output: str | Path,
+    char_length: int = 512,
+    word_length: int = 384,
+    validation_fraction: float = 0.01,
+    beam: str | None = None,
+    segmenter: str | None = None,
+    hmm: bool | None = None,
+    text_field: str = 'text',
+    chunk_bytes: int = 16 << 20,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes the corpus folder `output` and returns its manifest.
+
+    Args:
+      input: files, folders, globs or tfds:NAME, as `sources.plan` reads them.
+      vocab: a vocabulary made by build_vocab.
+      output: the folder, which appears when it is complete.
+      char_length, word_length: tokens of a row in each view, [CLS] and two [SEP] included.
+      validation_fraction: share of the documents held out, chosen by a hash of their text. Where that chooses
+        none, the document with the smallest hash is held out, if there are two or more.
+      beam: Beam's pipeline options; None works in this process.
+      segmenter, hmm: None takes those that the vocabulary was made with.
+      text_field: name of the text in .json, .parquet and TFDS input.
+      chunk_bytes: input that a worker takes at a time; a chunk makes at most one file for each split.
+      overwrite: replace an older corpus in `output`.
+
+    Raises:
+      ValueError: settings that make no sense, a damaged file, or input of which no training record comes.
+      FileExistsError: `output` is in use.
+    """
+    output = Path(output)
+    check_lengths(char_length, word_length)
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(f'validation_fraction is {validation_fraction}; it must be 0 or more and below 1')
+    _check_output(output, overwrite)
+    vocabulary = Vocabulary.load(vocab)
+    made_with = vocabulary.details.get('segmenter', {})
+    segmenter = segmenter or made_with.get('name', 'jieba')
+    hmm = made_with.get('hmm', True) if hmm is None else hmm
+    description = segment.describe(segmenter, hmm)
+    if description != made_with:
+        logging.warning(
+            '%s: its words come from the segmenter %s, those of the corpus from %s, so more of them '
+            'will be missing in the vocabulary',
+            vocab,
+            made_with or '(unknown)',
+            description,
+        )
+    chunks = sources.plan(input, chunk_bytes, text_field)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output: a cluster's workers see that place too, and the finished folder moves in one step.
+    with tempfile.TemporaryDirectory(
+        prefix=f'{output.name}.partial-', dir=output.parent.resolve()
+    ) as temporary:
+        job = _Job(
+            Path(temporary), segmenter, hmm, char_length, word_length, int(validation_fraction * DIGESTS)
+        )
+        folder = job.work_dir / 'corpus'
+        vocabulary.save(folder / 'vocab.txt')
+        _save_duplicates(job, chunks, beam)
+        tallies, total = _pack(job, chunks, beam)
+        if validation_fraction and not total.counts['validation_documents'] and total.counts['documents'] > 1:
+            job = replace(job, validation_below=total.lowest + 1)
+            tallies, total = _pack(job, chunks, beam)
+        if 'train' not in total.shards:
+            raise ValueError(_nothing_to_train_on(input, total))
+        manifest = {
+            'format_version': FORMAT_VERSION,
+            'versions': versions(segmenter),
+            'segmenter': description,
+            'vocabulary': {
+                'sha256': vocabulary.sha256(),
+                'size': len(vocabulary),
+                'base_size': vocabulary.base_size,
+                'num_words': len(vocabulary) - vocabulary.base_size,
+            },
+            'char_length': char_length,
+            'word_length': word_length,
+            'validation_fraction': validation_fraction,
+            'chunk_bytes': chunk_bytes,
+            'input': _input_files(chunks),
+            **statistics(total, char_length, word_length),
+        }
+        text = json.dumps(manifest, ensure_ascii=False, indent=1)
+        (folder / 'manifest.json').write_text(f'{text}\n', encoding='utf-8')
+        assemble(
+            folder,
+            {
+                split: [
+                    (job.shard(split, chunk), *tally.shards[split])
+                    for chunk, tally in zip(chunks, tallies)
+                    if split in tally.shards
+                ]
+                for split in SPLITS
+            },
+        )
+        _check_output(output, overwrite)  # somebody may have filled it in the meantime
+        if output.exists():
+            output.rename(job.work_dir / 'replaced')
+        folder.rename(output)
+    return manifest
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f'{output} is in use; give another --output, or --overwrite to replace it')
+    if not (output / 'manifest.json').is_file():
+        raise FileExistsError(
+            f'{output} is no corpus (it has no manifest.json), and --overwrite replaces nothing '
+            'else; give another --output'
+        )
+
+
+def _nothing_to_train_on(input: str, total: Tally) -> str:
+    counts, reasons = total.counts, [one_line(report) for report in (total.dropped, total.problems)]
+    return (
+        f'no training record comes of {input!r}: {counts["documents"]} documents kept, '
+        f'{counts["validation_documents"]} of them for validation; '
+        f'{"; ".join(filter(None, reasons)) or "nothing dropped"}. A document needs two sentences or more '
+        '(in .txt, blank lines separate documents)'
+    )
+
+
+def _input_files(chunks: Sequence[sources.Chunk]) -> list[dict[str, Any]]:
+    sizes: Counter[str] = Counter()
+    for chunk in chunks:
+        sizes[chunk.path] += chunk.num_bytes
+    return [{'path': path, 'bytes': size} for path, size in sizes.items()]
+
+
+def _save_duplicates(job: _Job, chunks: Sequence[sources.Chunk], beam: str | None) -> None:
+    """Writes for each chunk the numbers of its documents that occurred before."""
+    found = beam_job.find_duplicates(_digests, chunks, job.work_dir / 'hashes', beam, 'finding duplicates')
+    (job.work_dir / 'duplicates').mkdir()
+    for chunk, numbers in zip(chunks, found, strict=True):
+        np.save(job.duplicates(chunk), numbers)
+
+
+def _pack(job: _Job, chunks: Sequence[sources.Chunk], beam: str | None) -> tuple[list[Tally], Tally]:
+    """Writes all records; returns what came of each chunk, and of all."""
+    pack = functools.partial(_pack_chunk, job)
+    tallies = list(beam_job.run_chunks(pack, chunks, job.work_dir / 'tallies', beam, 'packing records'))
+    total = Tally()
+    for tally in tallies:
+        total.merge(tally)
+    return tallies, total
+
+
+# On the workers
+
+
+def _digest(document: sources.Document) -> bytes:
+    """128 bits of the text, with every run of white space as one space: equal for duplicates."""
+    text = ' '.join('\n'.join(document.paragraphs).split())
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _digests(chunk: sources.Chunk) -> np.ndarray:
+    """uint64 [documents, 2]."""
+    digests = b''.join(map(_digest, sources.read(chunk, sources.Report())))
+    return np.frombuffer(digests, '<u8').reshape(-1, 2)
+
+
+@functools.lru_cache(maxsize=1)
+def _tools(vocab: Path, segmenter: str, hmm: bool) -> tuple[segment.Segment, Tokenizer, frozenset[int]]:
+    """Segmenter, tokenizer and pauses, loaded once in a process."""
+    tokenizer = Tokenizer(Vocabulary.load(vocab))
+    return segment.segmenter(segmenter, hmm), tokenizer, pause_ids(tokenizer)
+
+
+def _pack_chunk(job: _Job, chunk: sources.Chunk) -> Tally:
+    """Writes the records of one chunk, one file for each split that has any."""
+    cut, tokenizer, pauses = _tools(job.work_dir / 'corpus' / 'vocab.txt', job.segmenter, job.hmm)
+    duplicates = set(np.load(job.duplicates(chunk)).tolist())
+    tally = Tally()
+    shards: dict[str, ShardWriter] = {}
+    with contextlib.ExitStack() as stack:
+        for number, document in enumerate(sources.read(chunk, tally.problems)):
+            if number in duplicates:
+                tally.dropped.add('duplicate', document.source)
+                continue
+            encoded = encode_document(
+                document.paragraphs, cut, tokenizer, pauses, job.char_length, job.word_length
+            )
+            if not encoded.windows:
+                tally.dropped.add('one_sentence' if encoded.sentences else 'no_tokens', document.source)
+                continue
+            digest = int.from_bytes(_digest(document)[:8], 'little')
+            split = 'validation' if digest < job.validation_below else 'train'
+            if split not in shards:
+                shards[split] = stack.enter_context(ShardWriter(job.shard(split, chunk)))
+            tally.add_document(split, digest, encoded)
+            for window in encoded.windows:
+                features = record(window)
+                shards[split].write(features)
+                tally.add_record(features, tokenizer.vocabulary.unk)
+    tally.shards = {split: (shard.records, shard.num_bytes) for split, shard in shards.items()}
+    return tally
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; `arguments` None: the process's own."""
+    parser = argparse.ArgumentParser(
+        prog='python -m input_pipeline.build_corpus', description=__doc__.split('\n\n')[0]
+    )
+    input_arguments(parser)
+    parser.add_argument(
+        '--vocab', required=True, help='vocab.txt from input_pipeline.build_vocab, its .json beside it'
+    )
+    parser.add_argument('--output', required=True, help='the folder to make')
+    parser.add_argument('--char_length', type=int, default=512, help='character tokens of a row')
+    parser.add_argument('--word_length', type=int, default=384, help='word tokens of a row')
+    parser.add_argument(
+        '--validation_fraction', type=float, default=0.01, help='share of the documents held out'
+    )
+    parser.add_argument('--segmenter', choices=segment.SEGMENTERS, help="default: the vocabulary's")
+    parser.add_argument(
+        '--nohmm',
+        action='store_const',
+        const=False,
+        dest='hmm',
+        help='do not guess words missing in the dictionary; default: as for the vocabulary',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace an older corpus')
+    flags = parser.parse_args(arguments)
+    start = time.monotonic()
+    try:
+        manifest = build(**vars(flags))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'error: {error}')
+    seconds = time.monotonic() - start
+    speed = manifest['characters'] / seconds
+    print(f'{flags.output}: made in {seconds:.0f} s, {speed:,.0f} characters a second')
+    print(summary(manifest))
+    print(f'Next: python run.py --config=configs/pretrain.py --config.data.corpus={flags.output}')
+
+
+if __name__ == '__main__':
+    # Through the module's own name, so that a worker process can import what it is asked to run.
+    from input_pipeline import build_corpus
+
+    build_corpus.main()

@@ -1,0 +1,286 @@
+"""Makes a vocabulary from text: a base block of word pieces, then the most frequent words it does not have.
+
+    python -m input_pipeline.build_vocab --input 'text/*.txt' --output vocab.txt
+
+With --base_vocab, the vocab.txt of a Chinese BERT, the base block is that file, row for row, and a model can
+start from that BERT's weights. Without, the base block is made from the text's own characters and its
+frequent Latin words.
+"""
+
+import argparse
+import functools
+import heapq
+import re
+import string
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from absl import logging
+
+from input_pipeline import beam_job, segment, sources
+from input_pipeline.examples import sentences
+from input_pipeline.manifest import one_line
+from input_pipeline.tokenizer import Tokenizer, Vocabulary, basic_tokens, read_tokens, word_key
+
+SPECIALS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
+ASCII = string.ascii_lowercase + string.digits  # in every base block, also as ## pieces
+NUM_WORDS, NUM_CHARS = 40_014, 5_466  # arXiv 2208.10844, section 4.1
+NUM_LATIN_WORDS, MIN_LATIN_COUNT = 1_000, 5  # the paper's "basic English"
+MAX_COUNTED = 20_000_000  # distinct words in memory (about 3 GB) before those met once are forgotten
+MAX_WORD_LENGTH = 100  # characters; BERT's tokenizer makes [UNK] of anything longer
+_PLAIN = re.compile('[\u4e00-\u9fff]+')  # its own normalised form
+_LATIN = re.compile('[a-z]{2,}')
+
+
+@dataclass(frozen=True)
+class _Job:
+    segmenter: str
+    hmm: bool
+    work_dir: str
+
+
+@dataclass
+class _Counted:
+    """Of one chunk; its counts of words and characters are in files, for they are large."""
+
+    problems: sources.Report
+    documents: int = 0
+    characters: int = 0
+    words: int = 0  # running words of two characters or more
+
+
+def build(
+    input: str,
+    output: str | Path,
+    base_vocab: str | Path | None = None,
+    num_words: int = NUM_WORDS,
+    num_chars: int = NUM_CHARS,
+    segmenter: str = 'jieba',
+    hmm: bool = True,
+    beam: str | None = None,
+    text_field: str = 'text',
+    chunk_bytes: int = 16 << 20,
+) -> Vocabulary:
+    """Writes `output` (a .txt) and its sidecar (.json), and returns the vocabulary.
+
+    Args:
+      input: files, folders, globs or tfds:NAME, as `sources.plan` reads them.
+      base_vocab: a BERT vocab.txt for the base block; None makes one of the special tokens, the `num_chars`
+        most frequent characters, ASCII letters and digits, and frequent Latin words.
+      num_words: rows of the word block, at most: the most frequent words of two characters or more, equal
+        counts in code point order. Words that the base block can only spell with [UNK] are left out.
+      segmenter, hmm: see `segment.segmenter`.
+      beam: Beam's pipeline options; None works in this process.
+      text_field: name of the text in .json, .parquet and TFDS input.
+      chunk_bytes: input that a worker takes at a time.
+
+    The same input and settings make the same bytes for any number of workers.
+
+    Raises:
+      ValueError: settings that make no sense, a damaged file, or input without text.
+    """
+    output = Path(output)
+    if output.suffix != '.txt':
+        raise ValueError(f'the output {output} must end in .txt; its sidecar takes the same name with .json')
+    if base_vocab is not None and output.resolve() == Path(base_vocab).resolve():
+        raise ValueError(f'the output {output} is the base vocabulary itself; give it another name')
+    if num_words < 0 or num_chars < 1:
+        raise ValueError(f'num_words ({num_words}) must be 0 or more and num_chars ({num_chars}) 1 or more')
+    base = None if base_vocab is None else _read_base(base_vocab)
+    description = segment.describe(segmenter, hmm)
+    chunks = sources.plan(input, chunk_bytes, text_field)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, because the workers of a cluster share that place with us.
+    with tempfile.TemporaryDirectory(prefix=f'{output.name}.partial-', dir=output.parent) as work_dir:
+        count = functools.partial(_count_chunk, _Job(segmenter, hmm, work_dir))
+        total = _Counted(sources.Report())
+        chars: Counter[str] = Counter()
+        words: Counter[str] = Counter()
+        forgotten = 0
+        for chunk, counted in zip(
+            chunks, beam_job.run_chunks(count, chunks, work_dir, beam, 'counting words'), strict=True
+        ):
+            total.problems.merge(counted.problems)
+            total.documents += counted.documents
+            total.characters += counted.characters
+            total.words += counted.words
+            _add_counts(chars, _counts_file(work_dir, 'chars', chunk.index))
+            _add_counts(words, _counts_file(work_dir, 'words', chunk.index))
+            if len(words) > MAX_COUNTED:
+                before = len(words)
+                words = Counter({word: n for word, n in words.items() if n > 1})
+                forgotten += before - len(words)
+                logging.warning(
+                    'more than %d distinct words: those met once so far are forgotten', MAX_COUNTED
+                )
+    if not chars:
+        raise ValueError(f'no text in {input!r}: {one_line(total.problems)}')
+
+    if base is None:
+        base = _make_base(chars, words, num_chars)
+    chosen = _choose_words(words, base, num_words)
+    vocabulary = Vocabulary(
+        base + chosen,
+        len(base),
+        {
+            'segmenter': description,
+            'base_vocab': 'given' if base_vocab is not None else 'made from the text',
+            'documents': total.documents,
+            'characters': total.characters,
+            'word_coverage': round(sum(words[word] for word in chosen) / max(total.words, 1), 6),
+            'rarest_word_count': words[chosen[-1]] if chosen else 0,
+            'words_forgotten': forgotten,
+            'input_problems': total.problems.to_json(),
+        },
+    )
+    vocabulary.save(output)
+    return vocabulary
+
+
+def _count_chunk(job: _Job, chunk: sources.Chunk) -> _Counted:
+    """Writes the counts of a chunk's normalised words (two characters or more) and of all its characters."""
+    cut = segment.segmenter(job.segmenter, job.hmm)
+    join = Tokenizer(Vocabulary(SPECIALS, len(SPECIALS))).join
+    counted = _Counted(sources.Report())
+    spelled: Counter[str] = Counter()
+    for document in sources.read(chunk, counted.problems):
+        counted.documents += 1
+        counted.characters += sum(map(len, document.paragraphs))
+        for sentence in chain.from_iterable(map(sentences, document.paragraphs)):
+            spelled.update(join(cut(sentence)))
+    words: Counter[str] = Counter()
+    chars: Counter[str] = Counter()
+    for word, n in spelled.items():
+        key = word if _PLAIN.fullmatch(word) else word_key(word)
+        for char in key:
+            chars[char] += n
+        # A row of dots or dashes is a word to jieba, but none that has a meaning of its own.
+        if 2 <= len(key) <= MAX_WORD_LENGTH and any(map(str.isalnum, key)):
+            words[key] += n
+    counted.words = words.total()
+    for name, counts in (('chars', chars), ('words', words)):
+        with _counts_file(job.work_dir, name, chunk.index).open('w', encoding='utf-8', newline='\n') as file:
+            file.writelines(f'{token} {n}\n' for token, n in counts.items())
+    return counted
+
+
+def _counts_file(work_dir: str, name: str, index: int) -> Path:
+    return Path(work_dir, f'{name}-{index:06d}.txt')
+
+
+def _add_counts(counts: Counter[str], path: Path) -> None:
+    with path.open(encoding='utf-8', newline='\n') as file:
+        for line in file:
+            token, n = line.rsplit(' ', 1)
+            counts[token] += int(n)
+
+
+def _most_frequent(counts: Iterable[tuple[str, int]], limit: int) -> list[str]:
+    """At most `limit` tokens by falling count, equal counts in code point order."""
+    return [token for token, _ in heapq.nsmallest(limit, counts, key=lambda item: (-item[1], item[0]))]
+
+
+def _read_base(path: str | Path) -> list[str]:
+    base = read_tokens(path)
+    try:
+        Vocabulary(base, len(base))  # a file that cannot be used says so now, not after an hour of counting
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    return base
+
+
+def _make_base(chars: Counter[str], words: Counter[str], num_chars: int) -> list[str]:
+    """The base block. Characters that BERT does not set apart also get a ## row, so that any word made of
+    them can be spelled; ASCII letters and digits always have both."""
+    common = _most_frequent(((char, n) for char, n in chars.items() if char not in ASCII), num_chars)
+    inner = [char for char in common if len(basic_tokens(f'a{char}')) == 1]
+    latin = _most_frequent(
+        ((word, n) for word, n in words.items() if n >= MIN_LATIN_COUNT and _LATIN.fullmatch(word)),
+        NUM_LATIN_WORDS,
+    )
+    return [*SPECIALS, *common, *ASCII, *(f'##{char}' for char in chain(ASCII, inner)), *latin]
+
+
+def _choose_words(words: Counter[str], base: list[str], num_words: int) -> list[str]:
+    vocabulary = Vocabulary(base, len(base))
+    known = set(base)
+
+    def is_new(word: str) -> bool:
+        if word in known:
+            return False
+        if _PLAIN.fullmatch(word):
+            return all(char in known for char in word)
+        return vocabulary.unk not in vocabulary.wordpiece.encode(word, add_special_tokens=False).ids
+
+    return _most_frequent(((word, n) for word, n in words.items() if is_new(word)), num_words)
+
+
+def input_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what to read and how: the same for vocabulary and corpus."""
+    parser.add_argument(
+        '--input',
+        required=True,
+        help=f'files, folders or globs in quotes, separated by commas ({sources.FORMATS})',
+    )
+    parser.add_argument(
+        '--text_field', default='text', help='field that holds the text (json, parquet, tfds)'
+    )
+    parser.add_argument(
+        '--chunk_bytes', type=int, default=16 << 20, help='bytes of input that a worker takes at a time'
+    )
+    parser.add_argument(
+        '--beam',
+        help='Beam options, comma-separated: --beam=--runner=DirectRunner,'
+        '--direct_running_mode=multi_processing,--direct_num_workers=0',
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; `arguments` None: the process's own."""
+    parser = argparse.ArgumentParser(
+        prog='python -m input_pipeline.build_vocab', description=__doc__.split('\n\n')[0]
+    )
+    input_arguments(parser)
+    parser.add_argument(
+        '--output', required=True, help='the vocabulary to write, a .txt; a .json goes beside it'
+    )
+    parser.add_argument('--base_vocab', help='vocab.txt of a Chinese BERT, kept as the first rows')
+    parser.add_argument('--num_words', type=int, default=NUM_WORDS, help='rows for words, at most')
+    parser.add_argument(
+        '--num_chars', type=int, default=NUM_CHARS, help='characters, at most, without --base_vocab'
+    )
+    parser.add_argument('--segmenter', default='jieba', choices=segment.SEGMENTERS)
+    parser.add_argument(
+        '--nohmm', action='store_false', dest='hmm', help='do not guess words missing in the dictionary'
+    )
+    flags = parser.parse_args(arguments)
+    try:
+        vocabulary = build(**vars(flags))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'error: {error}')
+    details = vocabulary.details
+    print(
+        f'{flags.output}: {vocabulary.base_size:,} base rows ({details["base_vocab"]}) and '
+        f'{len(vocabulary) - vocabulary.base_size:,} words, which make up '
+        f'{details["word_coverage"]:.1%} of the words of two characters or more in '
+        f'{details["characters"]:,} characters; the rarest occurs {details["rarest_word_count"]:,} times'
+    )
+    for reason, found in details['input_problems'].items():
+        print(f'  {reason}: {found["count"]:,}, for example {", ".join(found["examples"])}')
+    print(
+        f"Next: python -m input_pipeline.build_corpus --input '{flags.input}' --vocab {flags.output} "
+        '--output corpus'
+    )
+
+
+if __name__ == '__main__':
+    # Through the module's own name, so that a worker process can import what it is asked to run.
+    from input_pipeline import build_vocab
+
+    build_vocab.main()

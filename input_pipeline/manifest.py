@@ -1,0 +1,130 @@
+"""What a corpus was made of and how: the counts that workers keep, the manifest's figures, their table."""
+
+import importlib.metadata
+import platform
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from input_pipeline.examples import SPECIAL_TOKENS, Windows
+from input_pipeline.records import SPLITS
+from input_pipeline.sources import Report
+
+DIGESTS = 1 << 64  # documents are chosen for validation by a digest of their text, which is less than this
+
+
+@dataclass
+class Tally:
+    """What came of a chunk, or of several.
+
+    `problems`: what the readers of the input met; `dropped`: documents read but not kept; `counts`: sums for
+    the manifest; `shards`: (records, bytes) of each split; `lowest`: smallest digest of a document kept.
+    """
+
+    problems: Report = field(default_factory=Report)
+    dropped: Report = field(default_factory=Report)
+    counts: Counter[str] = field(default_factory=Counter)
+    shards: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lowest: int = DIGESTS
+
+    def add_document(self, split: str, digest: int, document: Windows) -> None:
+        """Counts a document that is kept."""
+        self.lowest = min(self.lowest, digest)
+        self.counts['documents'] += 1
+        self.counts[f'{split}_documents'] += 1
+        self.counts['sentences'] += document.sentences
+        self.counts['characters'] += document.characters
+        self.counts['windows_closed_by_word_length'] += document.closed_by_words
+
+    def add_record(self, features: dict[str, list[int]], unk: int) -> None:
+        """Counts a record's words and tokens; `unk` is the id of [UNK]."""
+        words = features['whole_word_tokens']
+        self.counts['words'] += len(words)
+        self.counts['oov_words'] += len(words) - words.count(1)
+        self.counts['word_tokens'] += len(features['word_ids'])
+        self.counts['char_tokens'] += len(features['char_ids'])
+        self.counts['unk_tokens'] += features['char_ids'].count(unk)
+
+    def merge(self, other: 'Tally') -> None:
+        """Adds another tally to this one. Merge in the order of the chunks, for the reports' sake."""
+        self.problems.merge(other.problems)
+        self.dropped.merge(other.dropped)
+        self.counts.update(other.counts)
+        self.lowest = min(self.lowest, other.lowest)
+        for split, (records, num_bytes) in other.shards.items():
+            before = self.shards.get(split, (0, 0))
+            self.shards[split] = before[0] + records, before[1] + num_bytes
+
+
+def one_line(report: Report) -> str:
+    """A report for a message: 'not_utf8 3 (a.txt:7, …); nul 1 (b.txt:1)'."""
+    reasons = report.to_json().items()
+    return '; '.join(
+        f'{reason} {found["count"]} ({", ".join(found["examples"])})' for reason, found in reasons
+    )
+
+
+def versions(segmenter: str) -> dict[str, str]:
+    """Of everything that has a say in the records."""
+    packages = (segmenter, 'tokenizers', 'array_record', 'tensorflow-datasets', 'apache-beam')
+    return {'python': platform.python_version()} | {
+        package: importlib.metadata.version(package) for package in packages
+    }
+
+
+def statistics(total: Tally, char_length: int, word_length: int) -> dict[str, Any]:
+    """The manifest's figures.
+
+    Rates are shares between 0 and 1: `oov_rate` of the segmented words that were split into base tokens,
+    `unk_rate` of the character tokens that are [UNK], `packing_rate` of the positions of all rows that are
+    filled, [CLS] and [SEP] included. `windows_closed_by_word_length`: those that the word view filled first.
+    """
+    counts = total.counts
+    records = {split: total.shards.get(split, (0, 0))[0] for split in SPLITS}
+    rows = sum(records.values())
+    tokens = {view: counts[f'{view}_tokens'] for view in ('char', 'word')}
+    lengths = {'char': char_length, 'word': word_length}
+    return {
+        'documents': {
+            'read': counts['documents'] + total.dropped.counts.total(),
+            'kept': counts['documents'],
+            **{split: counts[f'{split}_documents'] for split in SPLITS},
+            'dropped': total.dropped.to_json(),
+        },
+        'input_problems': total.problems.to_json(),
+        'sentences': counts['sentences'],
+        'characters': counts['characters'],
+        'words': counts['words'],
+        'tokens': tokens,
+        'oov_rate': round(counts['oov_words'] / counts['words'], 6),
+        'unk_rate': round(counts['unk_tokens'] / tokens['char'], 6),
+        'packing_rate': {
+            view: round((tokens[view] + SPECIAL_TOKENS * rows) / (rows * length), 6)
+            for view, length in lengths.items()
+        },
+        'windows_closed_by_word_length': counts['windows_closed_by_word_length'],
+        'records': records,
+    }
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    """A manifest's main figures as a table for a person."""
+    documents, records = manifest['documents'], manifest['records']
+    tokens, filled = manifest['tokens'], manifest['packing_rate']
+    rows = [('documents read', f'{documents["read"]:,}'), ('documents kept', f'{documents["kept"]:,}')]
+    for name, reasons in (('dropped', documents['dropped']), ('input', manifest['input_problems'])):
+        for reason, found in reasons.items():
+            rows.append(
+                (f'  {name}: {reason}', f'{found["count"]:,} (first: {", ".join(found["examples"])})')
+            )
+    rows += [
+        ('sentences', f'{manifest["sentences"]:,}'),
+        ('characters', f'{manifest["characters"]:,}'),
+        ('tokens', f'{tokens["char"]:,} in the character view, {tokens["word"]:,} in the word view'),
+        ('words not in vocabulary', f'{manifest["oov_rate"]:.2%}'),
+        ('characters as [UNK]', f'{manifest["unk_rate"]:.3%}'),
+        ('rows filled', f'{filled["char"]:.1%} in the character view, {filled["word"]:.1%} in the word view'),
+        ('records', ', '.join(f'{records[split]:,} {split}' for split in SPLITS)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return '\n'.join(f'{name:<{width}}  {value}' for name, value in rows)

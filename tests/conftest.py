@@ -1,0 +1,57 @@
+"""What every test shares: eight simulated devices, quiet libraries, the folder of real text, hypothesis."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before anything imports TensorFlow: only its errors are worth a line in a test report.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+# The same examples on every run, so that a failure is everybody's failure; a slow machine is not a failure.
+hypothesis.settings.register_profile(
+    'clower',
+    deadline=None,
+    derandomize=True,
+    max_examples=30,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile('clower')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses JAX's devices before a test touches one: 8 simulated CPUs, or under `-m gpu` the GPU."""
+    import jax
+
+    wants_gpu = 'gpu' in config.option.markexpr.replace('not gpu', '')
+    if not wants_gpu and 'JAX_PLATFORMS' not in os.environ:
+        os.environ['JAX_PLATFORMS'] = 'cpu'  # for the processes that tests start
+        jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', 8)
+
+
+@pytest.fixture(scope='session')
+def data_dir() -> Path:
+    """The folder of public Chinese data that `CLOWER_DATA` names; skips the test where that is unset."""
+    name = os.environ.get('CLOWER_DATA')
+    if not name:
+        pytest.skip('needs real text: set CLOWER_DATA to the folder that holds pretrain/ and vocab/')
+    path = Path(name).expanduser().resolve()
+    if not path.is_dir():
+        pytest.fail(f'CLOWER_DATA={name} is not a folder')
+    return path
+
+
+@pytest.fixture(scope='session')
+def small_corpus(tmp_path_factory) -> Path:
+    """A corpus of short rows made from the embedded text, once for all tests of a process."""
+    from input_pipeline import batches, build_corpus, build_vocab
+
+    folder = tmp_path_factory.mktemp('small')
+    text = str(batches.EMBEDDED / 'everyday.txt')
+    build_vocab.build(text, folder / 'vocab.txt', num_words=300)
+    build_corpus.build(
+        text, folder / 'vocab.txt', folder / 'corpus', char_length=32, word_length=24, validation_fraction=0.1
+    )
+    return folder / 'corpus'

@@ -1,0 +1,226 @@
+"""From text to batches: whole, resumed, split, padded; and what is said when something is wrong."""
+
+import copy
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+from test_loader import assert_same
+from test_masking import check_batch
+
+from configs import pretrain
+from input_pipeline import batches, loader
+
+LENGTHS = {'char_length': 64, 'word_length': 48}
+
+
+def text(numbers):
+    """A document of four sentences for each number, no two the same."""
+    subjects = ('老师', '学生', '医生', '农民', '工程师', '科学家', '图书馆', 'Python 程序')
+    verbs = ('喜欢', '研究', '讨论', '介绍', '需要', '改变')
+    objects = ('中国文化', '人工智能', '天气', '历史问题', '健康饮食', '城市交通', '3 种方法')
+    sentences = [f'{s}{v}{o}。' for s, v, o in itertools.product(subjects, verbs, objects)]
+    documents = []
+    for n in numbers:
+        picks = [(7 * n + k * (n + 11)) % len(sentences) for k in range(3)]
+        documents.append(f'第{n}篇。' + ''.join(sentences[i] for i in picks))
+    return '\n\n'.join(documents)
+
+
+def make_config(**data):
+    config = pretrain.get_config()
+    config.batch_size = 8
+    config.data.update({'text': '', 'num_words': 200, 'validation_fraction': 0.2} | LENGTHS | data)
+    return config
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """A resolved config with a corpus of 60 documents; tests change copies of it."""
+    folder = tmp_path_factory.mktemp('corpus')
+    (folder / 'text.txt').write_text(text(range(60)), 'utf-8')
+    return batches.resolve(make_config(text=str(folder / '*.txt')), folder / 'run')
+
+
+def changed(config, **data):
+    config = copy.deepcopy(config)
+    config.data.update(data)
+    return config
+
+
+def take(config, count, **kwargs):
+    return list(itertools.islice(batches.batches(config, **kwargs), count))
+
+
+def records_of(config, split, numbers=None):
+    """The records of a split as lists; numbers None: all, in order."""
+    source = loader.open_split(config.data.corpus, split)
+    numbers = range(len(source)) if numbers is None else numbers
+    parsed = loader.parse(source.__getitems__(list(numbers)))
+    columns = {name: values.to_list() for name, values in parsed.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def test_resolve_fills_in_what_the_corpus_knows(config):
+    vocabulary = batches.vocabulary(config)
+    assert config.model.vocab_size == len(vocabulary) > config.model.base_vocab_size == vocabulary.base_size
+    assert (config.data.char_length, config.data.word_length) == (64, 48)
+    again = batches.resolve(changed(config, char_length=0, word_length=60), 'unused')
+    assert (again.data.char_length, again.data.word_length) == (64, 60)
+
+
+def test_training_batches_are_the_shuffled_records_with_masks(config):
+    size = len(loader.open_split(config.data.corpus, 'train'))
+    steps = 2 * size // config.batch_size  # two epochs, the last batch aside
+    numbers = loader.record_numbers(np.arange(steps * config.batch_size), size, config.seed).numpy()
+    for step, batch in enumerate(take(config, steps)):
+        drawn = numbers[step * config.batch_size : (step + 1) * config.batch_size]
+        check_batch(
+            records_of(config, 'train', drawn), batch, **LENGTHS, vocabulary=batches.vocabulary(config)
+        )
+
+
+def test_validation_sees_every_record_once_with_the_same_masks_for_every_seed(config):
+    records = records_of(config, 'validation')
+    passes = list(batches.batches(config, split='validation'))
+    other = copy.deepcopy(config)
+    other.seed = 99
+    for a, b in zip(passes, batches.batches(other, split='validation'), strict=True):
+        assert_same(a, b)
+    whole = {name: np.concatenate([batch[name] for batch in passes]) for name in passes[0]}
+    assert len(whole['sop_labels']) == -(-len(records) // 8) * 8
+    check_batch(records, whole, **LENGTHS, vocabulary=batches.vocabulary(config))
+    for name, value in whole.items():
+        assert (value[len(records) :] == batches.PADDING.get(name, 0)).all(), name
+
+
+def test_eval_examples_limits_the_pass(config):
+    whole = take(config, 1, split='validation')
+    limited = list(batches.batches(changed(config, eval_examples=3), split='validation'))
+    assert len(limited) == 1
+    assert (limited[0]['sop_labels'] >= 0).tolist() == [True] * 3 + [False] * 5
+    np.testing.assert_array_equal(limited[0]['char_ids'][:3], whole[0]['char_ids'][:3])
+
+
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_any_start_and_any_rows_give_the_same_batches(config, split):
+    whole = take(config, 3, split=split)
+    assert_same(take(config, 1, split=split, start_step=1)[0], whole[1])
+    parts = [take(config, 3, split=split, rows=rows) for rows in ((0, 2), (2, 4), (4, 8))]
+    for k, batch in enumerate(whole):
+        assert_same({name: np.concatenate([part[k][name] for part in parts]) for name in batch}, batch)
+
+
+def test_a_corpus_is_made_once_and_again_when_the_text_or_a_setting_changes(tmp_path, capsys):
+    (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')
+    config = make_config(text=str(tmp_path / '*.txt'))
+    run = tmp_path / 'run'
+
+    def resolve(config):
+        resolved = batches.resolve(config, run)
+        said = capsys.readouterr().out
+        manifest = json.loads((run / 'corpus' / 'manifest.json').read_text('utf-8'))
+        return said, manifest['documents']['read'], resolved
+
+    said, documents, _ = resolve(config)
+    assert 'making' in said and documents == 20
+    said, documents, _ = resolve(config)
+    assert 'made before' in said and documents == 20
+    (tmp_path / 'b.txt').write_text(text(range(20, 25)), 'utf-8')
+    said, documents, _ = resolve(config)
+    assert 'changed' in said and documents == 25
+    config.data.char_length = 80
+    said, _, resolved = resolve(config)
+    assert 'changed' in said and resolved.data.char_length == 80
+    assert [path.name for path in run.iterdir()] == ['corpus']
+
+
+def test_a_folder_in_the_way_is_left_alone(tmp_path):
+    (tmp_path / 'a.txt').write_text(text(range(5)), 'utf-8')
+    precious = tmp_path / 'corpus' / 'precious'
+    precious.mkdir(parents=True)
+    with pytest.raises(ValueError, match='in the way'):
+        batches.resolve(make_config(text=str(tmp_path / 'a.txt')), tmp_path)
+    assert precious.is_dir()
+
+
+def test_no_text_and_no_corpus_gives_the_two_commands(tmp_path):
+    with pytest.raises(ValueError, match=r'(?s)data\.corpus is empty.*build_vocab.*build_corpus'):
+        batches.resolve(make_config(), tmp_path)
+
+
+def test_a_missing_base_vocabulary(tmp_path):
+    (tmp_path / 'a.txt').write_text(text(range(5)), 'utf-8')
+    with pytest.raises(ValueError, match='data.base_vocab=nowhere is no file'):
+        batches.resolve(make_config(text=str(tmp_path / 'a.txt'), base_vocab='nowhere'), tmp_path / 'run')
+
+
+@pytest.mark.parametrize('exists', [False, True])
+def test_a_folder_that_is_no_corpus(tmp_path, exists):
+    folder = tmp_path / 'corpus'
+    if exists:
+        folder.mkdir()
+    with pytest.raises(
+        ValueError, match='(?s)manifest.json.*build_corpus' if exists else '(?s)does not exist.*build'
+    ):
+        batches.resolve(make_config(corpus=str(folder)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    'data,message',
+    [
+        ({'char_length': 63}, r'data\.char_length is 63, but the records .* up to 64'),
+        ({'word_length': 20}, r'data\.word_length is 20, but the records .* up to 48'),
+        ({'char_length': 600}, r'the model has 512 positions'),
+    ],
+)
+def test_lengths_that_do_not_fit(config, data, message):
+    with pytest.raises(ValueError, match=message):
+        batches.resolve(changed(config, **data), 'unused')
+
+
+@pytest.mark.parametrize(
+    'data,kwargs,message',
+    [
+        ({}, {'rows': (4, 9)}, 'rows 4 to 9 are not within a batch of 8'),
+        ({}, {'rows': (4, 4)}, 'rows 4 to 4'),
+        ({}, {'start_step': -1}, 'start_step is -1'),
+        ({}, {'split': 'test'}, "'train' and 'validation'"),
+        ({'mask_rate': 0.0}, {}, 'mask_rate'),
+        ({'max_anchors': 0}, {}, 'max_anchors'),
+        ({'max_anchors': 49}, {}, 'max_anchors'),
+        ({'eval_examples': -1}, {}, 'eval_examples'),
+        ({'char_length': 0}, {}, 'char_length is 0'),
+    ],
+)
+def test_settings_that_make_no_sense(config, data, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        batches.batches(changed(config, **data), **kwargs)
+
+
+def test_a_corpus_that_holds_nothing_out(tmp_path):
+    (tmp_path / 'a.txt').write_text(text(range(1)), 'utf-8')
+    config = batches.resolve(make_config(text=str(tmp_path / 'a.txt')), tmp_path / 'run')
+    assert next(batches.batches(config))['sop_labels'].shape == (config.batch_size,)
+    assert list(batches.batches(config, split='validation')) == []
+
+
+def test_a_vocabulary_of_another_corpus(config, tmp_path):
+    folder = shutil.copytree(config.data.corpus, tmp_path / 'corpus')
+    vocabulary = batches.vocabulary(config)
+    vocabulary.tokens[-1] = '另一个词'
+    vocabulary.save(folder / 'vocab.txt')
+    with pytest.raises(ValueError, match='not the vocabulary that this corpus was made with'):
+        batches.resolve(changed(config, corpus=str(folder)), 'unused')
+
+
+def test_embedded_text_gives_batches(tmp_path):
+    config = batches.resolve(pretrain.get_config(), tmp_path)
+    vocabulary = batches.vocabulary(config)
+    batch = take(config, 1)[0]
+    assert batch['char_ids'].shape == (config.batch_size, 128)
+    anchors = batch['anchor_char_length'] > 0
+    assert anchors.sum(axis=1).mean() > 5  # the contrast has something to work with
+    assert vocabulary.anchor_mask()[batch['anchor_ids'][anchors]].all()

@@ -1,0 +1,146 @@
+"""Vocabularies from text: what is in them, in which order, and that nothing but the input decides it."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from input_pipeline import segment
+from input_pipeline.tokenizer import Tokenizer, Vocabulary
+
+build_vocab = pytest.importorskip(
+    'input_pipeline.build_vocab', reason="needs the extra 'beam'", exc_type=ImportError
+)
+
+SPECIALS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+TEXT = """\
+我们在北京大学学习Python。北京大学很大！
+我们爱学习……我们爱 PYTHON，Café和Привет，Привет。
+
+北京大学的学生用python 写程序；程序----写完了。
+python好，linux也好，python、linux、２０２２年。
+"""
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / 'text.txt'
+    path.write_text(TEXT, encoding='utf-8')
+    return str(path)
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A base vocabulary with odd rows, which must stay as they are."""
+    tokens = [*SPECIALS, '[unused1]', *'我们爱学习的很大京北', '我', '', '\u2028', '学习', 'py', '##thon']
+    path = tmp_path / 'bert.txt'
+    path.write_text(''.join(f'{token}\n' for token in tokens), encoding='utf-8', newline='\n')
+    return path, tokens
+
+
+def two_processes() -> str:
+    return '--runner=DirectRunner,--direct_running_mode=multi_processing,--direct_num_workers=2'
+
+
+def test_base_made_from_the_text(text, tmp_path):
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt')
+    base, words = vocabulary.tokens[: vocabulary.base_size], vocabulary.tokens[vocabulary.base_size :]
+    assert base[:5] == SPECIALS and len(set(vocabulary.tokens)) == len(vocabulary)
+    # Every character of the normalised text, the most frequent first, equal counts in code point order.
+    counts = Counter(''.join(TEXT.lower().replace('é', 'e').split()))
+    chars = [char for char in counts if char not in build_vocab.ASCII]
+    assert base[5 : 5 + len(chars)] == sorted(chars, key=lambda char: (-counts[char], char))
+    # Any Latin word and any Cyrillic one of the text can be spelled.
+    assert {*'abcxyz019', *(f'##{char}' for char in 'abcxyz019привет２')} <= set(base)
+    assert {'##我', '##，'}.isdisjoint(base)
+    assert base[-1] == 'python'  # five times; linux occurs too seldom to be basic English
+    # Three times, three times, twice (in code point order), as the tokenizer sees them: not 'caf' and 'é'.
+    assert words[:6] == ['北京大学', '我们', 'linux', 'привет', '学习', '程序']
+    assert {'cafe', '２０２２'} <= set(words) and 'caf' not in words
+    assert all(len(word) > 1 for word in words) and '----' not in words
+    assert (
+        vocabulary.unk
+        not in Tokenizer(vocabulary).encode(['我们', '用', 'café', 'привет', '２０２２']).char_ids
+    )
+
+
+def test_base_given_stays_row_for_row(text, base, tmp_path):
+    path, tokens = base
+    vocabulary = build_vocab.build(text, tmp_path / 'new' / 'vocab.txt', base_vocab=path)
+    assert vocabulary.tokens[: len(tokens)] == tokens and vocabulary.base_size == len(tokens)
+    words = vocabulary.tokens[len(tokens) :]
+    assert words == ['python', '北京大学', '我们', '很大']
+    assert '学习' not in words  # it has a row in the base
+    assert '程序' not in words  # the base could spell it only with [UNK]
+    assert (tmp_path / 'new' / 'vocab.txt').read_bytes().startswith(path.read_bytes())
+    again = Vocabulary.load(tmp_path / 'new' / 'vocab.txt')
+    assert again.tokens == vocabulary.tokens
+    assert again.details['segmenter']['name'] == 'jieba' and again.details['documents'] == 2
+
+
+def test_sizes_are_upper_bounds(text, tmp_path):
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', num_words=2, num_chars=3)
+    assert vocabulary.tokens[vocabulary.base_size :] == [
+        'linux',
+        'cafe',
+    ]  # three characters spell no Chinese word
+    assert vocabulary.base_size == 5 + 3 + 36 + 36 + 1  # special tokens, characters, ASCII twice, python
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', num_words=2)
+    assert vocabulary.tokens[vocabulary.base_size :] == ['北京大学', '我们']
+
+
+def test_the_segmenter_and_hmm_are_recorded(text, tmp_path):
+    pytest.importorskip('rjieba')
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', segmenter='rjieba', hmm=False)
+    assert vocabulary.details['segmenter'] == segment.describe('rjieba', hmm=False)
+
+
+def test_same_bytes_for_any_workers_and_chunks(text, base, tmp_path):
+    settings = [{}, {'chunk_bytes': 90}, {'chunk_bytes': 90, 'beam': two_processes()}]
+    found = set()
+    for number, setting in enumerate(settings):
+        output = tmp_path / f'{number}.txt'
+        build_vocab.build(text, output, base_vocab=base[0], **setting)
+        found.add((output.read_bytes(), output.with_suffix('.json').read_bytes()))
+    assert len(found) == 1
+    assert not list(tmp_path.glob('*partial*'))
+
+
+def test_memory_is_bounded_and_what_is_forgotten_is_counted(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_vocab, 'MAX_COUNTED', 5)
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt')
+    assert vocabulary.details['words_forgotten'] > 0
+    assert '我们' in vocabulary.tokens and '学生' not in vocabulary.tokens
+
+
+def test_errors_say_what_to_do(text, base, tmp_path):
+    with pytest.raises(ValueError, match=r'vocab.json must end in \.txt'):
+        build_vocab.build(text, tmp_path / 'vocab.json')
+    with pytest.raises(ValueError, match='is the base vocabulary itself'):
+        build_vocab.build(text, base[0], base_vocab=base[0])
+    with pytest.raises(ValueError, match='num_words'):
+        build_vocab.build(text, tmp_path / 'vocab.txt', num_words=-1)
+    base[0].write_text('我\n[PAD]\n')
+    with pytest.raises(ValueError, match=r'bert\.txt.*no \[UNK\]'):
+        build_vocab.build(text, tmp_path / 'vocab.txt', base_vocab=base[0])
+    with pytest.raises(ValueError, match='none.txt'):
+        build_vocab.build(str(tmp_path / 'none.txt'), tmp_path / 'vocab.txt')
+    (tmp_path / 'bad.txt').write_bytes(b'\xff\n\n\n')
+    with pytest.raises(ValueError, match=r'no text in .*not_utf8 1 \(.*bad.txt:1\)'):
+        build_vocab.build(str(tmp_path / 'bad.txt'), tmp_path / 'vocab.txt')
+    assert not (tmp_path / 'vocab.txt').exists() and not list(tmp_path.glob('*partial*'))
+
+
+def test_command_line(text, tmp_path, capsys):
+    with open(text, 'ab') as file:
+        file.write(b'\n\n\xff\n')
+    output = tmp_path / 'vocab.txt'
+    build_vocab.main(['--input', text, '--output', str(output), '--num_words', '3', '--nohmm'])
+    out = capsys.readouterr().out
+    assert f'{output}: ' in out and ' 3 words' in out and 'not_utf8: 1, for example' in out
+    assert f"python -m input_pipeline.build_corpus --input '{text}' --vocab {output}" in out
+    details = json.loads(output.with_suffix('.json').read_text())
+    assert details['num_words'] == 3 and details['segmenter']['hmm'] is False
+    assert details['input_problems']['not_utf8']['examples'] == [f'{text}:8']
+    with pytest.raises(SystemExit, match='error: .*none.txt'):
+        build_vocab.main(['--input', 'none.txt', '--output', str(output)])

@@ -1,0 +1,124 @@
+"""The layout is the architecture: imports run downwards, files are short, the public is documented."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_LINES = 350
+
+# Each package from the bottom up: a module imports only what stands before it.
+LAYERS = {
+    'clower_jax': (
+        *('metrics', 'losses', 'precision', 'optim', 'sharding', 'writer', 'bert', 'heads', 'model', 'tasks'),
+        *('train_state', 'train_step', 'checkpoint', 'convert', 'evaluate', 'progress', 'train', 'replay'),
+    ),
+    'input_pipeline': (
+        *(
+            'segment',
+            'tokenizer',
+            'formats',
+            'sources',
+            'examples',
+            'masking',
+            'records',
+            'manifest',
+            'beam_job',
+        ),
+        *('build_vocab', 'build_corpus', 'loader', 'batches'),
+    ),
+}
+# A library that one file alone may import, so that replacing it is a change to that file.
+SOLE_IMPORTERS = {
+    'orbax': 'clower_jax/checkpoint.py',
+    'apache_beam': 'input_pipeline/beam_job.py',
+    'torch': 'clower_jax/convert.py',  # only to open a pytorch_model.bin, see below
+}
+# A command that, like run.py, joins the two packages.
+JOINS_PACKAGES = {'clower_jax/replay.py'}
+
+
+def sources(*folders: str) -> list[str]:
+    """The Python files of these folders, as paths from the repository's root."""
+    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob('*.py'))
+
+
+PACKAGE_FILES = sources(*LAYERS)
+PRODUCT_FILES = [*PACKAGE_FILES, *sources('configs'), *(['run.py'] if (ROOT / 'run.py').exists() else [])]
+
+
+def parse(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding='utf-8'), filename=file)
+
+
+def imports(file: str) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything the file imports, wherever; `from a import b` counts as `a.b`."""
+    for node in ast.walk(parse(file)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{file}:{node.lineno}: write the whole name instead of a relative import'
+            yield from ((node.lineno, f'{node.module}.{alias.name}') for alias in node.names)
+
+
+@pytest.mark.parametrize('file', PACKAGE_FILES)
+def test_imports_run_downwards(file):
+    package, module = Path(file).parts[0], Path(file).stem
+    layers = LAYERS[package]
+    assert module in (*layers, '__init__'), f'{file}: give the module its place in LAYERS'
+    # Itself too: a command imports itself by its name, so that what Beam pickles is not called `__main__`.
+    reachable = layers[: layers.index(module) + 1] if module in layers else ()
+    for line, name in imports(file):
+        target, _, rest = name.partition('.')
+        if target == package and rest:
+            assert rest.split('.')[0] in reachable, f'{file}:{line}: {name} is not below {module}'
+
+
+@pytest.mark.parametrize('file', PACKAGE_FILES)
+def test_packages_meet_only_in_the_batch(file):
+    package = Path(file).parts[0]
+    others = {*LAYERS, 'configs', 'run', 'tests', 'bench'} - {package}
+    if file in JOINS_PACKAGES:
+        others -= set(LAYERS)
+    for line, name in imports(file):
+        assert name.split('.')[0] not in others, f'{file}:{line}: imports {name}'
+
+
+@pytest.mark.parametrize('library', SOLE_IMPORTERS)
+def test_one_file_imports(library):
+    users = {file for file in PRODUCT_FILES for _, name in imports(file) if name.split('.')[0] == library}
+    assert users <= {SOLE_IMPORTERS[library]}
+
+
+@pytest.mark.parametrize('file', PRODUCT_FILES)
+def test_torch_is_no_dependency(file):
+    for node in parse(file).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert 'torch' not in ast.unparse(node), f'{file}:{node.lineno}: imports torch at its top'
+
+
+@pytest.mark.parametrize('file', PRODUCT_FILES)
+def test_no_dynamic_import(file):
+    for line, name in imports(file):
+        assert name not in ('importlib', 'importlib.import_module', 'runpy'), f'{file}:{line}: imports {name}'
+    for node in ast.walk(parse(file)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called = node.func.id
+            assert called not in ('__import__', 'exec', 'eval'), f'{file}:{node.lineno}: calls {called}'
+
+
+@pytest.mark.parametrize('file', PRODUCT_FILES)
+def test_files_are_short(file):
+    lines = (ROOT / file).read_text(encoding='utf-8').count('\n')
+    assert lines <= MAX_LINES, f'{file} has {lines} lines: divide it'
+
+
+@pytest.mark.parametrize('file', PRODUCT_FILES)
+def test_public_names_are_documented(file):
+    tree = parse(file)
+    assert ast.get_docstring(tree), f'{file} does not say what it is'
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith('_'):
+            assert ast.get_docstring(node), f'{file}:{node.lineno}: {node.name} has no docstring'

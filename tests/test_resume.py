@@ -1,0 +1,121 @@
+"""A run that is killed and started again is the run that was never killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.writer import read_metrics
+
+ROOT = Path(__file__).parent.parent
+STEPS = 24
+EVERY = 3
+
+
+def command(workdir, corpus, **settings):
+    """A shrunken pre-training run, by the command that people use."""
+    values = {
+        'data.corpus': corpus, 'data.text': '', 'total_steps': STEPS, 'batch_size': 8,
+        'checkpoint_every': EVERY, 'eval_every': 0, 'log_every': 1, 'optim.warmup_steps': 4,
+        'model.hidden_size': 32, 'model.intermediate_size': 64, 'model.dropout': 0.1, 'data.eval_examples': 8,
+        'data.char_length': 0, 'data.word_length': 0, **settings,
+    }  # fmt: skip
+    flags = [f'--config.{key}={value}' for key, value in values.items()]
+    return [sys.executable, 'run.py', '--config=configs/pretrain.py', f'--workdir={workdir}', *flags]
+
+
+def start(*args, **settings):
+    # JAX_NUM_CPU_DEVICES of the parent does not reach here: a run on one device.
+    return subprocess.Popen(
+        command(*args, **settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )  # fmt: skip
+
+
+def finish(*args, **settings):
+    process = start(*args, **settings)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_step(workdir, step, process):
+    """Until metrics.jsonl says that `step` is done."""
+    deadline = time.monotonic() + 240
+    while not any(row['step'] >= step for row in read_metrics(workdir / 'metrics.jsonl')):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, 'the run does not get on'
+        time.sleep(0.02)
+
+
+def saved(workdir) -> dict[str, np.ndarray]:
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.latest_step == STEPS
+        shapes = checkpoints.param_shapes()
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        tree: dict = {}
+        for name, shape in shapes.items():
+            *parents, leaf = name.split('/')
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = jax.ShapeDtypeStruct(shape, np.float32, sharding=one)
+        params = checkpoints.restore_params(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.fixture(scope='module')
+def in_one_go(tmp_path_factory, small_corpus):
+    workdir = tmp_path_factory.mktemp('run')
+    finish(workdir, small_corpus)
+    return workdir
+
+
+@pytest.mark.slow
+def test_killed_twice_ends_with_the_same_bits(in_one_go, small_corpus, tmp_path):
+    kill_at = sorted(random.Random().sample(range(EVERY + 1, STEPS - 1), 2))
+    print('killed after steps', kill_at)
+    for step in kill_at:
+        process = start(tmp_path, small_corpus)
+        wait_for_step(tmp_path, step, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(tmp_path, small_corpus)
+    expected, got = saved(in_one_go), saved(tmp_path)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=f'{name}, killed after {kill_at}')
+    rates = ('examples_per_s', 'tokens_per_s')
+
+    def rows(workdir):
+        return [
+            {k: v for k, v in row.items() if k not in rates}
+            for row in read_metrics(workdir / 'metrics.jsonl')
+        ]
+
+    assert rows(tmp_path) == rows(in_one_go)  # every step once, with the same figures
+
+
+def test_sigterm_saves_and_leaves(small_corpus, tmp_path):
+    process = start(tmp_path, small_corpus, total_steps=100_000, checkpoint_every=0)
+    wait_for_step(tmp_path, 2, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert 'saved' in output
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step >= 2
+
+
+def test_a_finished_run_says_so(in_one_go, small_corpus):
+    output = finish(in_one_go, small_corpus)
+    assert f'already at step {STEPS} of {STEPS}' in output
