@@ -61,37 +61,40 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
         held_out: dict[str, float] = {}
         pending: list[dict] = []
         clock = Clock(config)
-        bar = tqdm(total=config.total_steps, initial=start, unit='step', disable=jax.process_index() != 0)
-        for step in range(start + 1, config.total_steps + 1):
-            batch = sharding.place(mesh, next(source), config.batch_size)
-            state, measured = train_step(state, batch)
-            pending.append(measured)
-            jax.block_until_ready(pending[-RUN_AHEAD - 1 : -RUN_AHEAD])
-            if step == start + 1:  # compiled by now: rates count from here
-                jax.block_until_ready(measured)
-                clock.reset()
-            bar.update()
-            if due(step, config.log_every):
-                values = _aggregate(task, jax.device_get(pending), step, config, workdir)
-                values |= clock.rates(values, len(pending))
-                pending.clear()
-                writer.scalars(step, 'train', values)
-                bar.set_postfix({'loss': f'{values["loss"]:.3f}'} if 'loss' in values else {}, refresh=False)
-            stopping = stop.agreed(may_ask=due(step, config.log_every))
-            with clock.paused():
-                if stopping or due(step, config.checkpoint_every):
-                    checkpoints.save(state)
-                if due(step, config.eval_every) and not stopping:
-                    held_out = evaluate.evaluate(
-                        eval_step, task, state.params, batches(split='validation', rows=rows), mesh,
-                        config.batch_size,
-                    )  # fmt: skip
-                    writer.scalars(step, 'validation', held_out)
-                    writer.curves()
-                    bar.write(_summary(step, held_out))
-            if stopping:
-                break
-        bar.close()
+        with tqdm(
+            total=config.total_steps, initial=start, unit='step', disable=jax.process_index() != 0
+        ) as bar:
+            for step in range(start + 1, config.total_steps + 1):
+                batch = sharding.place(mesh, next(source), config.batch_size)
+                state, measured = train_step(state, batch)
+                pending.append(measured)
+                jax.block_until_ready(pending[-RUN_AHEAD - 1 : -RUN_AHEAD])
+                if step == start + 1:  # compiled by now: rates count from here
+                    jax.block_until_ready(measured)
+                    clock.reset()
+                bar.update()
+                if due(step, config.log_every):
+                    values = _aggregate(task, jax.device_get(pending), step, config, workdir)
+                    values |= clock.rates(values, len(pending))
+                    pending.clear()
+                    writer.scalars(step, 'train', values)
+                    bar.set_postfix(
+                        {'loss': f'{values["loss"]:.3f}'} if 'loss' in values else {}, refresh=False
+                    )
+                stopping = stop.agreed(may_ask=due(step, config.log_every))
+                with clock.paused():
+                    if stopping or due(step, config.checkpoint_every):
+                        checkpoints.save(state)
+                    if due(step, config.eval_every) and not stopping:
+                        held_out = evaluate.evaluate(
+                            eval_step, task, state.params, batches(split='validation', rows=rows), mesh,
+                            config.batch_size,
+                        )  # fmt: skip
+                        writer.scalars(step, 'validation', held_out)
+                        writer.curves()
+                        bar.write(_summary(step, held_out))
+                if stopping:
+                    break
         writer.curves()
         writer.close()
     if stop.requested:
@@ -163,7 +166,7 @@ def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir
         raise FloatingPointError(
             f'The gradient was not finite in {max(bad)} steps in a row, from step {first} on. See the batch: '
             f'python -m clower_jax.replay --workdir {workdir} --step {first}. What helps: a lower '
-            'optim.learning_rate, dtype=float32, a clip_norm; the newest checkpoint is from before.'
+            'optim.learning_rate, or dtype=float32.'
         )
     means = metrics.means(measured['sums'] for measured in pending)
     values = {'skipped_steps': float(sum(b > 0 for b in bad))}

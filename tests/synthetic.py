@@ -56,7 +56,7 @@ def tiny_config(**changes) -> ConfigDict:
 
 
 def random_params(task, spread: float = 0.2) -> dict:
-    """Parameters so large that attention, biases and scales all matter; made without compiling `task.init`."""
+    """Parameters so large that attention, biases and scales all matter; unlike `task.init`, at once."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):

@@ -33,10 +33,14 @@ def command(workdir, corpus, **settings):
 
 
 def start(*args, **settings):
-    # JAX_NUM_CPU_DEVICES of the parent does not reach here: a run on one device.
+    # Each of these runs is on one device, and compiles the same step: they share what was compiled.
+    cache = {
+        'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.pytest_cache' / 'compiled'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
     return subprocess.Popen(
         command(*args, **settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu', **cache},
     )  # fmt: skip
 
 

@@ -1,0 +1,271 @@
+"""One step and the loop around it: loss scale, steps that are skipped, schedule, decay, means, files."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import synthetic
+from ml_collections import ConfigDict
+
+from clower_jax import metrics, optim, precision
+from clower_jax.tasks import Pretrain
+from clower_jax.train import train
+from clower_jax.train_state import TrainState
+from clower_jax.train_step import make_train_step
+from clower_jax.writer import Writer, draw_curves, read_metrics
+
+
+class Projection:
+    """The smallest task: the product w·x with a batch's `x`, computed in `dtype`, plus noise from the key."""
+
+    def __init__(self, dtype='float32'):
+        self.dtype = dtype
+
+    def loss(self, params, batch, key):
+        loss = (params['w']['kernel'].astype(self.dtype) * batch['x'].astype(self.dtype)).sum()
+        sums = {'loss': (loss.astype(jnp.float32), 1.0), 'noise': (jax.random.uniform(key), 1.0)}
+        return loss.astype(jnp.float32), sums
+
+
+def projection(dtype='float32', seed=0, **changes):
+    """(train step, first state) of a Projection with w = (1, 1)."""
+    config = synthetic.tiny_config(**{'total_steps': 100, 'optim.warmup_steps': 0, **changes})
+    optimizer = optim.optimizer(config)
+    params = {'w': {'kernel': jnp.ones(2)}}
+    step = make_train_step(Projection(dtype), optimizer, optim.learning_rate(config), seed)
+    return step, TrainState.create(params, optimizer, dtype)
+
+
+def batch_of(*x):
+    return {'x': np.array(x, np.float32)}
+
+
+def frozen(state: TrainState):
+    """The state on the host, which a donated step leaves alone."""
+    return jax.device_get({'params': state.params, 'opt_state': state.opt_state})
+
+
+# ---- loss scale ----
+
+
+def after(scale: precision.LossScale, *finite: bool) -> precision.LossScale:
+    for value in finite:
+        scale = scale.update(jnp.asarray(value))
+    return scale
+
+
+def test_loss_scale_halves_and_stops_at_its_floor():
+    scale = after(precision.LossScale.create('float16'), False, False)
+    assert scale.scale == precision.FP16_INITIAL_SCALE / 4 and scale.finite_steps == 0
+    assert after(scale, *[False] * 20).scale == precision.FP16_FLOOR == 1
+
+
+def test_loss_scale_doubles_after_its_interval_up_to_its_ceiling():
+    almost = precision.LossScale.create('float16').replace(
+        finite_steps=jnp.asarray(precision.GROWTH_INTERVAL - 2)
+    )
+    assert after(almost, True).scale == precision.FP16_INITIAL_SCALE
+    grown = after(almost, True, True)
+    assert (grown.scale, grown.finite_steps) == (2 * precision.FP16_INITIAL_SCALE, 0)
+    # A step that is not finite begins the count anew.
+    assert after(almost, True, False, True).finite_steps == 1
+    top = almost.replace(scale=jnp.asarray(precision.FP16_CEILING))
+    assert after(top, True, True).scale == precision.FP16_CEILING
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_loss_scale_is_for_fp16_only(dtype):
+    assert after(precision.LossScale.create(dtype), False, *[True] * 3).scale == 1
+
+
+def test_fp16_finds_a_scale_that_fits():
+    """A gradient of 100 fits fp16 (at most 65504) under a scale of 512 and no more: 6 steps are skipped."""
+    step, state = projection('float16')
+    start = frozen(state)
+    for skipped in range(6):
+        state, measured = step(state, batch_of(100, -100))
+        assert measured['bad_steps'] == skipped + 1 == state.bad_steps
+        assert measured['sums']['loss_scale'][0] == 2.0 ** (15 - skipped)
+        jax.tree.map(np.testing.assert_array_equal, frozen(state), start)
+    state, measured = step(state, batch_of(100, -100))
+    assert (measured['bad_steps'], state.loss_scale.scale, state.loss_scale.finite_steps) == (0, 512, 1)
+    assert measured['sums']['grad_norm'][0] == pytest.approx(100 * 2**0.5, rel=1e-3)  # not scaled
+    w = state.params['w']['kernel']
+    assert w[0] < 1 < w[1] and state.step == 7
+
+
+# ---- steps that are skipped ----
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad):
+    step, state = projection()
+    state, _ = step(state, batch_of(1, 2))
+    before = frozen(state)
+    for count in (1, 2):
+        state, measured = step(state, batch_of(bad, 1))
+        assert measured['bad_steps'] == count
+        jax.tree.map(np.testing.assert_array_equal, frozen(state), before)
+    assert state.step == 3  # the data goes on
+    # It has no say in any mean.
+    assert metrics.means(jax.device_get([measured['sums']])) == {}
+    state, measured = step(state, batch_of(1, 2))
+    assert measured['bad_steps'] == 0
+    assert not np.array_equal(state.params['w']['kernel'], before['params']['w']['kernel'])
+
+
+def test_skipped_steps_leave_the_schedule_where_it_is():
+    step, state = projection(**{'optim.warmup_steps': 10, 'optim.learning_rate': 1.0})
+    rates = []
+    for x in (1, 1, np.nan, 1):
+        state, measured = step(state, batch_of(x, x))
+        rates.append(tuple(float(part) for part in measured['sums']['lr']))
+    assert rates == [(0, 1), (pytest.approx(0.1), 1), (0, 0), (pytest.approx(0.2), 1)]
+    assert optim.updates_taken(state.opt_state) == 3
+
+
+def run(config: ConfigDict, workdir):
+    return train(config, workdir, lambda **at: synthetic.batches(config, **at), synthetic.Vocabulary())
+
+
+def test_training_stops_after_max_bad_steps(tmp_path):
+    """An infinite learning rate spoils the parameters in step 1; every later gradient is NaN."""
+    config = synthetic.tiny_config(
+        **{'total_steps': 20, 'max_bad_steps': 3, 'log_every': 2, 'eval_every': 0, 'checkpoint_every': 0,
+           'optim.learning_rate': float('inf'), 'optim.warmup_steps': 0, 'model.num_layers': 0}
+    )  # fmt: skip
+    message = r'not finite in 3 steps in a row, from step 2 on.*clower_jax\.replay --workdir .* --step 2\.'
+    with pytest.raises(FloatingPointError, match=message):
+        run(config, tmp_path)
+    rows = read_metrics(tmp_path / 'metrics.jsonl')
+    assert [(row['step'], row['skipped_steps']) for row in rows] == [(2, 1)]
+
+
+# ---- learning rate, weight decay, dropout ----
+
+
+def test_learning_rate():
+    config = synthetic.tiny_config(**{'total_steps': 10, 'optim.warmup_steps': 4, 'optim.learning_rate': 0.8})
+    schedule = optim.learning_rate(config)
+    expected = [0, 0.2, 0.4, 0.6, 0.8, 0.8 * 5 / 6, 0.8 * 4 / 6, 0.4, 0.8 * 2 / 6, 0.8 / 6, 0]
+    np.testing.assert_allclose([schedule(step) for step in range(11)], expected, atol=1e-7)
+    config.optim.warmup_steps = 0
+    schedule = optim.learning_rate(config)
+    np.testing.assert_allclose([schedule(step) for step in (0, 5, 10)], [0.8, 0.4, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize('warmup', [-1, 10, 11])
+def test_a_warm_up_that_does_not_fit_is_refused(warmup):
+    config = synthetic.tiny_config(**{'total_steps': 10, 'optim.warmup_steps': warmup})
+    with pytest.raises(ValueError, match=f'optim.warmup_steps={warmup} must be .* total_steps=10'):
+        optim.learning_rate(config)
+
+
+def test_weight_decay_is_on_matrices_only():
+    task = Pretrain.from_config(synthetic.tiny_config(), data_shards=1)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    decays = {
+        jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(optim.decays(shapes))
+    }
+    for name, decayed in decays.items():
+        assert decayed == name.endswith(("['kernel']", "['embedding']")), name
+    assert 0 < sum(decays.values()) < len(decays)
+
+
+@pytest.mark.parametrize('clip_norm', [1.0, 0.0])
+def test_weight_decay(clip_norm):
+    """With a gradient of 0, AdamW only decays: p·(1 − learning rate·decay)."""
+    config = synthetic.tiny_config(
+        **{'optim.warmup_steps': 0, 'optim.learning_rate': 0.5, 'optim.weight_decay': 0.1,
+           'optim.clip_norm': clip_norm}
+    )  # fmt: skip
+    optimizer = optim.optimizer(config)
+    params = {'layer': {name: jnp.ones(2) for name in ('kernel', 'bias', 'scale')}}
+    state = optimizer.init(params)
+    assert optim.updates_taken(state) == 0
+    updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    assert optim.updates_taken(state) == 1
+    np.testing.assert_allclose(updates['layer']['kernel'], -0.05, rtol=1e-6)
+    assert not np.any(updates['layer']['bias']) and not np.any(updates['layer']['scale'])
+
+
+def test_the_gradient_is_clipped_and_its_own_norm_is_reported():
+    steps = {}
+    for clip_norm in (0.0, 1.0):
+        step, state = projection(**{'optim.clip_norm': clip_norm})
+        state, measured = step(state, batch_of(30, 40))
+        assert measured['sums']['grad_norm'][0] == pytest.approx(50)
+        steps[clip_norm] = optax.tree.get(state.opt_state, 'mu')['w']['kernel']
+    np.testing.assert_allclose(steps[0.0], [3, 4], rtol=1e-6)  # 0.1 × the gradient, AdamW's first moment
+    np.testing.assert_allclose(steps[1.0], [0.06, 0.08], rtol=1e-6)
+
+
+def test_the_dropout_key_is_a_function_of_seed_and_step():
+    def noise(seed):
+        step, state = projection(seed=seed)
+        out = []
+        for _ in range(3):
+            state, measured = step(state, batch_of(1, 1))
+            out.append(float(measured['sums']['noise'][0]))
+        return out
+
+    first, again, other = noise(0), noise(0), noise(1)
+    assert first == again
+    assert len({*first, *other}) == 6
+
+
+# ---- means, metrics.jsonl, curves ----
+
+
+def test_means_are_exact_over_steps():
+    steps = [{'a': (6.0, 3), 'b': (0.0, 0)}, {'a': (1.0, 1), 'b': (0.0, 0)}, {'a': (0.0, 0)}]
+    assert metrics.means(steps) == {'a': 7 / 4}
+    # Sums are added in float64: in fp32 the 1s would be lost.
+    many = [{'a': (np.float32(2**24), np.float32(1))}] + [{'a': (np.float32(1), np.float32(1))}] * 7
+    assert metrics.means(many) == {'a': (2**24 + 7) / 8}
+
+
+def test_a_restart_drops_the_lines_after_its_step(tmp_path):
+    writer = Writer(tmp_path)
+    for step in (2, 4, 6):
+        writer.scalars(step, 'train', {'loss': step / 10})
+    writer.scalars(4, 'validation', {'loss': 0.5})
+    writer.close()
+    path = tmp_path / 'metrics.jsonl'
+    with path.open('a') as out:
+        out.write('{"step": 8, "split": "tr')  # killed while writing
+    assert [row['step'] for row in read_metrics(path)] == [2, 4, 6, 4]
+    writer = Writer(tmp_path, start_step=4)
+    writer.scalars(6, 'train', {'loss': 0.25})
+    writer.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {'step': 2, 'split': 'train', 'loss': 0.2},
+        {'step': 4, 'split': 'train', 'loss': 0.4},
+        {'step': 4, 'split': 'validation', 'loss': 0.5},
+        {'step': 6, 'split': 'train', 'loss': 0.25},
+    ]
+
+
+def test_there_may_be_no_metrics_yet(tmp_path):
+    assert read_metrics(tmp_path / 'metrics.jsonl') == []
+
+
+@pytest.mark.parametrize('names', [('loss', 'loss_tcl', 'acc_sop', 'lr'), ('loss',)])
+def test_curves_are_a_picture(tmp_path, names):
+    rows = [
+        {'step': step, 'split': split, **{name: 1 / step for name in names}}
+        for step in range(1, 5)
+        for split in ('train', 'validation')
+        if split == 'train' or step == 4
+    ]
+    draw_curves(rows, tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
+
+
+def test_there_may_be_nothing_to_draw(tmp_path):
+    """As in a run that is stopped before its first log line."""
+    draw_curves([], tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').exists()
