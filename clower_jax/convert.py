@@ -47,8 +47,10 @@ def load_initial(params: dict, source: str, vocabulary: VocabularyLike) -> tuple
     if (folder / 'config.json').is_file():
         return _from_hugging_face(params, folder, vocabulary)
     raise ValueError(
-        f'init_from={source!r}: there is neither a workdir (with {FOLDER}/) nor a Hugging Face folder '
-        '(with config.json and model.safetensors) there'
+        f'init_from={source!r}: there is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with '
+        'config.json and model.safetensors) there. To fetch the Chinese BERT that the paper starts from: '
+        'hf download google-bert/bert-base-chinese --local-dir bert-base-chinese. '
+        "For random weights: --config.init_from=''"
     )
 
 

@@ -10,8 +10,11 @@ The variants are for a corpus made once (`python -m input_pipeline.build_corpus`
 
     python run.py --config=configs/pretrain.py:cpu   --config.data.corpus=DIR    a small model, from nothing
     python run.py --config=configs/pretrain.py:small --config.data.corpus=DIR    a medium one, for one GPU
-    python run.py --config=configs/pretrain.py:base  --config.data.corpus=DIR --config.init_from=BERT_FOLDER
-    python run.py --config=configs/pretrain.py:paper --config.data.corpus=DIR --config.init_from=BERT_FOLDER
+    python run.py --config=configs/pretrain.py:base  --config.data.corpus=DIR    from a Chinese BERT-base
+    python run.py --config=configs/pretrain.py:paper --config.data.corpus=DIR    with the paper's settings
+
+The last two start from the Hugging Face folder bert-base-chinese/; --config.init_from=FOLDER takes another
+one, --config.init_from='' random weights.
 """
 
 from ml_collections import ConfigDict
@@ -93,20 +96,22 @@ def small(config: ConfigDict) -> None:
 
 
 def base(config: ConfigDict) -> None:
-    """BERT-base twice, from a Hugging Face BERT (init_from), for one large GPU or a few."""
+    """BERT-base twice, from a Hugging Face BERT, for one large GPU or a few."""
     config.dtype = 'bfloat16'
+    config.init_from = 'bert-base-chinese'
     config.total_steps, config.batch_size = 50_000, 128
     config.optim.learning_rate, config.optim.warmup_steps = 2e-5, 2000
     config.data.eval_examples = 4096
 
 
 def paper(config: ConfigDict) -> None:
-    """Section 4.1: BERT-base twice from Google's Chinese BERT (init_from), batch 960, 300k steps, 512 tokens.
+    """The paper: BERT-base twice from Google's Chinese BERT, batch 960, 300k steps, 512 tokens.
 
     The paper gives Adam with weight decay and the learning rate; the warm-up, the linear decay and the
     gradient clipping are not in it.
     """
     config.dtype = 'bfloat16'
+    config.init_from = 'bert-base-chinese'
     config.total_steps, config.batch_size = 300_000, 960
     config.optim.learning_rate, config.optim.warmup_steps = 2e-5, 10_000
     config.checkpoint_every = 5000

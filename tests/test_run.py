@@ -1,0 +1,95 @@
+"""The commands as people type them: a run on one's own text, a look back at a step, and what goes wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run
+from clower_jax import replay
+from clower_jax.writer import read_metrics
+from configs import pretrain
+from input_pipeline import batches
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    'total_steps': 4, 'batch_size': 8, 'log_every': 2, 'eval_every': 2, 'optim.warmup_steps': 1,
+    'model.hidden_size': 32, 'model.intermediate_size': 64, 'data.num_words': 300,
+    'data.char_length': 32, 'data.word_length': 24,
+}  # fmt: skip
+
+
+def start_run(config, *flags, **settings):
+    command = [sys.executable, 'run.py', f'--config=configs/{config}', *flags]
+    command += [f'--config.{key}={value}' for key, value in settings.items()]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope='module')
+def own_text(tmp_path_factory):
+    """A run on a file of one's own: (workdir, what it printed)."""
+    folder = tmp_path_factory.mktemp('own')
+    (folder / 'mine.txt').write_text((batches.EMBEDDED / 'culture.txt').read_text('utf-8'), 'utf-8')
+    done = start_run(
+        'pretrain.py', f'--workdir={folder}/run', **TINY, **{'data.text': f'{folder}/*.txt', 'seed': 3}
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / 'run', done.stdout
+
+
+def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
+    workdir, output = own_text
+    for name in ('config.json', 'vocab.txt', 'metrics.jsonl', 'curves.png', 'corpus/manifest.json'):
+        assert (workdir / name).stat().st_size > 0, name
+    assert (workdir / 'checkpoints' / '4').is_dir()
+    assert list((workdir / 'tensorboard').iterdir())
+    rows = [(row['step'], row['split']) for row in read_metrics(workdir / 'metrics.jsonl')]
+    assert rows == [(2, 'train'), (2, 'validation'), (4, 'train'), (4, 'validation')]
+    last = output.strip().splitlines()[-1]
+    assert last.startswith('Next: ') and 'configs/pretrain.py' in last
+
+
+def test_replay_shows_the_batch_of_a_step(own_text):
+    workdir, _ = own_text
+    batch, tokens = replay.load(workdir, 3)
+    text = replay.describe(batch, tokens, 0)
+    chars, words = (line for line in text.splitlines() if line.startswith(('  char:', '  word:')))
+    assert chars.startswith('  char: [CLS] ') and words.startswith('  word: [CLS] ')
+    assert text.count('«') == sum((batch[f'{view}_mlm_labels'][0] >= 0).sum() for view in ('char', 'word'))
+    again, _ = replay.load(workdir, 3)
+    assert all((again[name] == batch[name]).all() for name in batch)
+    with pytest.raises(ValueError, match='steps 1 to 4'):
+        replay.load(workdir, 5)
+
+
+@pytest.mark.parametrize('variant', ['cpu', 'small', 'base', 'paper'])
+def test_a_missing_corpus_is_explained(variant, tmp_path):
+    with pytest.raises(ValueError, match='input_pipeline.build_corpus --input'):
+        batches.resolve(pretrain.get_config(variant), tmp_path)
+
+
+def test_errors_are_messages_not_tracebacks(tmp_path):
+    done = start_run('pretrain.py:base', f'--workdir={tmp_path}', **{'data.corpus': tmp_path / 'none'})
+    assert done.returncode == 1
+    assert 'none does not exist' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_an_unknown_variant_lists_the_known_ones():
+    with pytest.raises(ValueError, match='cpu, small, base, paper'):
+        pretrain.get_config('large')
+
+
+def test_the_papers_values():
+    config = pretrain.get_config('paper')
+    assert (config.batch_size, config.total_steps, config.optim.learning_rate) == (960, 300_000, 2e-5)
+    assert (config.loss.sop_weight, config.loss.contrast_weight, config.loss.temperature) == (1, 1, 0.05)
+    assert (config.data.mask_rate, config.data.max_anchors) == (0.15, 20)
+    assert (config.model.hidden_size, config.model.num_layers, config.model.num_heads) == (768, 12, 12)
+    assert config.model.intermediate_size == 3072 and config.loss.mlm_candidates == 'shared'
+    assert config.loss.same_word_negatives and config.loss.contrast_scope == 'global'
+
+
+def test_default_workdir():
+    assert run.default_workdir('configs/pretrain.py') == Path('runs/pretrain')
+    assert run.default_workdir('configs/pretrain.py:small') == Path('runs/pretrain-small')
