@@ -14,7 +14,7 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from clower_jax import train
+from clower_jax import start, train
 from input_pipeline import batches
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -51,10 +51,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
     speak()
+    if not (COORDINATOR.value or CLUSTER.value) and (NUM_PROCESSES.value or PROCESS_ID.value is not None):
+        raise app.UsageError('--num_processes and --process_id need --coordinator=host:port (or --cluster)')
     if COORDINATOR.value or CLUSTER.value:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = Path(WORKDIR.value or default_workdir(config_flags.get_config_filename(flags.FLAGS['config'])))
     try:
+        start.check(CONFIG.value)
         # One process builds what is missing, the others then find it.
         if jax.process_index() == 0:
             config = batches.resolve(CONFIG.value, workdir)
@@ -63,7 +66,7 @@ def main(argv: list[str]) -> None:
             config = batches.resolve(CONFIG.value, workdir)
         vocabulary = batches.vocabulary(config)
         held_out = train.train(config, workdir, functools.partial(batches.batches, config), vocabulary)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
         sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
     if jax.process_index() == 0:
@@ -73,7 +76,7 @@ def main(argv: list[str]) -> None:
 def farewell(workdir: Path, held_out: dict[str, float]) -> str:
     """What came of the run and what to do next."""
     text = f'Curves: {workdir}/curves.png · every figure: {workdir}/metrics.jsonl'
-    if not held_out:
+    if 'acc_tcl' not in held_out:
         return text
     chance = 1 / max(1.0, held_out['anchors'])
     return (

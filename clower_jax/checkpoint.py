@@ -16,12 +16,12 @@ class Checkpoints:
     A folder is complete or it does not count: a process killed while saving leaves the one before.
     """
 
-    def __init__(self, workdir: str | Path, keep: int = 1):
+    def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False):
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             Path(workdir).absolute() / FOLDER,
             preservation_policy=policies.LatestN(max(1, keep)),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,  # another run may be saving there just now
         )
 
     def __enter__(self) -> 'Checkpoints':

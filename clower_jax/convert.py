@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
+from clower_jax.bert import LAYER_NORM_EPSILON
 from clower_jax.checkpoint import FOLDER, Checkpoints
 
 NO_COUNTERPART = ('position_ids', 'cls.predictions.decoder.weight', 'cls.predictions.decoder.bias')
@@ -31,21 +32,25 @@ class Report(NamedTuple):
     unused: list[str]
 
 
-def load_initial(params: dict, source: str, vocabulary: VocabularyLike) -> tuple[dict, Report]:
+def load_initial(
+    params: dict, source: str, vocabulary: VocabularyLike, num_heads: int
+) -> tuple[dict, Report]:
     """Parameters of a new run, taken from `source` (a config's `init_from`) where it has them.
 
     Args:
       params: freshly initialised parameters, on their devices; gives shapes and shardings.
       source: a run's workdir, or a Hugging Face folder of a BERT whose vocabulary is the base block.
+      num_heads: attention heads of the run's encoders, which no shape tells.
 
     Raises:
-      ValueError: the source is neither, its vocabulary is another one, or a shape does not fit.
+      ValueError: the source is neither, its vocabulary or its kind of encoder is another one, or a shape
+        does not fit.
     """
     folder = Path(source)
     if (folder / FOLDER).is_dir():
-        return _from_workdir(params, folder, vocabulary), Report([], [])
+        return _from_workdir(params, folder, vocabulary, num_heads), Report([], [])
     if (folder / 'config.json').is_file():
-        return _from_hugging_face(params, folder, vocabulary)
+        return _from_hugging_face(params, folder, vocabulary, num_heads)
     raise ValueError(
         f'init_from={source!r}: there is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with '
         'config.json and model.safetensors) there. To fetch the Chinese BERT that the paper starts from: '
@@ -54,23 +59,34 @@ def load_initial(params: dict, source: str, vocabulary: VocabularyLike) -> tuple
     )
 
 
-def _from_workdir(params: dict, folder: Path, vocabulary: VocabularyLike) -> dict:
-    saved = folder / 'vocab.txt'
-    if saved.is_file():
-        _check_vocabulary(saved, vocabulary.tokens, f'The run in {folder}')
+def _from_workdir(params: dict, folder: Path, vocabulary: VocabularyLike, num_heads: int) -> dict:
+    if not (folder / 'config.json').is_file():
+        raise ValueError(f'init_from={str(folder)!r} has no complete checkpoint yet')
+    model = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['model']
+    _check_same(folder, {'model.num_heads': (model['num_heads'], num_heads)})
+    check_vocabulary(folder / 'vocab.txt', vocabulary.tokens, f'The run in {folder}')
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, read_only=True) as checkpoints:
         if checkpoints.latest_step is None:
             raise ValueError(f'init_from={str(folder)!r} has no complete checkpoint yet')
         return checkpoints.restore_params(abstract)
 
 
-def _from_hugging_face(params: dict, folder: Path, vocabulary: VocabularyLike) -> tuple[dict, Report]:
-    kind = json.loads((folder / 'config.json').read_text(encoding='utf-8')).get('model_type')
-    if kind != 'bert':
-        raise ValueError(f"{folder}/config.json says model_type={kind!r}: only 'bert' fits these encoders")
-    if (folder / 'vocab.txt').is_file():
-        _check_vocabulary(folder / 'vocab.txt', vocabulary.tokens[: vocabulary.base_size], str(folder))
+def _from_hugging_face(
+    params: dict, folder: Path, vocabulary: VocabularyLike, num_heads: int
+) -> tuple[dict, Report]:
+    theirs = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    _check_same(
+        folder,
+        {
+            'model_type': (theirs.get('model_type'), 'bert'),
+            'num_attention_heads': (theirs.get('num_attention_heads', 12), num_heads),
+            'hidden_act': (theirs.get('hidden_act', 'gelu'), 'gelu'),
+            'layer_norm_eps': (theirs.get('layer_norm_eps', LAYER_NORM_EPSILON), LAYER_NORM_EPSILON),
+            'position_embedding_type': (theirs.get('position_embedding_type', 'absolute'), 'absolute'),
+        },
+    )
+    check_vocabulary(_vocabulary_file(folder), vocabulary.tokens[: vocabulary.base_size], str(folder))
     tensors = {bert_name(name): value for name, value in read_tensors(folder).items()}
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     random, used = [], set()
@@ -96,7 +112,7 @@ def _from_hugging_face(params: dict, folder: Path, vocabulary: VocabularyLike) -
 
 
 def with_word_rows(base: np.ndarray, vocabulary: VocabularyLike) -> np.ndarray:
-    """[base_size, …] → [V, …]: each new word's row is the mean of its pieces' rows (the paper, section 4)."""
+    """[base_size, …] → [V, …]: each new word's row is the mean of its pieces' rows (the paper)."""
     if len(base) != vocabulary.base_size:
         raise ValueError(
             f'the source has {len(base)} token rows, the base block of the vocabulary has '
@@ -160,16 +176,48 @@ def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
     return {name: value.float().numpy() for name, value in tensors.items()}
 
 
-def _check_vocabulary(path: Path, tokens: Sequence[str], owner: str) -> None:
-    """Raises ValueError at the first row where the file and the tokens differ."""
-    saved = path.read_text(encoding='utf-8').split('\n')
-    saved = saved[:-1] if saved and not saved[-1] else saved
+def _check_same(folder: Path, settings: dict[str, tuple]) -> None:
+    """Raises ValueError naming each setting whose two values, the folder's and ours, differ."""
+    wrong = [
+        f'{key} is {theirs!r} there, {ours!r} here'
+        for key, (theirs, ours) in settings.items()
+        if theirs != ours
+    ]
+    if wrong:
+        raise ValueError(
+            f"{folder}/config.json describes another encoder than this run's: {'; '.join(wrong)}"
+        )
+
+
+def _vocabulary_file(folder: Path) -> Path:
+    for name in ('vocab.txt', 'tokenizer.json'):
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(
+        f'{folder} has neither vocab.txt nor tokenizer.json, so nobody can tell which row is which token'
+    )
+
+
+def _read_tokens(path: Path) -> list[str]:
+    """The tokens of a vocab.txt or a tokenizer.json, by id."""
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.json':
+        ids = json.loads(text)['model']['vocab']
+        return sorted(ids, key=ids.__getitem__)
+    return text.removesuffix('\n').split('\n')
+
+
+def check_vocabulary(path: Path, tokens: Sequence[str], owner: str) -> None:
+    """Raises ValueError at the first row where the file's tokens and these differ."""
+    saved = _read_tokens(path)
     if saved == list(tokens):
         return
     row = next((i for i, (x, y) in enumerate(zip(saved, tokens)) if x != y), min(len(saved), len(tokens)))
-    theirs, ours = (x[row] if row < len(x) else 'nothing' for x in (saved, tokens))
+    theirs, ours = (repr(x[row]) if row < len(x) else 'nothing' for x in (saved, tokens))
+    where = f'{path}, id {row},' if path.suffix == '.json' else f'{path}:{row + 1}'
     raise ValueError(
-        f'{owner} has another vocabulary than the corpus: {path}:{row + 1} is {theirs!r}, the corpus has '
-        f'{ours!r} there. From a Hugging Face folder: build the vocabulary with --base_vocab {path}; from a '
-        'workdir: build the corpus with the vocabulary of that run.'
+        f'{owner} has another vocabulary than the corpus: {where} is {theirs}, the corpus has {ours} '
+        'there. To start from a Hugging Face folder, build the vocabulary with its vocab.txt as '
+        '--base_vocab; to start from a run, build the corpus with the vocabulary of that run; to go on with '
+        'a run, give it the text or corpus it had.'
     )

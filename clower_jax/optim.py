@@ -26,10 +26,12 @@ def decays(params: dict) -> dict:
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW (b1 0.9, b2 0.999, epsilon 1e-6 as in BERT's own optimiser)."""
-    adamw = optax.adamw(learning_rate(config), eps=1e-6, weight_decay=config.optim.weight_decay, mask=decays)
-    if config.optim.clip_norm <= 0:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.optim.clip_norm), adamw)
+    norm = config.optim.clip_norm
+    return optax.chain(
+        # Either has an empty state, so that a run may change its mind when it goes on.
+        optax.clip_by_global_norm(norm) if norm > 0 else optax.identity(),
+        optax.adamw(learning_rate(config), eps=1e-6, weight_decay=config.optim.weight_decay, mask=decays),
+    )
 
 
 def updates_taken(opt_state: optax.OptState) -> jax.Array:

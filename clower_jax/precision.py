@@ -18,6 +18,11 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(DTYPES[name])
 
 
+def matmul_precision(dtype: str) -> str | None:
+    """What JAX is to be asked for: without asking, fp32 products are TF32 on GPUs and bf16 on TPUs."""
+    return 'highest' if dtype == 'float32' else None
+
+
 class LossScale(flax.struct.PyTreeNode):
     """The factor that the loss is multiplied by before differentiation. 1 and constant unless fp16.
 

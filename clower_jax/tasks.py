@@ -105,13 +105,11 @@ class Pretrain:
         return self.total(means), sums
 
     def total(self, means: dict) -> jax.Array:
-        """The loss that is minimised, from the means of its parts."""
-        return (
-            means['loss_mlm_char']
-            + means['loss_mlm_word']
-            + self.sop_weight * means['loss_sop']
-            + self.contrast_weight * (means['loss_tcl'] + means['loss_scl'])
+        """The loss that is minimised, from the means of its parts; a part that nothing counts in is 0."""
+        mlm_char, mlm_word, sop, tcl, scl = (
+            means.get(f'loss_{part}', 0.0) for part in ('mlm_char', 'mlm_word', 'sop', 'tcl', 'scl')
         )
+        return mlm_char + mlm_word + self.sop_weight * sop + self.contrast_weight * (tcl + scl)
 
     @property
     def _groups(self) -> int:

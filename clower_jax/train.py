@@ -1,26 +1,24 @@
 """The training loop, the only one: restore, step, log, evaluate, save."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from clower_jax import convert, evaluate, metrics, optim, sharding
+from clower_jax import evaluate, metrics, optim, precision, sharding, start
 from clower_jax.checkpoint import Checkpoints
 from clower_jax.progress import Clock, Stop
 from clower_jax.tasks import Pretrain
-from clower_jax.train_state import TrainState, abstract_state, sharded_state
 from clower_jax.train_step import make_train_step
 from clower_jax.writer import Writer
 
 log = logging.getLogger(__name__)
 
+ASK_EVERY = 5  # steps after which several processes ask each other whether to stop
 RUN_AHEAD = 2  # steps in flight: enough to keep a device busy, few enough to stop soon when asked to
 
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
@@ -46,10 +44,14 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
     task = Pretrain.from_config(config, sharding.data_shards(mesh))
     rows = sharding.local_rows(mesh, config.batch_size)
     optimizer = optim.optimizer(config)
-    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints, Stop() as stop:
-        state = _first_state(config, workdir, mesh, task, optimizer, checkpoints, vocabulary)
-        start = int(state.step)
-        writer = Writer(workdir, start)
+    with (
+        Stop() as stop,
+        Checkpoints(workdir, config.keep_checkpoints) as checkpoints,
+        jax.default_matmul_precision(precision.matmul_precision(config.dtype)),
+    ):
+        state = start.first_state(config, workdir, mesh, task, optimizer, checkpoints, vocabulary)
+        first_step = int(state.step)
+        writer = Writer(workdir, first_step)
         writer.run(config, vocabulary.tokens)
         train_step = make_train_step(task, optimizer, optim.learning_rate(config), config.seed)
         eval_step = evaluate.make_eval_step(task)
@@ -57,19 +59,19 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
         def due(step: int, every: int) -> bool:
             return step == config.total_steps or (every > 0 and step % every == 0)
 
-        source = batches(start_step=start, split='train', rows=rows)
+        source = batches(start_step=first_step, split='train', rows=rows)
         held_out: dict[str, float] = {}
         pending: list[dict] = []
         clock = Clock(config)
         with tqdm(
-            total=config.total_steps, initial=start, unit='step', disable=jax.process_index() != 0
+            total=config.total_steps, initial=first_step, unit='step', disable=jax.process_index() != 0
         ) as bar:
-            for step in range(start + 1, config.total_steps + 1):
+            for step in range(first_step + 1, config.total_steps + 1):
                 batch = sharding.place(mesh, next(source), config.batch_size)
                 state, measured = train_step(state, batch)
                 pending.append(measured)
                 jax.block_until_ready(pending[-RUN_AHEAD - 1 : -RUN_AHEAD])
-                if step == start + 1:  # compiled by now: rates count from here
+                if step == first_step + 1:  # compiled by now: rates count from here
                     jax.block_until_ready(measured)
                     clock.reset()
                 bar.update()
@@ -81,11 +83,15 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
                     bar.set_postfix(
                         {'loss': f'{values["loss"]:.3f}'} if 'loss' in values else {}, refresh=False
                     )
-                stopping = stop.agreed(may_ask=due(step, config.log_every))
+                stopping = step < config.total_steps and stop.agreed(may_ask=step % ASK_EVERY == 0)
+                saving = stopping or due(step, config.checkpoint_every)
+                evaluating = due(step, config.eval_every) and not stopping
+                if saving or evaluating:
+                    jax.block_until_ready(state)  # steps in flight count as training
                 with clock.paused():
-                    if stopping or due(step, config.checkpoint_every):
+                    if saving:
                         checkpoints.save(state)
-                    if due(step, config.eval_every) and not stopping:
+                    if evaluating:
                         held_out = evaluate.evaluate(
                             eval_step, task, state.params, batches(split='validation', rows=rows), mesh,
                             config.batch_size,
@@ -97,61 +103,9 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
                     break
         writer.curves()
         writer.close()
-    if stop.requested:
+    if stop.requested and int(state.step) < config.total_steps:
         log.info('Stopped at step %d and saved; the same command goes on from there.', int(state.step))
     return held_out
-
-
-def _first_state(config, workdir, mesh: Mesh, task, optimizer, checkpoints, vocabulary) -> TrainState:
-    """The newest checkpoint of the workdir; else random parameters, or those of `init_from`."""
-
-    def create():
-        return TrainState.create(task.init(jax.random.key(config.seed)), optimizer, config.dtype)
-
-    if checkpoints.latest_step is not None:
-        _note_changes(Path(workdir) / 'config.json', config)
-        state = checkpoints.restore(abstract_state(mesh, create))
-        if checkpoints.latest_step < config.total_steps:
-            log.info('Going on from step %d in %s', checkpoints.latest_step, workdir)
-        else:
-            log.warning(
-                '%s is already at step %d of %d. To go on raise --config.total_steps; to start afresh give '
-                'another --workdir.',
-                workdir, checkpoints.latest_step, config.total_steps,
-            )  # fmt: skip
-        return state
-    state = sharded_state(mesh, create)
-    if config.init_from:
-        params, report = convert.load_initial(state.params, config.init_from, vocabulary)
-        state = state.replace(params=params)
-        log.info('Initial weights from %s', config.init_from)
-        for text, names in (('Left at random values', report.random), ('Not used', report.unused)):
-            if names:
-                log.info('%s (%d): %s', text, len(names), ', '.join(names))
-    count = sum(x.size for x in jax.tree.leaves(state.params))
-    log.info(
-        '%.1f M parameters, %s, %d × %s, mesh %s',
-        count / 1e6, config.dtype, jax.device_count(), jax.devices()[0].device_kind, dict(mesh.shape),
-    )  # fmt: skip
-    return state
-
-
-def _note_changes(path: Path, config: ConfigDict) -> None:
-    """Says which settings differ from those the run was started with."""
-    if not path.is_file():
-        return
-    before = _flatten(json.loads(path.read_text(encoding='utf-8')))
-    now = _flatten(json.loads(config.to_json()))
-    changed = [f'{key}: {before.get(key)} → {now[key]}' for key in now if before.get(key) != now[key]]
-    if changed:
-        log.warning('Settings changed since this run was started: %s', '; '.join(changed))
-
-
-def _flatten(tree: dict, prefix: str = '') -> dict:
-    out: dict = {}
-    for key, value in tree.items():
-        out |= _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
-    return out
 
 
 def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir) -> dict[str, float]:
@@ -170,7 +124,7 @@ def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir
         )
     means = metrics.means(measured['sums'] for measured in pending)
     values = {'skipped_steps': float(sum(b > 0 for b in bad))}
-    if 'loss_mlm_char' in means:
+    if means:  # else every step was skipped
         values['loss'] = float(task.total(means))
     return values | means
 

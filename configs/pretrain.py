@@ -87,19 +87,19 @@ def cpu(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    """A medium model from random weights, for one GPU."""
+    """A medium model from random weights, for one GPU. Its speed and memory are not yet measured."""
     config.model = common.model('medium')
     config.dtype = 'bfloat16'
-    config.total_steps, config.batch_size = 100_000, 256
-    config.optim.learning_rate, config.optim.warmup_steps = 4e-4, 4000
+    config.total_steps, config.batch_size = 100_000, 64
+    config.optim.learning_rate, config.optim.warmup_steps = 2e-4, 4000
     config.data.eval_examples = 4096
 
 
 def base(config: ConfigDict) -> None:
-    """BERT-base twice, from a Hugging Face BERT, for one large GPU or a few."""
+    """BERT-base twice, from a Hugging Face BERT, for one large GPU. Not yet measured there."""
     config.dtype = 'bfloat16'
     config.init_from = 'bert-base-chinese'
-    config.total_steps, config.batch_size = 50_000, 128
+    config.total_steps, config.batch_size = 50_000, 32
     config.optim.learning_rate, config.optim.warmup_steps = 2e-5, 2000
     config.data.eval_examples = 4096
 

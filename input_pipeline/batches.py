@@ -143,7 +143,10 @@ def read_manifest(corpus: str | os.PathLike) -> dict[str, Any]:
     folder = Path(corpus)
     problem = 'does not exist' if not folder.exists() else 'is not a corpus: it has no readable manifest.json'
     try:
-        return json.loads((folder / 'manifest.json').read_text('utf-8'))
+        manifest = json.loads((folder / 'manifest.json').read_text('utf-8'))
+        if {*LENGTHS, 'records', 'vocabulary'} <= {*manifest}:
+            return manifest
+        raise ValueError('entries are missing')
     except (OSError, ValueError) as error:
         raise ValueError(f'data.corpus={folder} {problem}. Make a corpus with\n{HOW_TO_BUILD}') from error
 
@@ -179,6 +182,12 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
         raise ValueError(
             f'{folder} is in the way: it is to hold the corpus made from data.text, but no run made it. '
             'Move it away, or give another --workdir, or use it with --config.data.corpus'
+        )
+    if folder.exists() and any(workdir.glob('checkpoints/*')):
+        raise ValueError(
+            f'the run in {workdir} was trained on another text, or on a corpus of other settings, than '
+            f'{data.text!r} now makes: give another --workdir (and --config.init_from={workdir} only if the '
+            'vocabulary is the same)'
         )
     why = ', because the text or its settings changed' if folder.exists() else ''
     print(f'Corpus: making {folder} from {data.text!r}{why}', flush=True)

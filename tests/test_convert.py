@@ -37,7 +37,7 @@ def fresh(**changes) -> dict:
 
 
 def load(folder, **changes) -> tuple[dict[str, np.ndarray], convert.Report]:
-    params, report = convert.load_initial(fresh(**changes), str(folder), VOCABULARY)
+    params, report = convert.load_initial(fresh(**changes), str(folder), VOCABULARY, num_heads=4)
     return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(params, sep='/')), report
 
 
@@ -175,15 +175,43 @@ def test_another_vocabulary_is_refused_by_its_row(tensors, tmp_path):
     tokens[11] = '龘'
     with pytest.raises(ValueError, match=rf"vocab\.txt:12 is '龘', the corpus has '{VOCABULARY.tokens[11]}'"):
         load(write(tmp_path, tensors, tokens=tokens))
-    with pytest.raises(ValueError, match=r"vocab\.txt:31 is 'nothing', the corpus has"):
+    with pytest.raises(ValueError, match=r'vocab\.txt:31 is nothing, the corpus has'):
         load(write(tmp_path, tensors, tokens=VOCABULARY.tokens[:30]))
 
 
-def test_another_number_of_rows_is_refused_without_a_vocabulary_file(tensors, tmp_path):
+def test_another_number_of_rows_is_refused(tensors, tmp_path):
     name = 'bert.embeddings.word_embeddings.weight'
     changed = {**tensors, name: tensors[name][:33]}
     with pytest.raises(ValueError, match='33 token rows, the base block .* 40: .*--base_vocab'):
-        load(write(tmp_path, changed, tokens=None))
+        load(write(tmp_path, changed))
+
+
+def test_a_folder_without_a_vocabulary_is_refused(tensors, tmp_path):
+    with pytest.raises(ValueError, match='neither vocab.txt nor tokenizer.json'):
+        load(write(tmp_path, tensors, tokens=None))
+
+
+def test_the_vocabulary_may_be_in_tokenizer_json(tensors, tmp_path):
+    """transformers 5 saves no vocab.txt."""
+    folder = write(tmp_path, tensors, tokens=None)
+    ids = {token: row for row, token in reversed(list(enumerate(VOCABULARY.tokens[:40])))}
+    (folder / 'tokenizer.json').write_text(json.dumps({'model': {'vocab': ids}}), encoding='utf-8')
+    assert load(folder)[1].random
+    ids['龘'] = ids.pop(VOCABULARY.tokens[11])
+    (folder / 'tokenizer.json').write_text(json.dumps({'model': {'vocab': ids}}), encoding='utf-8')
+    with pytest.raises(ValueError, match=r"tokenizer\.json, id 11, is '龘'"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    'change', [{'num_attention_heads': 2}, {'hidden_act': 'relu'}, {'layer_norm_eps': 1e-5}], ids=str
+)
+def test_another_function_of_the_same_shapes_is_refused(tensors, tmp_path, change):
+    folder = write(tmp_path, tensors)
+    settings = json.loads((folder / 'config.json').read_text('utf-8')) | change
+    (folder / 'config.json').write_text(json.dumps(settings), encoding='utf-8')
+    with pytest.raises(ValueError, match='describes another encoder .*' + next(iter(change))):
+        load(folder)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +229,7 @@ def test_wrong_shapes_are_named(tensors, tmp_path, setting, value, name):
 
 
 def test_another_kind_of_model_is_refused(tensors, tmp_path):
-    with pytest.raises(ValueError, match=r"config\.json says model_type='roberta'"):
+    with pytest.raises(ValueError, match=r"another encoder .* model_type is 'roberta' there, 'bert' here"):
         load(write(tmp_path, tensors, model_type='roberta'))
 
 
@@ -270,7 +298,7 @@ def test_a_workdir_of_another_vocabulary_is_refused(run):
     other = synthetic.Vocabulary()
     other.tokens = [*other.tokens[:59], '龘龘']
     with pytest.raises(ValueError, match=r"vocab\.txt:60 is .* the corpus has '龘龘'"):
-        convert.load_initial(fresh(), str(run[0]), other)
+        convert.load_initial(fresh(), str(run[0]), other, num_heads=4)
 
 
 def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):

@@ -13,7 +13,17 @@ MAX_LINES = 350
 LAYERS = {
     'clower_jax': (
         *('metrics', 'losses', 'precision', 'optim', 'sharding', 'writer', 'bert', 'heads', 'model', 'tasks'),
-        *('train_state', 'train_step', 'checkpoint', 'convert', 'evaluate', 'progress', 'train', 'replay'),
+        *(
+            'train_state',
+            'train_step',
+            'checkpoint',
+            'convert',
+            'evaluate',
+            'progress',
+            'start',
+            'train',
+            'replay',
+        ),
     ),
     'input_pipeline': (
         *(

@@ -53,6 +53,7 @@ def params(reference, tmp_path_factory):
         jax.tree.map(jnp.asarray, synthetic.random_params(task)),
         str(folder),
         synthetic.Vocabulary(base_size=V, vocab_size=V),
+        num_heads=4,
     )
     assert all('_sop/' in name for name in report.random)
     return loaded

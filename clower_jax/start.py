@@ -1,0 +1,128 @@
+"""How a run begins: settings that make sense, then its newest checkpoint, or initial weights."""
+
+import json
+import logging
+from pathlib import Path
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from clower_jax import convert, optim, precision, sharding
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.tasks import Pretrain
+from clower_jax.train_state import TrainState, abstract_state, sharded_state
+
+log = logging.getLogger(__name__)
+
+# What the batches of the steps already taken depend on, beside the text.
+DECIDE_BATCHES = (
+    *('seed', 'batch_size', 'data.char_length', 'data.word_length', 'data.mask_rate'),
+    *('data.max_anchors',),
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for a setting that no data could make good. Cheap: call it before making a corpus."""
+    rules = (
+        ('seed', 0, 2**32 - 1),
+        *((key, 1, None) for key in ('total_steps', 'batch_size', 'log_every', 'max_bad_steps')),
+        *((f'model.{key}', 1, None) for key in ('hidden_size', 'num_heads', 'intermediate_size')),
+        *((key, 0, None) for key in ('eval_every', 'checkpoint_every', 'model.num_layers')),
+        *((f'model.{key}', 0, 0.99) for key in ('dropout', 'attention_dropout')),
+        ('loss.temperature', 1e-4, None),
+    )
+    values = flatten(config.to_dict())
+    for key, low, high in rules:
+        if values[key] < low or high is not None and values[key] > high:
+            allowed = f'at least {low}' if high is None else f'from {low} to {high}'
+            raise ValueError(f'{key}={values[key]} must be {allowed}')
+    precision.compute_dtype(config.dtype)
+    optim.learning_rate(config)
+    sharding.local_rows(sharding.make_mesh(config), config.batch_size)
+
+
+def first_state(
+    config: ConfigDict,
+    workdir: str | Path,
+    mesh: Mesh,
+    task: Pretrain,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+    vocabulary: convert.VocabularyLike,
+) -> TrainState:
+    """The newest checkpoint of the workdir; else random parameters, or those of `init_from`.
+
+    Raises ValueError where the checkpoint is of another model, vocabulary or order of batches, or `init_from`
+    does not fit.
+    """
+
+    def create():
+        return TrainState.create(task.init(jax.random.key(config.seed)), optimizer, config.dtype)
+
+    step = checkpoints.latest_step
+    if step is not None:
+        before = _settings_before(Path(workdir), config)
+        convert.check_vocabulary(Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}')
+        state = checkpoints.restore(abstract_state(mesh, create))
+        if before.get('dtype') != config.dtype:
+            state = state.replace(loss_scale=precision.LossScale.create(config.dtype))
+        if step < config.total_steps:
+            log.info('Going on from step %d in %s', step, workdir)
+        else:
+            log.warning(
+                '%s is already at step %d of %d. To go on raise --config.total_steps; to start afresh give '
+                'another --workdir.', workdir, step, config.total_steps,
+            )  # fmt: skip
+        return state
+    state = sharded_state(mesh, create)
+    if config.init_from:
+        params, report = convert.load_initial(
+            state.params, config.init_from, vocabulary, config.model.num_heads
+        )
+        state = state.replace(params=params)
+        log.info('Initial weights from %s', config.init_from)
+        for text, names in (('Left at random values', report.random), ('Not used', report.unused)):
+            if names:
+                log.info('%s (%d): %s', text, len(names), ', '.join(names))
+    log.info(
+        '%.1f M parameters, %s, %d × %s, mesh %s',
+        sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
+        config.dtype,
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+        dict(mesh.shape),
+    )
+    return state
+
+
+def _settings_before(workdir: Path, config: ConfigDict) -> dict:
+    """The settings that the run was started with, flat; says which are now different.
+
+    Raises ValueError where one of them changed that decides the batches: a step could not be replayed.
+    """
+    path = workdir / 'config.json'
+    if not path.is_file():
+        return {}
+    before = flatten(json.loads(path.read_text(encoding='utf-8')))
+    now = flatten(json.loads(config.to_json()))
+    changed = {key: f'{key}: {before.get(key)} → {now[key]}' for key in now if before.get(key) != now[key]}
+    fixed = [changed[key] for key in DECIDE_BATCHES if key in changed]
+    if fixed:
+        raise ValueError(
+            f'the run in {workdir} was started with other settings, which decide its batches: '
+            f'{"; ".join(fixed)}. Keep them, or start another run from its weights: '
+            f'--workdir=OTHER --config.init_from={workdir}'
+        )
+    if changed:
+        log.warning('Settings changed since this run was started: %s', '; '.join(changed.values()))
+    return before
+
+
+def flatten(tree: dict, prefix: str = '') -> dict:
+    """{'a': {'b': 1}} → {'a.b': 1}."""
+    out: dict = {}
+    for key, value in tree.items():
+        out |= flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
+    return out

@@ -1,0 +1,101 @@
+"""How a run begins: what is refused at once, and what a restart may and may not change."""
+
+import json
+import logging
+import shutil
+
+import jax
+import pytest
+import synthetic
+
+from clower_jax import start
+from clower_jax.train import train
+from clower_jax.writer import read_metrics
+
+# No layers: the embeddings and heads are enough here, and compile at once.
+SHORT = {'total_steps': 2, 'log_every': 1, 'eval_every': 0, 'model.num_layers': 0}
+
+
+def run(workdir, vocabulary=None, batches=synthetic.batches, **changes):
+    config = synthetic.tiny_config(**SHORT | changes)
+    vocabulary = vocabulary or synthetic.Vocabulary()
+    return train(config, workdir, lambda **at: batches(config, **at), vocabulary)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('seed', 2**32), ('seed', -1), ('batch_size', 0), ('total_steps', 0), ('log_every', 0),
+        ('max_bad_steps', 0), ('model.num_heads', 0), ('model.dropout', 1.0), ('loss.temperature', 0.0),
+        ('optim.warmup_steps', 4), ('dtype', 'int8'), ('mesh.data', 3), ('batch_size', 12),
+    ],
+)  # fmt: skip
+def test_settings_that_no_data_could_make_good(key, value):
+    start.check(synthetic.tiny_config())
+    with pytest.raises(ValueError, match=key):
+        start.check(synthetic.tiny_config(**{key: value}))
+
+
+@pytest.fixture(scope='module')
+def two_steps(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('run')
+    run(workdir)
+    return workdir
+
+
+@pytest.fixture
+def begun(two_steps, tmp_path):
+    """A workdir with a finished run of two steps, to do with as one likes."""
+    return shutil.copytree(two_steps, tmp_path / 'begun')
+
+
+def test_going_on_with_another_vocabulary_is_refused(begun):
+    other = synthetic.Vocabulary()
+    other.tokens = [*other.tokens[:-1], '另一个词']
+    with pytest.raises(ValueError, match=r'another vocabulary.*vocab\.txt:60 is'):
+        run(begun, other, total_steps=4)
+    assert (begun / 'vocab.txt').read_text('utf-8').split('\n')[-2] != '另一个词'  # nothing was overwritten
+
+
+@pytest.mark.parametrize('changes', [{'seed': 1}, {'batch_size': 16}, {'data.mask_rate': 0.2}], ids=str)
+def test_going_on_with_other_batches_is_refused(begun, changes):
+    (key,) = changes
+    with pytest.raises(ValueError, match=rf'decide its batches: {key}: .*--config\.init_from='):
+        run(begun, total_steps=4, **changes)
+    assert json.loads((begun / 'config.json').read_text('utf-8'))['total_steps'] == 2
+
+
+def test_going_on_with_other_settings_says_so(begun, caplog):
+    caplog.set_level(logging.INFO, 'clower_jax')
+    run(begun, total_steps=4, **{'optim.clip_norm': 0.0, 'dtype': 'float16'})
+    assert 'optim.clip_norm: 1.0 → 0.0' in caplog.text and 'Going on from step 2' in caplog.text
+    rows = read_metrics(begun / 'metrics.jsonl')
+    assert [row['step'] for row in rows if row['split'] == 'train'] == [1, 2, 3, 4]
+    scale = next(row['loss_scale'] for row in rows if row['step'] == 3)
+    assert scale == 2.0**15  # a scale of its own, not the 1 of fp32
+
+
+def test_text_without_anchors_trains(tmp_path):
+    def without_anchors(config, **at):
+        for batch in synthetic.batches(config, **at):
+            yield batch | {'anchor_char_length': 0 * batch['anchor_char_length']}
+
+    held_out = run(tmp_path, batches=without_anchors)
+    assert 'acc_tcl' not in held_out and held_out['loss'] > 0
+
+
+def test_from_another_run_in_fp32(begun, tmp_path, monkeypatch):
+    """The other run may be saving just now: its unfinished checkpoint is let be. fp32 is really fp32."""
+    saving = begun / 'checkpoints' / '9.orbax-checkpoint-tmp'
+    saving.mkdir()
+    seen = []
+    first_state = start.first_state
+
+    def spy(*args):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return first_state(*args)
+
+    monkeypatch.setattr(start, 'first_state', spy)
+    run(tmp_path / 'next', init_from=str(begun))
+    assert saving.is_dir()
+    assert seen == ['highest']
