@@ -122,7 +122,7 @@ def batches(
         dataset = loader.validation_batches(
             source, make_batch, batch_size, (lo, hi), PADDING, start_step, data.eval_examples
         )
-    return dataset.as_numpy_iterator()
+    return loader.as_numpy(dataset)
 
 
 def vocabulary(config: ConfigDict) -> Vocabulary:

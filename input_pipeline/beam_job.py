@@ -13,11 +13,13 @@ On a cluster (`--runner=FlinkRunner,--flink_master=…`), every machine must see
 """
 
 import contextlib
+import io
 import logging
 import os
 import pickle
 import re
 import shlex
+import signal
 import sys
 import threading
 import traceback
@@ -125,7 +127,7 @@ def _run(
     runner, options = _runner(beam_args)
     # The runners tell how they start and stop; unexpected errors come as exceptions.
     logging.getLogger('apache_beam.runners').setLevel(logging.CRITICAL)
-    with _progress(folder, chunks, label), beam.Pipeline(runner, options) as pipeline:
+    with _interruptible(), _progress(folder, chunks, label), beam.Pipeline(runner, options) as pipeline:
         transform(pipeline | beam.Create(list(enumerate(chunks))) | beam.Reshuffle(), folder)
     if failed := _failed(folder):
         message, trace = _load(folder / f'{min(failed)}.error')
@@ -146,17 +148,65 @@ def _runner(beam_args: str | None) -> tuple[Any, PipelineOptions]:
         raise ValueError(
             f'--beam takes options such as --direct_num_workers=2, separated by commas, not {unknown[0]!r}'
         )
-    options = PipelineOptions(args)
+    options, unknown = _options(args)
     name = options.view_as(StandardOptions).runner
     if name not in (None, 'DirectRunner'):
-        return name, options
+        return name, options  # the cluster may know options that Beam here does not
+    if unknown:
+        raise ValueError(f'--beam: there is no option {", ".join(unknown)}')
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != 'multi_processing':
         return FnApiRunner(), options
     direct.direct_running_mode = None  # or the runner would choose its own, talkative worker command
     path = shlex.quote(os.pathsep.join(sys.path))  # the workers import from where this process does
-    command = f'PYTHONPATH={path} {shlex.quote(sys.executable)} -m input_pipeline.beam_job'
+    # Ctrl-C is for the launching process, which ends the workers.
+    command = f"trap '' INT; PYTHONPATH={path} exec {shlex.quote(sys.executable)} -m input_pipeline.beam_job"
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command)), options
+
+
+def _options(args: list[str]) -> tuple[PipelineOptions, list[str]]:
+    """The options, and the names of those that Beam does not know."""
+    usage = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(usage):
+            options = PipelineOptions(args)
+            known = PipelineOptions([]).get_all_options()
+            given = options.get_all_options(retain_unknown_options=True)
+    except SystemExit:  # the last line says which value is wrong, after a page of all there are
+        reason = usage.getvalue().strip().rpartition('error: ')[2]
+        raise ValueError(f'--beam: {reason}') from None
+    return options, [f'--{name}' for name in given if name not in known]
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets KeyboardInterrupt and SystemExit through, which Beam, where it works in this process, hides in an
+    error of its own."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while isinstance(cause, Exception):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from None
+        raise
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Ends the process as a command should: an error is one line (exit code 1), a signal to stop cleans up
+    first (130 after Ctrl-C, 143 after SIGTERM)."""
+    terminate = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('stopped; nothing was written', file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'error: {error}')
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -42,13 +41,13 @@ class _Job:
     hmm: bool
     char_length: int
     word_length: int
-    validation_below: int  # documents with a smaller digest go to validation
+    held_out: range  # digests of the documents that go to validation
 
     def duplicates(self, chunk: sources.Chunk) -> Path:
         return self.work_dir / 'duplicates' / f'{chunk.index:06d}.npy'
 
     def shard(self, split: str, chunk: sources.Chunk) -> Path:
-        return self.work_dir / f'shards-{self.validation_below}' / f'{split}-{chunk.index:06d}'
+        return self.work_dir / f'shards-{self.held_out.stop}' / f'{split}-{chunk.index:06d}'
 
 
 def build(
@@ -73,7 +72,8 @@ def build(
       output: the folder, which appears when it is complete.
       char_length, word_length: tokens of a row in each view, [CLS] and two [SEP] included.
       validation_fraction: share of the documents held out, chosen by a hash of their text. Where that chooses
-        none, the document with the smallest hash is held out, if there are two or more.
+        none of two or more, the one with the smallest hash is held out, unless it has over half of the
+        records: then the next.
       beam: Beam's pipeline options; None works in this process.
       segmenter, hmm: None takes those that the vocabulary was made with.
       text_field: name of the text in .json, .parquet and TFDS input.
@@ -84,7 +84,7 @@ def build(
       ValueError: settings that make no sense, a damaged file, or input of which no training record comes.
       FileExistsError: `output` is in use.
     """
-    output = Path(output)
+    output = Path(output).resolve()
     check_lengths(char_length, word_length)
     if not 0 <= validation_fraction < 1:
         raise ValueError(f'validation_fraction is {validation_fraction}; it must be 0 or more and below 1')
@@ -106,18 +106,23 @@ def build(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output: a cluster's workers see that place too, and the finished folder moves in one step.
-    with tempfile.TemporaryDirectory(
-        prefix=f'{output.name}.partial-', dir=output.parent.resolve()
-    ) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f'{output.name}.partial-', dir=output.parent) as temporary:
         job = _Job(
-            Path(temporary), segmenter, hmm, char_length, word_length, int(validation_fraction * DIGESTS)
+            Path(temporary),
+            segmenter,
+            hmm,
+            char_length,
+            word_length,
+            range(int(validation_fraction * DIGESTS)),
         )
         folder = job.work_dir / 'corpus'
         vocabulary.save(folder / 'vocab.txt')
         _save_duplicates(job, chunks, beam)
         tallies, total = _pack(job, chunks, beam)
         if validation_fraction and not total.counts['validation_documents'] and total.counts['documents'] > 1:
-            job = replace(job, validation_below=total.lowest + 1)
+            records = total.shards['train'][0]  # all; at most one document has over half of them
+            digest = next(digest for digest, n in total.lowest if 2 * n <= records)
+            job = replace(job, held_out=range(digest, digest + 1))
             tallies, total = _pack(job, chunks, beam)
         if 'train' not in total.shards:
             raise ValueError(_nothing_to_train_on(input, total))
@@ -152,9 +157,7 @@ def build(
             },
         )
         _check_output(output, overwrite)  # somebody may have filled it in the meantime
-        if output.exists():
-            output.rename(job.work_dir / 'replaced')
-        folder.rename(output)
+        _move(folder, output, job.work_dir / 'replaced')
     return manifest
 
 
@@ -170,12 +173,22 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
+def _move(folder: Path, output: Path, replaced: Path) -> None:
+    """In one step, or into an empty folder, which somebody may be in, file by file, the manifest last."""
+    if output.is_dir() and not any(output.iterdir()):
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == 'manifest.json'):
+            path.rename(output / path.name)
+        return
+    if output.exists():
+        output.rename(replaced)
+    folder.rename(output)
+
+
 def _nothing_to_train_on(input: str, total: Tally) -> str:
-    counts, reasons = total.counts, [one_line(report) for report in (total.dropped, total.problems)]
     return (
-        f'no training record comes of {input!r}: {counts["documents"]} documents kept, '
-        f'{counts["validation_documents"]} of them for validation; '
-        f'{"; ".join(filter(None, reasons)) or "nothing dropped"}. A document needs two sentences or more '
+        f'no training record comes of {input!r}: {total.counts["documents"]} documents kept, '
+        f'{total.counts["validation_documents"]} of them for validation; '
+        f'{one_line(total.dropped, total.problems)}. A document needs two sentences or more '
         '(in .txt, blank lines separate documents)'
     )
 
@@ -245,7 +258,7 @@ def _pack_chunk(job: _Job, chunk: sources.Chunk) -> Tally:
                 tally.dropped.add('one_sentence' if encoded.sentences else 'no_tokens', document.source)
                 continue
             digest = int.from_bytes(_digest(document)[:8], 'little')
-            split = 'validation' if digest < job.validation_below else 'train'
+            split = 'validation' if digest in job.held_out else 'train'
             if split not in shards:
                 shards[split] = stack.enter_context(ShardWriter(job.shard(split, chunk)))
             tally.add_document(split, digest, encoded)
@@ -283,15 +296,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace an older corpus')
     flags = parser.parse_args(arguments)
     start = time.monotonic()
-    try:
+    with beam_job.command_line():
         manifest = build(**vars(flags))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f'error: {error}')
     seconds = time.monotonic() - start
     speed = manifest['characters'] / seconds
     print(f'{flags.output}: made in {seconds:.0f} s, {speed:,.0f} characters a second')
     print(summary(manifest))
-    print(f'Next: python run.py --config=configs/pretrain.py --config.data.corpus={flags.output}')
+    print(f'Next: python run.py --config=configs/pretrain.py:cpu --config.data.corpus={flags.output}')
 
 
 if __name__ == '__main__':

@@ -11,8 +11,8 @@ import argparse
 import functools
 import heapq
 import re
+import shlex
 import string
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from absl import logging
 
 from input_pipeline import beam_job, segment, sources
 from input_pipeline.examples import sentences
-from input_pipeline.manifest import one_line
+from input_pipeline.manifest import advice, one_line
 from input_pipeline.tokenizer import Tokenizer, Vocabulary, basic_tokens, read_tokens, word_key
 
 SPECIALS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
@@ -83,6 +83,8 @@ def build(
 
     Raises:
       ValueError: settings that make no sense, a damaged file, or input without text.
+      FileNotFoundError: `base_vocab` is missing.
+      FileExistsError: `output` or its sidecar is there, and is none of our vocabularies.
     """
     output = Path(output)
     if output.suffix != '.txt':
@@ -91,6 +93,7 @@ def build(
         raise ValueError(f'the output {output} is the base vocabulary itself; give it another name')
     if num_words < 0 or num_chars < 1:
         raise ValueError(f'num_words ({num_words}) must be 0 or more and num_chars ({num_chars}) 1 or more')
+    _check_output(output)
     base = None if base_vocab is None else _read_base(base_vocab)
     description = segment.describe(segmenter, hmm)
     chunks = sources.plan(input, chunk_bytes, text_field)
@@ -143,6 +146,19 @@ def build(
     return vocabulary
 
 
+def _check_output(output: Path) -> None:
+    """Only a vocabulary of ours is replaced."""
+    files = [path for path in (output, output.with_suffix('.json')) if path.exists()]
+    try:
+        if files:
+            Vocabulary.load(output)
+    except (ValueError, OSError) as error:
+        raise FileExistsError(
+            f'{" and ".join(map(str, files))} would be replaced, which build_vocab did not make so; '
+            'give another --output'
+        ) from error
+
+
 def _count_chunk(job: _Job, chunk: sources.Chunk) -> _Counted:
     """Writes the counts of a chunk's normalised words (two characters or more) and of all its characters."""
     cut = segment.segmenter(job.segmenter, job.hmm)
@@ -187,6 +203,11 @@ def _most_frequent(counts: Iterable[tuple[str, int]], limit: int) -> list[str]:
 
 
 def _read_base(path: str | Path) -> list[str]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f'the base vocabulary {path} is missing: give the vocab.txt of a Chinese BERT, which lies beside '
+            'its weights, or none, and a base is made from the text'
+        )
     base = read_tokens(path)
     try:
         Vocabulary(base, len(base))  # a file that cannot be used says so now, not after an hour of counting
@@ -260,10 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
         '--nohmm', action='store_false', dest='hmm', help='do not guess words missing in the dictionary'
     )
     flags = parser.parse_args(arguments)
-    try:
+    with beam_job.command_line():
         vocabulary = build(**vars(flags))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f'error: {error}')
     details = vocabulary.details
     print(
         f'{flags.output}: {vocabulary.base_size:,} base rows ({details["base_vocab"]}) and '
@@ -273,8 +292,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for reason, found in details['input_problems'].items():
         print(f'  {reason}: {found["count"]:,}, for example {", ".join(found["examples"])}')
+    if note := advice(details['input_problems']):
+        print(note)
+    field = '' if flags.text_field == 'text' else f'--text_field {shlex.quote(flags.text_field)} '
     print(
-        f"Next: python -m input_pipeline.build_corpus --input '{flags.input}' --vocab {flags.output} "
+        f"Next: python -m input_pipeline.build_corpus --input '{flags.input}' {field}--vocab {flags.output} "
         '--output corpus'
     )
 

@@ -1,14 +1,15 @@
 """The formats that text comes in: a chunk of a file as a stream of (document's place, paragraph)."""
 
+import codecs
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
@@ -17,6 +18,9 @@ MAX_LINE_BYTES = 16 << 20  # a longer line is skipped: `line_too_long`
 EXAMPLES_PER_REASON = 3
 END = sys.maxsize  # of a file that is read as a whole
 _BLOCK = 1 << 20  # bytes read at a time
+# Control characters in strings are common, and harmless; Python's int refuses numbers of many digits.
+_JSON = json.JSONDecoder(strict=False, parse_int=float)
+_SPACE, _SEPARATOR = re.compile(r'\s*'), re.compile(r'\s*([,\]])')
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Chunk:
     """The piece of the input that one worker reads at a time.
 
     `start` and `end` count bytes (.txt, .jsonl), row groups (.parquet) or shards (TFDS); `num_bytes` is the
-    size on disk, for progress reports, and 0 only for an empty file.
+    size on disk, for progress reports, and 0 only for a file without any content.
     """
 
     index: int
@@ -98,15 +102,23 @@ def _open(path: str) -> io.BufferedReader:
     """The file's bytes, decompressed. Arrow's decompressor notices a truncated file, also in .zst."""
     raw: Any = epath.Path(path).open('rb')
     if is_compressed(path):
-        raw = pa.CompressedInputStream(raw, 'gzip' if path.lower().endswith('.gz') else 'zstd')
+        kind = 'gzip' if path.lower().endswith('.gz') else 'zstd'
+        start = raw.read(4)
+        raw.seek(0)
+        # A frame of zstd, or one to skip, which parallel compressors write first.
+        is_zstd = start == b'\x28\xb5\x2f\xfd' or start[1:] == b'\x2a\x4d\x18'
+        if not (start[:2] == b'\x1f\x8b' if kind == 'gzip' else is_zstd):
+            raw.close()
+            raise ValueError(f'{path} is no {kind} file, though its name says so; give it its right name')
+        raw = pa.CompressedInputStream(raw, kind)
     return io.BufferedReader(raw, _BLOCK)
 
 
-def _damaged(place: str, error: Exception, advice: str) -> ValueError:
+def damaged(path: str, unit: str, number: int, error: Exception | str, advice: str) -> ValueError:
+    """`number`: of the last sound line, object or row, counted from 1; 0: there is none."""
+    place = f'{path}:{unit}{number}' if number else f'{path}, near its beginning'
     reason = str(error).strip().partition('\n')[0] or type(error).__name__
-    return ValueError(
-        f'{place}: the file is truncated or damaged somewhere after this place ({reason}); {advice}'
-    )
+    return ValueError(f'{place}: the file is truncated or damaged after this place ({reason}); {advice}')
 
 
 def _paragraph(text: str, where: str, report: Report) -> str:
@@ -174,10 +186,8 @@ def _lines(chunk: Chunk) -> Iterator[_Line]:
         except OSError as error:
             if not is_compressed(chunk.path):
                 raise
-            advice = (
-                'get it again, or unpack what is left of it (gzip -dc, zstd -dc) and give that file instead'
-            )
-            raise _damaged(f'{chunk.path}:{number}', error, advice) from error
+            advice = 'get it again, or unpack what is left of it (gzip -dc, zstd -dc) and give that'
+            raise damaged(chunk.path, '', number, error, advice) from error
 
 
 def _skip_line(stream: io.BufferedReader) -> int:
@@ -216,9 +226,7 @@ def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
             report.add('line_too_long', line.where)
         elif line.text.strip():
             try:
-                row = json.loads(
-                    line.text, strict=False
-                )  # control characters in strings are common, and harmless
+                row = _JSON.decode(line.text)
             except (ValueError, RecursionError):
                 row = None
             yield from _json_text(row, line.where, chunk.text_field, report)
@@ -228,41 +236,61 @@ def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _read_json(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
-    """One object is held at a time."""
+    """Objects are cut from the array one by one."""
     number = 0
-    with _open(chunk.path) as stream:
-        try:
-            if stream.peek(3).startswith(b'\xef\xbb\xbf'):  # a byte order mark
-                stream.read(3)
-            if stream.peek(1).lstrip()[:1] not in (b'[', b''):
-                raise ValueError(
-                    f'{chunk.path} does not hold one array, [{{…}}, {{…}}]; '
-                    'if it has an object on each line, name it .jsonl'
-                )
-            for number, row in enumerate(ijson.items(stream, 'item', use_float=True), 1):
+    try:
+        with _open(chunk.path) as stream:
+            for number, row in enumerate(_items(_decoded(stream), chunk.path), 1):
                 yield from _json_text(row, f'{chunk.path}:object {number}', chunk.text_field, report)
-        except (ijson.JSONError, OSError) as error:
-            place = f'{chunk.path}:object {number}'
-            raise _damaged(place, error, 'get it again, or repair it there') from error
+    except (_BrokenArrayError, OSError) as error:
+        if isinstance(error, OSError) and not is_compressed(chunk.path):
+            raise
+        raise damaged(chunk.path, 'object ', number, error, 'get it again, or repair it there') from error
+
+
+class _BrokenArrayError(Exception):
+    """What is wrong, for a person."""
+
+
+def _decoded(stream: io.BufferedReader) -> Iterator[str]:
+    decode = codecs.getincrementaldecoder('utf-8-sig')('surrogateescape').decode
+    while block := stream.read1(_BLOCK):
+        yield decode(block)
+    yield decode(b'', True)
+
+
+def _items(blocks: Iterator[str], path: str) -> Iterator[Any]:
+    """The values of an array; what is in memory is a block, or else the longest value."""
+    text = next(filter(None, map(str.lstrip, blocks)), '')
+    if text and text[0] != '[':
+        raise ValueError(
+            f'{path} does not hold one array, [{{…}}, {{…}}]; with an object on each line, name it .jsonl'
+        )
+    at, is_open, is_empty = 1, bool(text), True
+    while is_open:
+        start = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        problem, separator = 'a comma or ] is missing', None
+        try:
+            value, end = _JSON.raw_decode(text, start)
+            separator = _SEPARATOR.match(text, end)
+        except json.JSONDecodeError as error:
+            problem = f'{error.msg}, at {text[error.pos : error.pos + 30]!r}'
+        except RecursionError:
+            problem = 'nested too deeply'
+        if separator:
+            yield value
+            at, is_open, is_empty = separator.end(), separator[1] == ',', False
+        elif is_empty and text.startswith(']', start):
+            at, is_open = start + 1, False
+        elif len(text) - at <= MAX_LINE_BYTES and (block := next(blocks, None)) is not None:
+            text, at = text[at:] + block, 0  # the value goes on
+        else:
+            raise _BrokenArrayError(problem)
+    if text[at:].strip() or any(map(str.strip, blocks)):
+        raise _BrokenArrayError('something follows the array')
 
 
 # .parquet: row groups
-
-
-def parquet_chunks(path: str, text_field: str) -> list[Chunk]:
-    """A chunk per row group, all with index 0. ValueError: a damaged file, or no column `text_field`."""
-    with epath.Path(path).open('rb') as stream:
-        try:
-            metadata = pq.read_metadata(stream)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(f'{path}:row 0', error, 'get it again, or leave it out of the input') from error
-    columns = metadata.schema.to_arrow_schema().names
-    if text_field not in columns:
-        raise ValueError(
-            f'{path} has no column {text_field!r}: name its text column, one of {", ".join(columns)}'
-        )
-    sizes = [max(metadata.row_group(group).total_byte_size, 1) for group in range(metadata.num_row_groups)]
-    return [Chunk(0, path, 'parquet', group, group + 1, size, text_field) for group, size in enumerate(sizes)]
 
 
 def _read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
@@ -280,8 +308,8 @@ def _read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
                     row += 1
                     yield from _text(value, f'{chunk.path}:row {row}', report)
         except (pa.ArrowException, OSError) as error:
-            place = f'{chunk.path}:row {row}'
-            raise _damaged(place, error, 'get it again, or leave it out of the input') from error
+            advice = 'get it again, or leave it out of the input'
+            raise damaged(chunk.path, 'row ', row, error, advice) from error
 
 
 def _undecoded(column: pa.Array) -> pa.Array:
@@ -295,36 +323,18 @@ def _undecoded(column: pa.Array) -> pa.Array:
 # tfds: shards of a prepared data set
 
 
-def _builder(path: str) -> Any:
+def tfds_builder(path: str) -> Any:
     """From the files alone: nothing is downloaded."""
     import tensorflow_datasets as tfds  # takes seconds, and few need it
 
     return tfds.core.read_only_builder.builder_from_files(path.removeprefix('tfds:'))
 
 
-def tfds_chunks(path: str, text_field: str) -> list[Chunk]:
-    """A chunk per shard, all with index 0. ValueError: not prepared, or no train split or `text_field`."""
-    name = path.removeprefix('tfds:')
-    try:
-        info = _builder(path).info
-        train = info.splits['train']
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f'{path}: no TFDS data set of this name, with a train split, has been prepared: prepare it '
-            f'("tfds build {name}"), or set TFDS_DATA_DIR to the folder where it is'
-        ) from error
-    if text_field not in info.features:
-        names = ', '.join(info.features)
-        raise ValueError(f'{path} has no feature {text_field!r}: name its text feature, one of {names}')
-    size = max(train.num_bytes // train.num_shards, 1)
-    return [Chunk(0, path, 'tfds', shard, shard + 1, size, text_field) for shard in range(train.num_shards)]
-
-
 def _read_tfds(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """Shards and their examples are counted from 0, as TFDS does."""
     import tensorflow_datasets as tfds
 
-    examples = _builder(chunk.path).as_dataset(split=f'train[{chunk.start}shard:{chunk.end}shard]')
+    examples = tfds_builder(chunk.path).as_dataset(split=f'train[{chunk.start}shard:{chunk.end}shard]')
     for number, example in enumerate(tfds.as_numpy(examples)):
         where = f'{chunk.path}:shard {chunk.start} example {number}'
         yield from _text(example[chunk.text_field], where, report)

@@ -5,13 +5,16 @@ Nothing here has a state. The step is the iterator's whole position, so that sta
 costs nothing, and a process reads only its own rows of the global batch.
 """
 
+import itertools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from input_pipeline.records import FEATURES
 
@@ -21,6 +24,8 @@ tf.config.set_visible_devices([], 'GPU')
 PREFETCH = 4  # batches made ahead of the one in use
 MAX_THREADS = 16  # of the host's cores: what a batch costs is far below what a training step does
 
+REMEDY = 'build the corpus again with python -m input_pipeline.build_corpus'
+
 Records = dict[str, tf.RaggedTensor]
 MakeBatch = Callable[[Records, tf.Tensor], dict[str, tf.Tensor]]
 
@@ -28,17 +33,48 @@ MakeBatch = Callable[[Records, tf.Tensor], dict[str, tf.Tensor]]
 def open_split(folder: str | Path, split: str):
     """The raw records of a split: `len(source)` and `source.__getitems__(numbers) -> list[bytes]`.
 
-    Raises ValueError where the folder holds no such data set, or the split no records.
+    Raises ValueError where the folder holds no such data set, the split no records, or a file is missing or
+    cut short; `__getitems__` raises it for a damaged record.
     """
     try:
         builder = tfds.builder_from_directory(str(folder))
         source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f'{folder} has no readable split {split!r} ({error}); build the corpus again with '
-            'python -m input_pipeline.build_corpus'
-        ) from error
-    return source
+        # The first record of each file: files are opened when they are first read.
+        source.__getitems__([0, *itertools.accumulate(builder.info.splits[split].shard_lengths[:-1])])
+    except (OSError, ValueError, KeyError, RuntimeError, ParseError) as error:
+        raise _unreadable(folder, split, error) from error
+    return _Split(folder, split, source)
+
+
+def _unreadable(folder: str | Path, split: str, error: Exception) -> ValueError:
+    reason = ' '.join(str(error).split())
+    return ValueError(f'{folder} has no readable split {split!r} ({reason}); {REMEDY}')
+
+
+class _Split:
+    """TFDS's data source, whose errors do not say what to do."""
+
+    def __init__(self, folder: str | Path, split: str, source):
+        self._folder, self._split, self._source = folder, split, source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, numbers: list[int]) -> list[bytes]:  # noqa: N807  # the name that TFDS has
+        try:
+            return self._source.__getitems__(numbers)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreadable(self._folder, self._split, error) from error
+
+
+def as_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
+    """The dataset's batches. Raises ValueError where a record cannot be read, as `open_split` does."""
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.InvalidArgumentError as error:  # so TensorFlow passes on a ValueError: with a traceback
+        if found := re.search(f'ValueError: (.*{re.escape(REMEDY)})', error.message):
+            raise ValueError(found[1]) from None
+        raise
 
 
 def train_batches(

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +19,19 @@ class Tally:
     """What came of a chunk, or of several.
 
     `problems`: what the readers of the input met; `dropped`: documents read but not kept; `counts`: sums for
-    the manifest; `shards`: (records, bytes) of each split; `lowest`: smallest digest of a document kept.
+    the manifest; `shards`: (records, bytes) of each split; `lowest`: of the two documents kept with the
+    smallest digests, the digest and the number of records.
     """
 
     problems: Report = field(default_factory=Report)
     dropped: Report = field(default_factory=Report)
     counts: Counter[str] = field(default_factory=Counter)
     shards: dict[str, tuple[int, int]] = field(default_factory=dict)
-    lowest: int = DIGESTS
+    lowest: list[tuple[int, int]] = field(default_factory=list)
 
     def add_document(self, split: str, digest: int, document: Windows) -> None:
         """Counts a document that is kept."""
-        self.lowest = min(self.lowest, digest)
+        self.lowest = sorted([*self.lowest, (digest, len(document.windows))])[:2]
         self.counts['documents'] += 1
         self.counts[f'{split}_documents'] += 1
         self.counts['sentences'] += document.sentences
@@ -50,17 +52,28 @@ class Tally:
         self.problems.merge(other.problems)
         self.dropped.merge(other.dropped)
         self.counts.update(other.counts)
-        self.lowest = min(self.lowest, other.lowest)
+        self.lowest = sorted(self.lowest + other.lowest)[:2]
         for split, (records, num_bytes) in other.shards.items():
             before = self.shards.get(split, (0, 0))
             self.shards[split] = before[0] + records, before[1] + num_bytes
 
 
-def one_line(report: Report) -> str:
-    """A report for a message: 'not_utf8 3 (a.txt:7, …); nul 1 (b.txt:1)'."""
-    reasons = report.to_json().items()
-    return '; '.join(
+def one_line(*reports: Report) -> str:
+    """Reports for a message: 'not_utf8 3 (a.txt:7, …); nul 1 (b.txt:1)', and what may help."""
+    reasons = [item for report in reports for item in report.to_json().items()]
+    text = '; '.join(
         f'{reason} {found["count"]} ({", ".join(found["examples"])})' for reason, found in reasons
+    )
+    return '. '.join(filter(None, [text or 'nothing dropped', advice(reason for reason, _ in reasons)]))
+
+
+def advice(reasons: Iterable[str]) -> str:
+    """What to do about such reasons of a `Report`, or ''."""
+    if {'not_utf8', 'nul'}.isdisjoint(reasons):
+        return ''
+    return (
+        'Text must be UTF-8; from Windows it is often GBK: iconv -f GB18030 -t UTF-8 old.txt > new.txt '
+        '(-f UTF-16 where the reason is nul)'
     )
 
 
@@ -127,4 +140,11 @@ def summary(manifest: dict[str, Any]) -> str:
         ('records', ', '.join(f'{records[split]:,} {split}' for split in SPLITS)),
     ]
     width = max(len(name) for name, _ in rows)
-    return '\n'.join(f'{name:<{width}}  {value}' for name, value in rows)
+    lines = [f'{name:<{width}}  {value}' for name, value in rows]
+    share, wanted = records['validation'] / sum(records.values()), manifest['validation_fraction']
+    if records['validation'] > 1 and share > 2 * wanted:
+        lines.append(
+            f'Warning: {share:.1%} of the records are held out for validation, not {wanted:.1%}: documents '
+            'are held out whole, and these are few or long (in .txt, blank lines separate documents)'
+        )
+    return '\n'.join(filter(None, [*lines, advice(manifest['input_problems'])]))

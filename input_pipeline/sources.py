@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from absl import logging
 from etils import epath
 
@@ -33,10 +35,10 @@ from input_pipeline.formats import (
     READERS,
     Chunk,
     Report,
+    damaged,
     is_compressed,
     locate,
-    parquet_chunks,
-    tfds_chunks,
+    tfds_builder,
 )
 
 __all__ = ['FORMATS', 'Chunk', 'Document', 'Report', 'locate', 'plan', 'read']
@@ -58,7 +60,7 @@ def plan(pattern: str, chunk_bytes: int = 16 << 20, text_field: str = 'text') ->
 
     Args:
       pattern: a file, a folder (read with its subfolders), a glob (`**` too) or tfds:NAME/CONFIG; several are
-        separated by commas. A file that is matched twice is read once.
+        separated by commas. A file that is matched twice, or by several names, is read once.
       chunk_bytes: size of the ranges that .txt and .jsonl are cut into.
       text_field: the field, column or feature that holds the text, in all formats but .txt.
 
@@ -71,8 +73,11 @@ def plan(pattern: str, chunk_bytes: int = 16 << 20, text_field: str = 'text') ->
     patterns = [part.strip() for part in pattern.split(',') if part.strip()]
     if not patterns:
         raise ValueError(f'no input is given: name a file, a folder or a glob; known formats: {FORMATS}')
-    paths = sorted({path for part in patterns for path in _paths(part)})
-    chunks = itertools.chain.from_iterable(_chunks(path, chunk_bytes, text_field) for path in paths)
+    found = sorted({path for part in patterns for path in _paths(part)})
+    paths = {path if ':' in path else os.path.realpath(path): path for path in reversed(found)}
+    chunks = itertools.chain.from_iterable(
+        _chunks(path, chunk_bytes, text_field) for path in sorted(paths.values())
+    )
     return [replace(chunk, index=index) for index, chunk in enumerate(chunks)]
 
 
@@ -90,9 +95,20 @@ def read(chunk: Chunk, report: Report, max_document_chars: int = 1_000_000) -> I
     if chunk.num_bytes == 0:
         report.add('empty_document', f'{chunk.path}:1')
         return
+    problems, documents = report.counts.total(), 0
     paragraphs = READERS[chunk.format](chunk, report)
     for source, group in itertools.groupby(paragraphs, key=itemgetter(0)):
-        yield from _pieces(source, map(itemgetter(1), group), report, max_document_chars)
+        for document in _pieces(source, map(itemgetter(1), group), report, max_document_chars):
+            documents += 1
+            yield document
+    if not documents and report.counts.total() == problems and _is_whole_file(chunk):
+        report.add('empty_document', f'{chunk.path}:1')
+
+
+def _is_whole_file(chunk: Chunk) -> bool:
+    """Whether no other chunk is of this file: one from its middle may well begin no document."""
+    one_of_many = chunk.format in ('parquet', 'tfds')
+    return not one_of_many and chunk.num_bytes == epath.Path(chunk.path).stat().length
 
 
 def _pieces(source: str, paragraphs: Iterator[str], report: Report, max_chars: int) -> Iterator[Document]:
@@ -140,7 +156,7 @@ def _paths(pattern: str) -> list[str]:
 def _folder(folder: str) -> list[str]:
     """A folder's files and its subfolders', without the hidden and, with a warning, the unknown ones."""
     files = []
-    for root, _, names in epath.Path(folder).walk():
+    for root, names in _walk(folder):
         inside = os.path.relpath(root, folder).split(os.sep)
         if not any(part.startswith('.') and part != '.' for part in inside):
             files += [str(epath.Path(root) / name) for name in names if not name.startswith('.')]
@@ -157,6 +173,20 @@ def _folder(folder: str) -> list[str]:
     return known
 
 
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """(folder, the names of its files) of a folder and its subfolders, links to folders included."""
+    if '://' in folder:
+        yield from ((str(root), names) for root, _, names in epath.Path(folder).walk())
+        return
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(root)) in seen:
+            folders.clear()  # a link to a folder above would go on for ever
+            continue
+        seen.add(place)
+        yield root, names
+
+
 def _format(path: str) -> str | None:
     """The key of the file's format in READERS, by its name; None: unknown."""
     base, suffix = os.path.splitext(path.lower())
@@ -169,12 +199,12 @@ def _format(path: str) -> str | None:
 def _chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
     """The chunks of one file, all numbered 0."""
     if path.startswith('tfds:'):
-        return tfds_chunks(path, text_field)
+        return _tfds_chunks(path, text_field)
     kind = _format(path)
     if kind is None:
         raise ValueError(f'{path} is of no known format; known formats: {FORMATS}')
     if kind == 'parquet':
-        return parquet_chunks(path, text_field)
+        return _parquet_chunks(path, text_field)
     size = epath.Path(path).stat().length
     if kind == 'json' or is_compressed(path) or size == 0:
         return [Chunk(0, path, kind, 0, END, size, text_field)]
@@ -182,3 +212,39 @@ def _chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
     return [
         Chunk(0, path, kind, start, end, end - start, text_field) for start, end in itertools.pairwise(bounds)
     ]
+
+
+def _parquet_chunks(path: str, text_field: str) -> list[Chunk]:
+    """A chunk per row group, all with index 0. ValueError: a damaged file, or no column `text_field`."""
+    with epath.Path(path).open('rb') as stream:
+        try:
+            metadata = pq.read_metadata(stream)
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(path, 'row ', 0, error, 'get it again, or leave it out of the input') from error
+    columns = metadata.schema.to_arrow_schema().names
+    if text_field not in columns:
+        raise ValueError(
+            f'{path} has no column {text_field!r}: name its text column, one of {", ".join(columns)}'
+        )
+    if not metadata.num_rows:
+        return [Chunk(0, path, 'parquet', 0, 0, 0, text_field)]
+    sizes = [max(metadata.row_group(group).total_byte_size, 1) for group in range(metadata.num_row_groups)]
+    return [Chunk(0, path, 'parquet', group, group + 1, size, text_field) for group, size in enumerate(sizes)]
+
+
+def _tfds_chunks(path: str, text_field: str) -> list[Chunk]:
+    """A chunk per shard, all with index 0. ValueError: not prepared, or no train split or `text_field`."""
+    name = path.removeprefix('tfds:')
+    try:
+        info = tfds_builder(path).info
+        train = info.splits['train']
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f'{path}: no TFDS data set of this name, with a train split, has been prepared: prepare it '
+            f'("tfds build {name}"), or set TFDS_DATA_DIR to the folder where it is'
+        ) from error
+    if text_field not in info.features:
+        names = ', '.join(info.features)
+        raise ValueError(f'{path} has no feature {text_field!r}: name its text feature, one of {names}')
+    size = max(train.num_bytes // train.num_shards, 1)
+    return [Chunk(0, path, 'tfds', shard, shard + 1, size, text_field) for shard in range(train.num_shards)]

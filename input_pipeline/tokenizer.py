@@ -5,6 +5,7 @@ always larger than every character's row, and base ids never change, so the char
 id-compatible with the BERT it may have started from (arXiv 2208.10844, section 3.1, shared vocabulary).
 """
 
+import codecs
 import hashlib
 import json
 import operator
@@ -157,16 +158,18 @@ class Vocabulary:
         """Writes `path`, one token a line, and its sidecar (the same name with .json). Makes the folder."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._text())
-        sidecar = {
+        details = {
             **self.details,
             'base_size': self.base_size,
             'num_words': len(self) - self.base_size,
             'sha256': self.sha256(),
         }
-        path.with_suffix('.json').write_text(
-            json.dumps(sidecar, ensure_ascii=False, indent=1) + '\n', 'utf-8'
-        )
+        sidecar = f'{json.dumps(details, ensure_ascii=False, indent=1)}\n'.encode()
+        contents = {path: self._text(), path.with_suffix('.json'): sidecar}
+        for target, content in contents.items():  # an older pair stays whole until both are written
+            target.with_name(f'{target.name}.partial').write_bytes(content)
+        for target in contents:
+            target.with_name(f'{target.name}.partial').replace(target)
 
     @classmethod
     def load(cls, path: str | Path) -> 'Vocabulary':
@@ -177,10 +180,12 @@ class Vocabulary:
         """
         path = Path(path)
         sidecar = path.with_suffix('.json')
-        tokens = read_tokens(path)
         remedy = (
             'make it with python -m input_pipeline.build_vocab (--base_vocab takes a plain BERT vocab.txt)'
         )
+        if not path.is_file():
+            raise FileNotFoundError(f'the vocabulary {path} is missing: {remedy}')
+        tokens = read_tokens(path)
         if not sidecar.is_file():
             raise ValueError(
                 f'{sidecar} is missing: it says where the words of {path} begin; keep the two files '
@@ -205,11 +210,12 @@ class Vocabulary:
 
 
 def read_tokens(path: str | Path) -> list[str]:
-    """The rows of a vocab.txt. Only a line feed ends a row: BERT's Chinese vocabulary has U+2028 as a token.
+    """The rows of a vocab.txt, without a byte order mark. Only a line feed ends a row: BERT's Chinese
+    vocabulary has U+2028 as a token.
 
     Raises FileNotFoundError, and ValueError where a line is not UTF-8.
     """
-    data = Path(path).read_bytes()
+    data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

@@ -191,7 +191,7 @@ def test_no_time_place_or_process_in_the_files(text, vocab, tmp_path, monkeypatc
     )
     assert files(tmp_path / 'here' / 'corpus') == files(tmp_path / 'there' / 'corpus')
     assert 'characters a second' in ran.stdout and 'one_sentence' in ran.stdout
-    assert 'python run.py --config=configs/pretrain.py --config.data.corpus=corpus' in ran.stdout
+    assert 'python run.py --config=configs/pretrain.py:cpu --config.data.corpus=corpus' in ran.stdout
 
 
 def test_a_small_corpus_still_has_a_validation_split(text, vocab, tmp_path):
@@ -209,6 +209,34 @@ def test_a_small_corpus_still_has_a_validation_split(text, vocab, tmp_path):
         assert splits['train'].num_examples == manifest['records']['train'] > 0
         assert ('validation' in splits) == (manifest['records']['validation'] > 0)
     assert counts == [(2, 1), (3, 0), (1, 0)]
+
+
+def test_the_fallback_holds_out_no_document_of_over_half_the_records(vocab, tmp_path):
+    """Whichever of the two has the smaller hash, the short one is held out."""
+    for number in range(6):
+        text = tmp_path / f'{number}.txt'
+        long = document(number).replace('\n', '') * 30
+        text.write_text(f'{long}\n\n{document(50 + number)}', encoding='utf-8')
+        manifest = build_corpus.build(str(text), vocab, tmp_path / f'{number}', **ROW)
+        records = manifest['records']
+        assert manifest['documents']['validation'] == 1 and records['train'] > 10 * records['validation'] > 0
+
+
+def test_too_much_held_out_is_said(corpus):
+    manifest = json.loads((corpus / 'manifest.json').read_text(encoding='utf-8'))
+    assert 'Warning' not in build_corpus.summary(manifest)
+    manifest['records'] = {'train': 3, 'validation': 7}
+    assert 'Warning: 70.0% of the records are held out for validation, not 10.0%' in build_corpus.summary(
+        manifest
+    )
+
+
+def test_the_current_folder_as_output(text, vocab, tmp_path, monkeypatch):
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    build_corpus.build(str(text), vocab, '.', **ROW)
+    assert Path('manifest.json').is_file() and records(Path.cwd(), 'train')
+    assert [path.name for path in tmp_path.iterdir()] == ['here']
 
 
 # Bad input: counted in the manifest under its reason, or a message that names file and line
@@ -255,7 +283,7 @@ def test_a_line_longer_than_the_chunks_keeps_every_token(vocab, tmp_path):
 
 def test_a_truncated_archive_stops_the_job(vocab, tmp_path):
     (tmp_path / 'cut.txt.gz').write_bytes(gzip.compress('\n\n'.join(map(document, range(50))).encode())[:-40])
-    with pytest.raises(ValueError, match=r'cut\.txt\.gz:\d+'):
+    with pytest.raises(ValueError, match=r'cut\.txt\.gz, near its beginning: .*truncated'):
         build_corpus.build(str(tmp_path / 'cut.txt.gz'), vocab, tmp_path / 'corpus', **ROW)
     assert [path.name for path in tmp_path.iterdir()] == ['cut.txt.gz']
 

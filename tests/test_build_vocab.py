@@ -128,7 +128,24 @@ def test_errors_say_what_to_do(text, base, tmp_path):
     (tmp_path / 'bad.txt').write_bytes(b'\xff\n\n\n')
     with pytest.raises(ValueError, match=r'no text in .*not_utf8 1 \(.*bad.txt:1\)'):
         build_vocab.build(str(tmp_path / 'bad.txt'), tmp_path / 'vocab.txt')
+    (tmp_path / 'blank.txt').write_text('\n')
+    with pytest.raises(ValueError, match=r'no text in .*empty_document 1 \(.*blank.txt:1\)'):
+        build_vocab.build(str(tmp_path / 'blank.txt'), tmp_path / 'vocab.txt')
     assert not (tmp_path / 'vocab.txt').exists() and not list(tmp_path.glob('*partial*'))
+
+
+@pytest.mark.parametrize('name', ['vocab.txt', 'vocab.json'])
+def test_other_files_are_not_replaced(text, tmp_path, name):
+    (tmp_path / name).write_text('mine')
+    with pytest.raises(FileExistsError, match=f'{name} would be replaced.*another --output'):
+        build_vocab.build(text, tmp_path / 'vocab.txt')
+    assert (tmp_path / name).read_text() == 'mine'
+    assert {path.name for path in tmp_path.iterdir()} == {name, 'text.txt'}
+
+
+def test_a_missing_base_says_what_to_give(text, tmp_path):
+    with pytest.raises(FileNotFoundError, match='none.txt is missing.*vocab.txt of a Chinese BERT'):
+        build_vocab.build(text, tmp_path / 'vocab.txt', base_vocab=tmp_path / 'none.txt')
 
 
 def test_command_line(text, tmp_path, capsys):
@@ -142,5 +159,9 @@ def test_command_line(text, tmp_path, capsys):
     details = json.loads(output.with_suffix('.json').read_text())
     assert details['num_words'] == 3 and details['segmenter']['hmm'] is False
     assert details['input_problems']['not_utf8']['examples'] == [f'{text}:8']
+    field = ['--text_field', 'my body']
+    build_vocab.main(['--input', text, '--output', str(output), *field])  # a vocabulary of ours is replaced
+    out = capsys.readouterr().out
+    assert f"--text_field 'my body' --vocab {output}" in out and 'iconv -f GB18030 -t UTF-8' in out
     with pytest.raises(SystemExit, match='error: .*none.txt'):
         build_vocab.main(['--input', 'none.txt', '--output', str(output)])

@@ -8,6 +8,7 @@ import tensorflow as tf
 from test_masking import FakeVocabulary, random_records
 
 from input_pipeline import loader, masking
+from input_pipeline.records import ShardWriter, assemble
 
 LENGTHS = {'char_length': 64, 'word_length': 48}
 FILL = {'sop_labels': -1, 'char_mlm_labels': masking.IGNORE, 'word_mlm_labels': masking.IGNORE}
@@ -174,4 +175,28 @@ def test_tensorflow_sees_no_accelerator():
 
 def test_a_folder_without_a_data_set_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match='build_corpus'):
+        loader.open_split(tmp_path, 'train')
+
+
+def test_damaged_files_say_what_to_do(tmp_path):
+    records = random_records(0, 300, **LENGTHS)
+    with ShardWriter(tmp_path / 'shard') as shard:
+        for record in records:
+            shard.write(record)
+    assemble(tmp_path, {'train': [(tmp_path / 'shard', shard.records, shard.num_bytes)]})
+    [file] = tmp_path.glob('clower-train*')
+    whole = file.read_bytes()
+    assert len(loader.open_split(tmp_path, 'train')) == 300
+    middle = len(whole) // 2
+    file.write_bytes(whole[:middle] + b'\xff' * 200 + whole[middle + 200 :])
+    broken = rf"^{tmp_path} has no readable split 'train' \(.*\); build the corpus again with .*build_corpus$"
+    batches = loader.train_batches(loader.open_split(tmp_path, 'train'), masks(0), 4, (0, 4), seed=0)
+    with pytest.raises(ValueError, match=broken):
+        for _ in zip(range(75), loader.as_numpy(batches)):
+            pass
+    file.write_bytes(whole[:-1000])
+    with pytest.raises(ValueError, match=broken):
+        loader.open_split(tmp_path, 'train')
+    file.unlink()
+    with pytest.raises(ValueError, match=broken):
         loader.open_split(tmp_path, 'train')

@@ -336,20 +336,64 @@ def test_a_truncated_archive_stops_the_job(tmp_path, suffix):
     ):
         paragraphs(path)
     path.write_bytes(b'this is not compressed at all')
-    with pytest.raises(ValueError, match=rf'{path}:(object )?0: .*truncated or damaged'):
+    with pytest.raises(ValueError, match=rf'{path} is no (gzip|zstd) file'):
+        paragraphs(path)
+    path.write_bytes(whole[:6])
+    with pytest.raises(ValueError, match=rf'{path}, near its beginning: .*truncated or damaged'):
         paragraphs(path)
 
 
 def test_a_broken_array_stops_the_job(tmp_path):
     path = tmp_path / 'a.json'
     path.write_text('[{"text": "a"}, {"text": "b"}, {"text": "c"', encoding='utf-8')
-    with pytest.raises(
-        ValueError, match=rf'{path}:object 2: .*truncated or damaged.*premature EOF.*repair it'
-    ):
+    with pytest.raises(ValueError, match=rf'{path}:object 2: .*truncated or damaged.*Expecting.*repair it'):
         paragraphs(path)
     path.write_text('{"text": "a"}\n{"text": "b"}\n', encoding='utf-8')
     with pytest.raises(ValueError, match=rf'{path} does not hold one array.*name it .jsonl'):
         paragraphs(path)
+
+
+def test_an_array_is_read_as_lines_are(tmp_path, monkeypatch):
+    """Lone surrogates, numbers of any length, tabs, bytes that are not UTF-8; blocks that end anywhere."""
+    path = tmp_path / 'a.json'
+    parts = [
+        ' [{"text":"好\\ud800。是。"}, {"id": 1'.encode() + b'0' * 5000,
+        b', "text": "a\tb\\ud83d\\ude00"} , 12.5e3,{"text": "\xff"},',
+        '{"text":"[好],]"}\n]\n'.encode(),
+    ]
+    path.write_bytes(b''.join(parts))
+    for block in (1, 2, 7, 1 << 20):
+        monkeypatch.setattr(formats, '_BLOCK', block)
+        report = Report()
+        assert paragraphs(path, report) == [['a\tb😀'], ['[好],]']]
+        assert report.counts == {'not_utf8': 2, 'empty_document': 2, 'json_invalid': 1}
+    for broken in ('[1 2]', '[{},]', '[{}', '[{}] x', '["a]', '[' * 100_000):
+        path.write_text(broken)
+        with pytest.raises(ValueError, match=rf'^{path}[^\n]*truncated or damaged[^\n]*$'):
+            paragraphs(path)
+
+
+@pytest.mark.parametrize(('name', 'content'), [('a.txt', '\n \n'), ('a.jsonl', '\n'), ('a.json', '[ ]')])
+def test_input_without_any_document_is_counted(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    pq.write_table(pa.table({'text': pa.array([], pa.string())}), tmp_path / 'b.parquet')
+    report = Report()
+    assert paragraphs(tmp_path, report) == []
+    assert report.to_json() == {
+        'empty_document': {'count': 2, 'examples': [f'{tmp_path / name}:1', f'{tmp_path}/b.parquet:1']}
+    }
+
+
+def test_a_file_by_several_names_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / 'a.txt').write_text('一')
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'elsewhere' / 'b.txt').write_text('二')
+    (tmp_path / 'a' / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'a' / 'above').symlink_to(tmp_path / 'a')
+    monkeypatch.chdir(tmp_path)
+    assert paragraphs(f'a/a.txt,{tmp_path}/a/*.txt') == [['一']]
+    assert paragraphs('a') == [['一'], ['二']]
 
 
 def test_a_damaged_parquet_stops_the_job(tmp_path):
@@ -365,7 +409,7 @@ def test_a_damaged_parquet_stops_the_job(tmp_path):
     with pytest.raises(ValueError, match=rf'{path}:row 1000: .*damaged.*get it again'):
         paragraphs(path)
     path.write_bytes(whole[:-20])
-    with pytest.raises(ValueError, match=rf'{path}:row 0: .*truncated'):
+    with pytest.raises(ValueError, match=rf'{path}, near its beginning: .*truncated'):
         plan(str(path))
     pq.write_table(pa.table({'body': texts}), path)
     with pytest.raises(ValueError, match=rf"{path} has no column 'text'.*body"):

@@ -266,8 +266,13 @@ def test_a_vocabulary_without_its_own_sidecar_is_refused(tiny, tmp_path):
     path.write_bytes('[PAD]\n我\n'.encode() + b'\xff\n')
     with pytest.raises(ValueError, match='vocab.txt:3: not UTF-8'):
         Vocabulary.load(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match='none.txt is missing.*build_vocab'):
         Vocabulary.load(tmp_path / 'none.txt')
+
+
+def test_a_byte_order_mark_is_no_token(tmp_path):
+    (tmp_path / 'bert.txt').write_text('\ufeff[PAD]\n我\n', encoding='utf-8')
+    assert read_tokens(tmp_path / 'bert.txt') == ['[PAD]', '我']
 
 
 @pytest.mark.parametrize(
