@@ -151,7 +151,10 @@ def test_stopping_is_no_error_of_beam(tmp_path, stop):
 
 
 @pytest.mark.parametrize(('sent', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_that_is_stopped_cleans_up(tmp_path, capsys, sent, code):
+def test_a_command_that_is_stopped_cleans_up(tmp_path, capsys, sent, code, request):
+    # A process that was started in the background has Ctrl-C switched off, and passes that on to the tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(SystemExit) as caught, beam_job.command_line():
         with tempfile.TemporaryDirectory(dir=tmp_path):
             signal.raise_signal(sent)

@@ -48,11 +48,13 @@ def reference():
 def params(reference, tmp_path_factory):
     folder = tmp_path_factory.mktemp('bert')
     reference.save_pretrained(folder)
+    vocabulary = synthetic.Vocabulary(base_size=V, vocab_size=V)
+    (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in vocabulary.tokens), encoding='utf-8')
     task = plain_task()
     loaded, report = convert.load_initial(
         jax.tree.map(jnp.asarray, synthetic.random_params(task)),
         str(folder),
-        synthetic.Vocabulary(base_size=V, vocab_size=V),
+        vocabulary,
         num_heads=4,
     )
     assert all('_sop/' in name for name in report.random)
