@@ -12,7 +12,7 @@ import absl.logging
 import jax
 from absl import app, flags
 from jax.experimental import multihost_utils
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from clower_jax import start, train
 from input_pipeline import batches
@@ -55,7 +55,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError('--num_processes and --process_id need --coordinator=host:port (or --cluster)')
     if COORDINATOR.value or CLUSTER.value:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    workdir = Path(WORKDIR.value or default_workdir(config_flags.get_config_filename(flags.FLAGS['config'])))
+    job = config_flags.get_config_filename(flags.FLAGS['config'])
+    workdir = Path(WORKDIR.value or default_workdir(job))
     try:
         start.check(CONFIG.value)
         # One process builds what is missing, the others then find it.
@@ -70,22 +71,23 @@ def main(argv: list[str]) -> None:
         absl.logging.debug('The traceback:', exc_info=True)
         sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
     if jax.process_index() == 0:
-        print(farewell(workdir, held_out))
+        print(farewell(job, config, workdir, held_out))
 
 
-def farewell(workdir: Path, held_out: dict[str, float]) -> str:
+def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, float]) -> str:
     """What came of the run and what to do next."""
     text = f'Curves: {workdir}/curves.png · every figure: {workdir}/metrics.jsonl'
-    if 'acc_tcl' not in held_out:
-        return text
-    chance = 1 / max(1.0, held_out['anchors'])
-    return (
-        f'{text}\n'
-        f'Held out, a word finds its own characters among {held_out["anchors"]:.0f} words in '
-        f'{held_out["acc_tcl"]:.1%} of the cases (chance: {chance:.1%}).\n'
-        "Next: your own text, python run.py --config=configs/pretrain.py --config.data.text='my/*.txt' "
-        '--workdir=runs/mine; larger models and corpora: see README.md.'
-    )
+    if 'acc_tcl' in held_out:
+        text += (
+            f'\nHeld out, a word finds its own characters among {held_out["anchors"]:.0f} words in '
+            f'{held_out["acc_tcl"]:.1%} of the cases (chance: {1 / held_out["anchors"]:.1%}).'
+        )
+    if config.data.text == 'embedded':
+        what, source = 'your own text', "--config.data.text='my/*.txt' --workdir=runs/mine"
+    else:
+        what = 'another run from these weights'
+        source = f'--config.data.corpus={config.data.corpus} --config.init_from={workdir} --workdir=runs/next'
+    return f'{text}\nNext: {what}, python run.py --config={job} {source}'
 
 
 if __name__ == '__main__':
