@@ -38,6 +38,14 @@ def own_text(tmp_path_factory):
     return folder / 'run', done.stdout
 
 
+def test_the_embedded_corpus_is_large_and_varied_enough():
+    texts = [path.read_text('utf-8') for path in sorted(batches.EMBEDDED.glob('*.txt'))]
+    documents = [document.strip() for text in texts for document in text.split('\n\n') if document.strip()]
+    assert len(set(documents)) == len(documents) >= 100
+    assert sum('\u4e00' <= char <= '\u9fff' for text in texts for char in text) >= 20_000
+    assert all(sum(document.count(mark) for mark in '。！？') >= 4 for document in documents)
+
+
 def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
     workdir, output = own_text
     for name in ('config.json', 'vocab.txt', 'metrics.jsonl', 'curves.png', 'corpus/manifest.json'):
