@@ -18,8 +18,12 @@ log = logging.getLogger(__name__)
 
 # What the batches of the steps already taken depend on, beside the text.
 DECIDE_BATCHES = (
-    *('seed', 'batch_size', 'data.char_length', 'data.word_length', 'data.mask_rate'),
-    *('data.max_anchors',),
+    'seed',
+    'batch_size',
+    'data.char_length',
+    'data.word_length',
+    'data.mask_rate',
+    'data.max_anchors',
 )
 
 
