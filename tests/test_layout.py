@@ -17,34 +17,25 @@ LAYERS = {
             'train_state',
             'train_step',
             'checkpoint',
-            'convert',
-            'evaluate',
-            'progress',
-            'start',
-            'train',
-            'replay',
+            'tf_checkpoint',
+            'hugging_face',
+            'initial',
+            'model_card',
         ),
+        *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'replay'),
     ),
     'input_pipeline': (
-        *(
-            'segment',
-            'tokenizer',
-            'formats',
-            'sources',
-            'examples',
-            'masking',
-            'records',
-            'manifest',
-            'beam_job',
-        ),
-        *('build_vocab', 'build_corpus', 'loader', 'batches'),
+        *('english_words', 'scorers', 'segment', 'tokenizer', 'formats', 'sources', 'examples'),
+        *('word_tokenizer', 'masking', 'records', 'manifest', 'beam_job', 'build_vocab', 'build_corpus'),
+        *('loader', 'batches', 'hub', 'locations', 'buckets', 'labelled_formats', 'labelled'),
+        *('classification', 'questions', 'windows', 'answers', 'reading', 'finetuning'),
     ),
 }
 # A library that one file alone may import, so that replacing it is a change to that file.
 SOLE_IMPORTERS = {
     'orbax': 'clower_jax/checkpoint.py',
     'apache_beam': 'input_pipeline/beam_job.py',
-    'torch': 'clower_jax/convert.py',  # only to open a pytorch_model.bin, see below
+    'torch': 'clower_jax/hugging_face.py',  # only to open a pytorch_model.bin, see below
 }
 # A command that, like run.py, joins the two packages.
 JOINS_PACKAGES = {'clower_jax/replay.py'}

@@ -1,0 +1,179 @@
+"""The paper's data sets: who publishes them, under which file names, and loading one by its name."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r'hf:(?P<source>[^:]+):(?P<split>\w+(\[[^\]]*\])?)')
+_REPOSITORY = re.compile(r'(?P<path>[\w.-]+/[\w.-]+)(/(?P<config>[\w./-]+))?')
+_CLUE = 'the CLUE benchmark, github.com/CLUEbenchmark/CLUE'
+
+
+class Source(NamedTuple):
+    """Where a data set comes from. All but `publisher` are per split: train, dev, test.
+
+    files: the official names and those of common copies.
+    sizes: as published: examples that have a gold label, or questions.
+    names: on the Hugging Face hub (see `fetch`).
+    """
+
+    publisher: str
+    files: dict[str, tuple[str, ...]]
+    sizes: dict[str, int]
+    names: dict[str, str]
+
+
+def _hub_names(name: str, *splits: str) -> dict[str, str]:
+    return {split: f'hf:{name}:{split.replace("dev", "validation")}' for split in splits}
+
+
+SOURCES = {
+    'chnsenticorp': Source(
+        'Songbo Tan; the usual split is in github.com/ymcui/Chinese-BERT-wwm, data/chnsenticorp',
+        {'train': ('train.tsv',), 'dev': ('dev.tsv',), 'test': ('test.tsv',)},
+        {'train': 9600, 'dev': 1200, 'test': 1200},
+        _hub_names('lansinuote/ChnSentiCorp', 'train', 'dev', 'test'),
+    ),
+    'thucnews': Source(
+        'THUNLP, thuctc.thunlp.org; the subset in use has ten of its topics and is known as cnews',
+        {
+            'train': ('cnews.train.txt', 'train.txt'),
+            'dev': ('cnews.val.txt', 'dev.txt'),
+            'test': ('cnews.test.txt', 'test.txt'),
+        },
+        {'train': 50000, 'dev': 5000, 'test': 10000},
+        _hub_names('oyxy2019/THUCNewsText', 'train', 'dev', 'test'),
+    ),
+    'tnews': Source(
+        _CLUE,
+        {'train': ('train.json',), 'dev': ('dev.json',), 'test': ('test.json', 'test1.0.json')},
+        {'train': 53360, 'dev': 10000, 'test': 10000},
+        _hub_names('clue/clue/tnews', 'train', 'dev', 'test'),
+    ),
+    'bq': Source(
+        'Harbin Institute of Technology, Shenzhen, on application: icrc.hitsz.edu.cn (BQ Corpus)',
+        {split: (f'{split}.csv', f'{split}.tsv', f'{split}.txt') for split in ('train', 'dev', 'test')},
+        {'train': 100000, 'dev': 10000, 'test': 10000},
+        _hub_names('C-MTEB/BQ', 'train', 'dev', 'test'),
+    ),
+    'lcqmc': Source(
+        'Harbin Institute of Technology, Shenzhen, on application: icrc.hitsz.edu.cn (LCQMC)',
+        {split: (f'{split}.txt', f'{split}.tsv') for split in ('train', 'dev', 'test')},
+        {'train': 238766, 'dev': 8802, 'test': 12500},
+        _hub_names('C-MTEB/LCQMC', 'train', 'dev', 'test'),
+    ),
+    'ocnli': Source(
+        'the OCNLI authors, github.com/CLUEbenchmark/OCNLI',
+        {'train': ('train.50k.json', 'train.json'), 'dev': ('dev.json',), 'test': ('test.json',)},
+        {'train': 50437, 'dev': 2950, 'test': 3000},
+        _hub_names('clue/clue/ocnli', 'train', 'dev', 'test'),
+    ),
+    'xnli': Source(
+        'github.com/facebookresearch/XNLI: XNLI-1.0 and, for training, XNLI-MT-1.0',
+        {
+            'train': ('multinli.train.zh.tsv', 'train.tsv'),
+            'dev': ('xnli.dev.tsv', 'dev.tsv'),
+            'test': ('xnli.test.tsv', 'test.tsv'),
+        },
+        {'train': 392702, 'dev': 2490, 'test': 5010},
+        _hub_names('facebook/xnli/zh', 'train', 'dev', 'test'),
+    ),
+    'cmrc2018': Source(
+        'HFL, github.com/ymcui/cmrc2018',
+        {
+            'train': ('cmrc2018_train.json', 'train.json'),
+            'dev': ('cmrc2018_dev.json', 'dev.json'),
+            'test': ('cmrc2018_test_2k.json', 'test.json'),
+        },
+        {'train': 10142, 'dev': 3219},
+        _hub_names('clue/clue/cmrc2018', 'train', 'dev'),
+    ),
+    'drcd': Source(
+        'Delta Research Center, github.com/DRCKnowledgeTeam/DRCD',
+        {
+            'train': ('DRCD_training.json', 'train.json'),
+            'dev': ('DRCD_dev.json', 'dev.json'),
+            'test': ('DRCD_test.json', 'test.json'),
+        },
+        {'train': 26936, 'dev': 3524, 'test': 3493},
+        _hub_names('clue/clue/drcd', 'train', 'dev', 'test'),
+    ),
+}
+
+
+def missing(dataset: str, folder: str | Path, split: str) -> str:
+    """What to tell a person where a split ('train', 'dev', 'test') is missing. `dataset`: one of `SOURCES`;
+    anything else is a user's own; `folder`: where its official files would have been found."""
+    option = f'--config.data.{split}'
+    if dataset not in SOURCES:
+        return f'There is no {split} file: name it, {option}=FILE'
+    source = SOURCES[dataset]
+    files = ' or '.join(source.files.get(split, ()))
+    text = (
+        f'The {split} split of {dataset} is not there. It is published by {source.publisher}. '
+        + (f'Put its file, {files}, into {folder} (--config.data.folder), or name' if files else 'Name')
+        + f' it: {option}=FILE'
+    )
+    if split in source.names:
+        text += f'. On a machine with a network a copy can be loaded: {option}={source.names[split]}'
+    return text
+
+
+def check_size(dataset: str, split: str, size: int) -> None:
+    """Warns where a split of a known data set has another size than the published one."""
+    published = SOURCES[dataset].sizes.get(split, size) if dataset in SOURCES else size
+    if size != published:
+        logger.warning(
+            'The %s split of %s has %s examples here and %s as published: figures are not comparable',
+            *(split, dataset, f'{size:,}', f'{published:,}'),
+        )
+
+
+def is_name(path: str) -> bool:
+    """Whether a path is the name of a data set on the Hugging Face hub."""
+    return path.startswith('hf:')
+
+
+def fetch(name: str) -> list[dict[str, Any]]:
+    """The rows of a data set of the Hugging Face hub, in its order, as dicts of its columns.
+
+    name: 'hf:OWNER/NAME[/CONFIG]:SPLIT', or 'hf:FOLDER:SPLIT' with a folder of parquet, JSON or csv files. A
+    slice may follow the split, as in 'train[:100]'. A class number becomes the class's name; −1, which stands
+    for a label that is not public, becomes None.
+
+    Raises:
+        ImportError: the library `datasets` is not installed.
+        ValueError: `name` is of another form, or cannot be loaded.
+    """
+    parsed = _NAME.fullmatch(name)
+    repository = _REPOSITORY.fullmatch(parsed['source']) if parsed else None
+    if parsed and Path(parsed['source']).is_dir():
+        path, config = parsed['source'], None
+    elif parsed and repository:
+        path, config = repository['path'], repository['config']
+    else:
+        raise ValueError(
+            f'{name} is neither hf:OWNER/NAME[/CONFIG]:SPLIT, such as hf:clue/clue/tnews:train, nor '
+            'hf:FOLDER:SPLIT with a folder that is there'
+        )
+    try:
+        import datasets  # an optional extra
+    except ImportError as error:
+        raise ImportError(f"{name} needs the library datasets: pip install 'clower-jax[hub]'") from error
+    try:
+        data = datasets.load_dataset(path, config, split=parsed['split'])
+    except Exception as error:  # of many types, for what is not there, the network, the format
+        raise ValueError(
+            f'{name} cannot be loaded: {error}. With a file on this machine no network is needed: '
+            '--config.data.train=FILE'
+        ) from error
+    columns = {
+        column: [None if value is None or value < 0 else feature.int2str(value) for value in data[column]]
+        if isinstance(feature, datasets.ClassLabel)
+        else list(data[column])
+        for column, feature in data.features.items()
+    }
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]

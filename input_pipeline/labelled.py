@@ -1,0 +1,212 @@
+"""Labelled texts and pairs of texts: the public files of the paper's tasks, and a user's own."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from input_pipeline import labelled_formats
+from input_pipeline.labelled_formats import KEYS, Spec, clean, is_number
+
+logger = logging.getLogger(__name__)
+
+
+class Example(NamedTuple):
+    """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'."""
+
+    text_a: str
+    text_b: str | None
+    label: str | None
+    where: str
+
+
+class DatasetSpec(NamedTuple):
+    """What a data set's files hold. `labels` are the classes, in the order of the logits."""
+
+    labels: tuple[str, ...]
+    spec: Spec
+
+
+_NLI = ('entailment', 'neutral', 'contradiction')
+_TNEWS = {
+    **{'100': 'news_story', '101': 'news_culture', '102': 'news_entertainment', '103': 'news_sports'},
+    **{'104': 'news_finance', '106': 'news_house', '107': 'news_car', '108': 'news_edu', '109': 'news_tech'},
+    **{'110': 'news_military', '112': 'news_travel', '113': 'news_world', '114': 'news_stock'},
+    **{'115': 'news_agriculture', '116': 'news_game'},
+}
+# THUCNews has 14 topics, and its copies are ten of them: by number (with titles only), by their Chinese names
+# (cnews, the documents), or by English names in the singular.
+_THUCNEWS_NUMBERED = (
+    *('finance', 'realty', 'stocks', 'education', 'science', 'society', 'politics', 'sports', 'game'),
+    'entertainment',
+)
+_THUCNEWS = {
+    **{str(number): name for number, name in enumerate(_THUCNEWS_NUMBERED)},
+    **{'财经': 'finance', '房产': 'realty', '股票': 'stocks', '教育': 'education', '科技': 'science'},
+    **{'社会': 'society', '时政': 'politics', '体育': 'sports', '游戏': 'game', '娱乐': 'entertainment'},
+    **{'家居': 'home', '时尚': 'fashion', '彩票': 'lottery', '星座': 'constellation'},
+    **{'stock': 'stocks', 'technology': 'science', 'politic': 'politics', 'sport': 'sports'},
+}
+# The names of the labels are what a fine-tuned model answers with.
+DATASETS = {
+    'chnsenticorp': DatasetSpec(('0', '1'), Spec(pair=False)),
+    'thucnews': DatasetSpec(
+        (*_THUCNEWS_NUMBERED, 'home', 'fashion', 'lottery', 'constellation'),
+        Spec(pair=False, label_names=_THUCNEWS),
+    ),
+    # The paper joins title and keywords.
+    'tnews': DatasetSpec(
+        tuple(_TNEWS.values()), Spec(('sentence', 'keywords'), joined=True, label_names=_TNEWS)
+    ),
+    'bq': DatasetSpec(('0', '1'), Spec(pair=True)),
+    'lcqmc': DatasetSpec(('0', '1'), Spec(pair=True)),
+    'ocnli': DatasetSpec(_NLI, Spec(pair=True, drop_labels=('-',))),
+    # Its translated training file has a spelling of its own.
+    'xnli': DatasetSpec(
+        _NLI,
+        Spec(pair=True, drop_labels=('-',), label_names={'contradictory': 'contradiction'}, language='zh'),
+    ),
+}
+
+
+def spec_of(dataset: str, text_columns: Sequence[str] = (), label_column: str = '') -> Spec:
+    """How to read the files of one of `DATASETS`, or another's (everything is found out); where columns are
+    given, those."""
+    spec = DATASETS[dataset].spec if dataset in DATASETS else Spec()
+    return spec._replace(
+        text_columns=tuple(text_columns) or spec.text_columns, label_column=label_column or spec.label_column
+    )
+
+
+def read(path: str, spec: Spec | None = None) -> tuple[list[Example], dict[str, int]]:
+    """The examples of a file (`labelled_formats.table` lists the formats), in its order; what was found goes
+    to the log as one line. Without a spec everything is found out.
+
+    Texts and labels lose white space at their ends. The counts are, by reason, of rows that were dropped
+    ("label '-'", 'language not zh', 'blank line') and of 'empty text', which stay: a prediction for them is
+    expected.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what `labelled_formats` refuses; with file and line, a text or label that is no string, or
+            a row without the label that `spec.labelled` asks for.
+    """
+    spec = spec or Spec()
+    table = labelled_formats.table(path, (*spec.text_columns, spec.label_column))
+    texts, label_column = labelled_formats.roles(table, spec)
+    counts = Counter({'blank line': table.blank_lines})
+    examples = []
+    for where, row in table.rows:
+        if spec.language and row.get('language', spec.language) != spec.language:
+            counts[f'language not {spec.language}'] += 1
+            continue
+        label = _string(row.get(label_column), where, label_column) or None
+        if label in spec.drop_labels:
+            counts[f'label {label!r}'] += 1
+            continue
+        if spec.labelled and label is None:
+            raise ValueError(
+                f'{where}: the row has no label (column {label_column}); add it, or leave it out'
+            )
+        parts = [_string(row.get(column), where, column) for column in texts]
+        if spec.joined:
+            parts = [' '.join(filter(None, parts))]
+        counts['empty text'] += '' in parts
+        name = None if label is None else spec.label_names.get(label, label)
+        examples.append(Example(parts[0], parts[1] if len(parts) > 1 else None, name, where))
+    counts = +counts
+    if not examples:
+        raise ValueError(f'{path}: every row was dropped: {_listed(counts)}')
+    found = f'text: {", ".join(texts)}; label: {label_column or "none"}'
+    logger.info('%s: %s examples (%s)%s', path, f'{len(examples):,}', found, _listed(counts, '; '))
+    return examples, dict(counts)
+
+
+def _listed(counts: Mapping[str, int], before: str = '') -> str:
+    return before * bool(counts) + ', '.join(f'{reason}: {count:,}' for reason, count in counts.items())
+
+
+def _string(value: Any, where: str, column: str) -> str:
+    """A cell without outer white space; '' for none."""
+    if value is None:
+        return ''
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes a column of integers with a gap in it as 1.0
+    if not isinstance(value, str | int):
+        raise ValueError(f'{where}: {column} is no text but {str(value)[:40]!r}')
+    text = clean(str(value))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f'{where}: {column} holds half a character, {text[error.start]!a}') from error
+    return text
+
+
+def labels_of(dataset: str, train: Sequence[Example]) -> tuple[str, ...]:
+    """The classes of a data set; of THUCNews, whose copies lack some, and of a user's own (''), those that
+    occur. Raises ValueError: see `discover_labels`."""
+    if dataset in DATASETS and dataset != 'thucnews':
+        return DATASETS[dataset].labels
+    return discover_labels(train)
+
+
+def label_index(examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
+    """int32[N]: each label's place in `labels`.
+
+    Raises:
+        ValueError: with file and line: an example has no label, or one that is not in `labels`.
+    """
+    places = {label: place for place, label in enumerate(labels)}
+    index = []
+    for example in examples:
+        if example.label is None or example.label not in places:
+            problem = 'no label' if example.label is None else f'the label {example.label!r}'
+            raise ValueError(
+                f'{example.where}: this row has {problem}, and the labels are {", ".join(labels)} '
+                f'(--config.data.labels); which columns are read is set by {KEYS}'
+            )
+        index.append(places[example.label])
+    return np.array(index, np.int32)
+
+
+def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The labels that occur, sorted, as numbers if all are.
+
+    Raises:
+        ValueError: fewer than two labels occur, or more than 20 that most often occur once.
+    """
+    labels = {example.label for example in examples if example.label is not None}
+    if len(labels) < 2 or len(labels) > max(20, len(examples) // 2):
+        found = f'{len(labels):,} different labels in {len(examples):,} examples'
+        raise ValueError(f'{examples[0].where}: {found}: is this the label column? Set {KEYS}')
+    return tuple(sorted(labels, key=int if all(map(is_number, labels)) else str))
+
+
+def split_off(
+    examples: Sequence[Example], fraction: float, seed: int = 0
+) -> tuple[list[Example], list[Example]]:
+    """Divides examples into (train, dev), about `fraction` of them dev, by the hash of `text_a`: those that
+    share it are on the same side, and an example's side depends on nothing else.
+
+    Raises:
+        ValueError: a side would be empty.
+    """
+    sides: tuple[list[Example], list[Example]] = ([], [])
+    for example in examples:
+        digest = hashlib.blake2b(f'{seed}\0{example.text_a}'.encode(), digest_size=8).digest()
+        sides[int.from_bytes(digest) < fraction * 2**64].append(example)
+    if not all(sides):
+        raise ValueError(
+            f'{len(examples)} examples, {fraction:g} of them for evaluation: one side would be empty; give '
+            'development examples as a file (--config.data.dev=FILE), or another --config.data.dev_fraction'
+        )
+    return sides
+
+
+def overlap(train: Sequence[Example], dev: Sequence[Example]) -> int:
+    """The number of examples in `dev` whose texts are an example's in `train`, whatever the labels."""
+    seen = {(example.text_a, example.text_b) for example in train}
+    return sum((example.text_a, example.text_b) in seen for example in dev)
