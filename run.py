@@ -3,6 +3,7 @@
 Any config value can be set on the command line: --config.batch_size=64. See configs/ for the jobs.
 """
 
+import copy
 import functools
 import logging
 import sys
@@ -14,8 +15,11 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import start, train
-from input_pipeline import batches
+from clower_jax import finetune, initial, start, train
+from clower_jax.checkpoint import FOLDER
+from configs import common
+from input_pipeline import batches, finetuning
+from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The job: configs/<job>.py[:variant].', lock_config=True
@@ -59,19 +63,92 @@ def main(argv: list[str]) -> None:
     workdir = Path(WORKDIR.value or default_workdir(job))
     try:
         start.check(CONFIG.value)
-        # One process builds what is missing, the others then find it.
-        if jax.process_index() == 0:
-            config = batches.resolve(CONFIG.value, workdir)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices('corpus')
-            config = batches.resolve(CONFIG.value, workdir)
-        vocabulary = batches.vocabulary(config)
-        held_out = train.train(config, workdir, functools.partial(batches.batches, config), vocabulary)
+        text = (pretrain_job if CONFIG.value.task == 'pretrain' else finetune_job)(CONFIG.value, job, workdir)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
         sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
     if jax.process_index() == 0:
-        print(farewell(job, config, workdir, held_out))
+        print(text)
+
+
+def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """Pre-training; returns the last words."""
+    # One process builds what is missing, the others then find it.
+    if jax.process_index() == 0:
+        resolved = batches.resolve(config, workdir)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('corpus')
+        resolved = batches.resolve(config, workdir)
+    vocabulary = batches.vocabulary(resolved)
+    held_out = train.train(resolved, workdir, functools.partial(batches.batches, resolved), vocabulary)
+    return farewell(job, resolved, workdir, held_out)
+
+
+def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """Fine-tuning, or (`config.mode`) a fine-tuned model put to use; returns the last words."""
+    config, vocabulary = with_source(config, workdir)
+    config, data = finetuning.prepare(config, vocabulary)
+    if config.mode == 'train':
+        return finetune_farewell(job, workdir, finetune.run(config, workdir, data, vocabulary), config)
+    results = finetune.apply(config, workdir, data)
+    lines = [
+        f'{split}: {", ".join(f"{k} {v:.4f}" for k, v in found.items())}' for split, found in results.items()
+    ]
+    return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
+
+
+def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabulary]:
+    """A copy of the config with the encoder's sizes as `workdir` or `init_from` have them, and the vocabulary
+    of its characters; with random weights, BERT-base's sizes where none is given, and `data.vocab`.
+
+    Raises ValueError where there is nothing to take them from, or where `workdir` is of another task.
+    """
+    config = copy.deepcopy(config)
+    began = (workdir / FOLDER).is_dir()
+    if not began and config.mode != 'train':
+        raise ValueError(
+            f'--config.mode={config.mode} needs a fine-tuned --workdir, and {workdir} is none. Several seeds '
+            'have a folder each: seed-0, …'
+        )
+    if began or config.init_from:
+        source = initial.source_info(str(workdir) if began else config.init_from)
+        if began and source.task != config.task:
+            raise ValueError(f'{workdir} is of the task {source.task!r}, the config of {config.task!r}')
+        if began and source.labels:
+            config.data.labels = tuple(source.labels)
+        sizes, tokens = source.model, source.tokens[: source.base_size]
+    elif config.data.vocab:
+        sizes, tokens = common.model('base').to_dict(), read_tokens(config.data.vocab)
+    else:
+        raise ValueError(
+            'there is nothing to start from: give --config.init_from=X, a pre-training workdir or a Hugging '
+            'Face BERT folder; or, for random weights, a vocabulary: --config.data.vocab=vocab.txt'
+        )
+    for name, value in config.model.items():
+        if value == 0 and name in sizes:
+            config.model[name] = sizes[name]
+    return config, Vocabulary(tokens, len(tokens))
+
+
+def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict) -> str:
+    """What fine-tuning came to and what to do next."""
+    if not results:
+        return 'Not finished; the same command goes on.'
+    lines = [f'Curves: {workdir}/curves.png · every seed: {workdir}/results.json']
+    for split, found in results['mean'].items():
+        for which, metrics in found.items():
+            spread = results['std'][split][which]
+            shown = (
+                f'{name} {value:.4f}' + (f' ± {spread[name]:.4f}' if spread[name] is not None else '')
+                for name, value in metrics.items()
+            )
+            lines.append(f'{split}, {which}: {", ".join(shown)}')
+    model = finetune.seed_folder(workdir, config.seed, config.seeds)
+    lines.append(f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf')
+    lines.append(
+        f'  or: python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
+    )
+    return '\n'.join(lines)
 
 
 def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, float]) -> str:

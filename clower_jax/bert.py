@@ -54,7 +54,7 @@ def _gelu_and_derivative(x):
 gelu.defvjp(_gelu_and_derivative, lambda derivative, g: (g * derivative,))
 
 
-def dense(features: int, dtype, name: str, initializer_range: float = 0.02) -> nn.Dense:
+def dense(features: int, dtype, name: str | None, initializer_range: float = 0.02) -> nn.Dense:
     """A linear layer as BERT initialises it: N(0, initializer_range²) kernel, zero bias."""
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(initializer_range), name=name)
 

@@ -1,223 +1,171 @@
-"""Weights from outside: a Hugging Face BERT folder, or another run's workdir, into a run's parameters."""
+"""Weights to and from Hugging Face folders, and from Google's TensorFlow checkpoints.
 
+    python -m clower_jax.convert export --checkpoint runs/pretrain-base --output clower-char
+    python -m clower_jax.convert import --source bert-base-chinese --output runs/bert-base-chinese
+
+The first writes a folder that transformers loads with no code of ours, the second a workdir that runs start
+from, that fine-tuned heads are evaluated in, and that can be exported again.
+"""
+
+import argparse
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any
 
 import flax.traverse_util
 import jax
-import numpy as np
-from safetensors.numpy import load_file
+import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from clower_jax.bert import LAYER_NORM_EPSILON
-from clower_jax.checkpoint import FOLDER, Checkpoints
-
-NO_COUNTERPART = ('position_ids', 'cls.predictions.decoder.weight', 'cls.predictions.decoder.bias')
-
-
-class VocabularyLike(Protocol):
-    """What is needed of a vocabulary here: its tokens, base rows first, and each new word's base pieces."""
-
-    tokens: Sequence[str]
-    base_size: int
-
-    def pieces(self) -> Sequence[tuple[int, ...]]: ...
+from clower_jax import export, hugging_face, tasks
+from clower_jax.bert import BertShape
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.initial import Report, SourceInfo, is_workdir, load_initial, source_info
+from clower_jax.model import VIEWS, Clower
 
 
-class Report(NamedTuple):
-    """What loading did: parameters left at their random values, and tensors of the source left unused."""
+class _OwnVocabulary:
+    """A source's own tokens: nothing is new to them, so nothing has pieces."""
 
-    random: list[str]
-    unused: list[str]
+    def __init__(self, info: SourceInfo):
+        self.tokens: Sequence[str] = info.tokens
+        self.base_size = info.base_size
+
+    def pieces(self) -> list[tuple[int, ...]]:
+        return []
 
 
-def load_initial(
-    params: dict, source: str, vocabulary: VocabularyLike, num_heads: int
-) -> tuple[dict, Report]:
-    """Parameters of a new run, taken from `source` (a config's `init_from`) where it has them.
+def import_weights(source: str | Path, workdir: str | Path) -> Report:
+    """Makes a workdir of a Hugging Face folder or a TensorFlow checkpoint of a BERT, its head included.
 
-    Args:
-      params: freshly initialised parameters, on their devices; gives shapes and shardings.
-      source: a run's workdir, or a Hugging Face folder of a BERT whose vocabulary is the base block.
-      num_heads: attention heads of the run's encoders, which no shape tells.
+    An encoder without a head of ours becomes both encoders of a pre-training run. What the source has not is
+    drawn as a new run with seed 0 draws it, listed in config.json (`imported.random`), and not exported.
+
+    Returns:
+      What was left at random values, and what of the source was not used.
 
     Raises:
-      ValueError: the source is neither, its vocabulary or its kind of encoder is another one, or a shape
-        does not fit.
+      ValueError: the source is no such thing, lacks a part of an encoder or of its head, or `workdir` is in
+        the way.
     """
-    folder = Path(source)
-    if (folder / FOLDER).is_dir():
-        return _from_workdir(params, folder, vocabulary, num_heads), Report([], [])
-    if (folder / 'config.json').is_file():
-        return _from_hugging_face(params, folder, vocabulary, num_heads)
-    raise ValueError(
-        f'init_from={source!r}: there is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with '
-        'config.json and model.safetensors) there. To fetch the Chinese BERT that the paper starts from: '
-        'hf download google-bert/bert-base-chinese --local-dir bert-base-chinese. '
-        "For random weights: --config.init_from=''"
+    workdir = Path(workdir).absolute()
+    info = source_info(source)
+    if is_workdir(source):
+        raise ValueError(f'{source} is a workdir already: runs start from it, and export takes it as it is')
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ValueError(f'{workdir} is in the way: give a folder that does not exist yet')
+    config = _config(source, info)
+    init = _initialiser(config)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        jax.eval_shape(init, jax.random.key(0)),
     )
-
-
-def _from_workdir(params: dict, folder: Path, vocabulary: VocabularyLike, num_heads: int) -> dict:
-    if not (folder / 'config.json').is_file():
-        raise ValueError(f'init_from={str(folder)!r} has no complete checkpoint yet')
-    model = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['model']
-    _check_same(folder, {'model.num_heads': (model['num_heads'], num_heads)})
-    check_vocabulary(folder / 'vocab.txt', vocabulary.tokens, f'The run in {folder}')
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise ValueError(f'init_from={str(folder)!r} has no complete checkpoint yet')
-        return checkpoints.restore_params(abstract)
-
-
-def _from_hugging_face(
-    params: dict, folder: Path, vocabulary: VocabularyLike, num_heads: int
-) -> tuple[dict, Report]:
-    theirs = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-    _check_same(
-        folder,
-        {
-            'model_type': (theirs.get('model_type'), 'bert'),
-            'num_attention_heads': (theirs.get('num_attention_heads', 12), num_heads),
-            'hidden_act': (theirs.get('hidden_act', 'gelu'), 'gelu'),
-            'layer_norm_eps': (theirs.get('layer_norm_eps', LAYER_NORM_EPSILON), LAYER_NORM_EPSILON),
-            'position_embedding_type': (theirs.get('position_embedding_type', 'absolute'), 'absolute'),
-        },
-    )
-    check_vocabulary(_vocabulary_file(folder), vocabulary.tokens[: vocabulary.base_size], str(folder))
-    tensors = {bert_name(name): value for name, value in read_tensors(folder).items()}
+    heads = info.model['num_heads']
+    params, report = load_initial(abstract, source, _OwnVocabulary(info), heads, info.labels)
+    random = [path.partition(' ')[0] for path in report.random]
+    optional = () if info.task else ('_mlm/', '_sop/', 'pooler.dense/')
+    lacking = [path for path in report.random if not any(part in path for part in optional)]
+    if lacking:
+        raise ValueError(f'{source} is incomplete. It lacks: {", ".join(lacking)}')
     flat = flax.traverse_util.flatten_dict(params, sep='/')
-    random, used = [], set()
-    for path, leaf in flat.items():
-        name = hugging_face_name(path)
-        if name not in tensors:
-            random.append(path)
-            continue
-        used.add(name)
-        value = tensors[name].astype(np.float32)
-        if path.endswith('/kernel'):
-            value = value.T
-        if name in ('embeddings.word_embeddings.weight', 'cls.predictions.bias'):
-            value = with_word_rows(value, vocabulary)
-        if value.shape != leaf.shape:
-            raise ValueError(
-                f'{folder}: {name} has the shape {tensors[name].shape}, the model wants {leaf.shape} at '
-                f'{path}: set model.* (and the vocabulary) as in {folder}/config.json'
-            )
-        flat[path] = jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
-    unused = sorted(name for name in set(tensors) - used if not name.endswith(NO_COUNTERPART))
-    return flax.traverse_util.unflatten_dict(flat, sep='/'), Report(random, unused)
+    flat |= _draw(init, random)
+    config.imported = {'source': Path(source).name, 'random': random, 'unused': report.unused}
+    config.imported.segmenter = hugging_face.read_segmenter(Path(source))
+
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'{workdir.name}.partial-', dir=workdir.parent) as temporary:
+        folder = Path(temporary, 'workdir')
+        folder.mkdir()
+        text = json.dumps(config.to_dict(), ensure_ascii=False, indent=2)
+        (folder / 'config.json').write_text(text + '\n', encoding='utf-8')
+        (folder / 'vocab.txt').write_bytes(''.join(f'{token}\n' for token in info.tokens).encode())
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save_params(0, flax.traverse_util.unflatten_dict(flat, sep='/'))
+        if workdir.exists():
+            workdir.rmdir()
+        folder.rename(workdir)
+    return report
 
 
-def with_word_rows(base: np.ndarray, vocabulary: VocabularyLike) -> np.ndarray:
-    """[base_size, …] → [V, …]: each new word's row is the mean of its pieces' rows (the paper)."""
-    if len(base) != vocabulary.base_size:
-        raise ValueError(
-            f'the source has {len(base)} token rows, the base block of the vocabulary has '
-            f'{vocabulary.base_size}: '
-            "build the vocabulary with --base_vocab set to the source's vocab.txt"
-        )
-    words = [base[list(pieces)].mean(axis=0) for pieces in vocabulary.pieces()]
-    return np.concatenate([base, np.stack(words)]) if words else base
-
-
-def hugging_face_name(path: str) -> str:
-    """A parameter's path → its name in a Hugging Face BERT, the same for both encoders.
-
-    'char_encoder/encoder.layer.0/output.dense/kernel' → 'encoder.layer.0.output.dense.weight'.
-    """
-    part, _, rest = path.partition('/')
-    prefix = {
-        'embeddings': 'embeddings.',
-        'char_encoder': '',
-        'word_encoder': '',
-        'char_mlm': 'cls.predictions.',
-        'word_mlm': 'cls.predictions.',
-        # The source's next-sentence head answers another question: SOP heads start at random.
-        'char_sop': 'sop.',
-        'word_sop': 'sop.',
-    }[part]
-    module, _, leaf = rest.rpartition('/')
-    leaf = 'weight' if leaf in ('kernel', 'embedding', 'scale') else leaf
-    return prefix + '.'.join(x for x in (module.replace('/', '.'), leaf) if x)
-
-
-def bert_name(name: str) -> str:
-    """A tensor's name in any vintage of BERT folder → today's, without the 'bert.' prefix."""
-    name = name.removeprefix('bert.')
-    return name.replace('LayerNorm.gamma', 'LayerNorm.weight').replace('LayerNorm.beta', 'LayerNorm.bias')
-
-
-def read_tensors(folder: Path) -> Mapping[str, np.ndarray]:
-    """Every tensor of a Hugging Face folder: model.safetensors, whole or in shards, or pytorch_model.bin."""
-    if (folder / 'model.safetensors').is_file():
-        return load_file(folder / 'model.safetensors')
-    index = folder / 'model.safetensors.index.json'
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))
-        return {name: value for shard in shards for name, value in load_file(folder / shard).items()}
-    if (folder / 'pytorch_model.bin').is_file():
-        return _read_torch(folder / 'pytorch_model.bin')
-    raise ValueError(
-        f'{folder} has none of model.safetensors, model.safetensors.index.json, pytorch_model.bin'
+def _config(source: str | Path, info: SourceInfo) -> ConfigDict:
+    """The settings of an imported workdir, under the names that a run has them."""
+    data: dict[str, Any] = {'max_length': info.model['max_positions']}
+    data |= {'labels': info.labels} if info.labels else {}
+    return ConfigDict(
+        {
+            'task': info.task or 'pretrain',
+            'seed': 0,
+            'dtype': 'float32',
+            'init_from': str(source),
+            'model': info.model | info.rates,
+            'data': data,
+        }
     )
 
 
-def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
+def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
+    """The `init` of the network that a config describes."""
+    if config.task != 'pretrain':
+        return tasks.from_config(config, data_shards=1).init
+    model = config.model
+    shape = BertShape(**{field.name: model[field.name] for field in dataclasses.fields(BertShape)})
+    network = Clower(shape, model.vocab_size, model.base_vocab_size, model.max_positions)
+    ids = jnp.zeros((1, 2), jnp.int32)
+    names = ('ids', 'segments', 'mlm_positions')
+    batch = {f'{view}_{name}': ids for view in VIEWS for name in names}
+    return lambda key: network.init(key, batch)['params']
+
+
+def _draw(init: Callable[[jax.Array], dict], paths: list[str]) -> dict[str, jax.Array]:
+    """These parameters by path as `init` draws them with seed 0; the others are not computed."""
+
+    def chosen(key):
+        flat = flax.traverse_util.flatten_dict(init(key), sep='/')
+        return {path: flat[path] for path in paths}
+
+    return jax.jit(chosen)(jax.random.key(0))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The two commands; errors are messages."""
+    parser = argparse.ArgumentParser(prog='python -m clower_jax.convert', description=__doc__.split('\n')[0])
+    commands = parser.add_subparsers(dest='command', required=True)
+    out = commands.add_parser('export', help='a run → a Hugging Face folder')
+    out.add_argument('--checkpoint', required=True, help='the workdir of a run')
+    out.add_argument('--output', required=True, help='the folder to write; its name is the name on the card')
+    out.add_argument('--encoder', choices=('char', 'word'), default='char')
+    out.add_argument('--keep_word_rows', action='store_true', help='do not prune the token table to its base')
+    out.add_argument('--which', choices=('best', 'last'), default='', help='default: best where it was kept')
+    out.add_argument(
+        '--heads', choices=export.HEADS, default='all',
+        help="of a pre-trained encoder: all (BertForPreTraining), mlm (BertForMaskedLM), none (BertModel)",
+    )  # fmt: skip
+    out.add_argument('--license', default='', help='of the weights, for the model card: apache-2.0, other, …')
+    out.add_argument('--overwrite', action='store_true', help='replace an older export')
+    into = commands.add_parser('import', help='a Hugging Face folder or TensorFlow checkpoint → a workdir')
+    into.add_argument('--source', required=True, help='the folder, or the prefix of a TensorFlow checkpoint')
+    into.add_argument('--output', required=True, help='the workdir to make')
+    args = vars(parser.parse_args(argv))
+    jax.config.update('jax_platforms', 'cpu')  # nothing is computed here that an accelerator would help with
+    command = args.pop('command')
     try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f'{path} can only be read with torch: pip install torch, or use safetensors'
-        ) from error
-    tensors = torch.load(path, map_location='cpu', weights_only=True)
-    return {name: value.float().numpy() for name, value in tensors.items()}
+        if command == 'export':
+            folder = export.export(args.pop('checkpoint'), **args)
+            print(f'{folder} is ready; its README.md, a model card, says how to use it')
+        else:
+            report = import_weights(args['source'], args['output'])
+            for text, names in (('Left at random values', report.random), ('Not used', report.unused)):
+                if names:
+                    print(f'{text} ({len(names)}): {", ".join(names)}')
+            print(f'{args["output"]} is ready: give it as --config.init_from, or to export')
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'convert {command}: {error}')
 
 
-def _check_same(folder: Path, settings: dict[str, tuple]) -> None:
-    """Raises ValueError naming each setting whose two values, the folder's and ours, differ."""
-    wrong = [
-        f'{key} is {theirs!r} there, {ours!r} here'
-        for key, (theirs, ours) in settings.items()
-        if theirs != ours
-    ]
-    if wrong:
-        raise ValueError(
-            f"{folder}/config.json describes another encoder than this run's: {'; '.join(wrong)}"
-        )
-
-
-def _vocabulary_file(folder: Path) -> Path:
-    for name in ('vocab.txt', 'tokenizer.json'):
-        if (folder / name).is_file():
-            return folder / name
-    raise ValueError(
-        f'{folder} has neither vocab.txt nor tokenizer.json, so nobody can tell which row is which token'
-    )
-
-
-def _read_tokens(path: Path) -> list[str]:
-    """The tokens of a vocab.txt or a tokenizer.json, by id."""
-    text = path.read_text(encoding='utf-8')
-    if path.suffix == '.json':
-        ids = json.loads(text)['model']['vocab']
-        return sorted(ids, key=ids.__getitem__)
-    return text.removesuffix('\n').split('\n')
-
-
-def check_vocabulary(path: Path, tokens: Sequence[str], owner: str) -> None:
-    """Raises ValueError at the first row where the file's tokens and these differ."""
-    saved = _read_tokens(path)
-    if saved == list(tokens):
-        return
-    row = next((i for i, (x, y) in enumerate(zip(saved, tokens)) if x != y), min(len(saved), len(tokens)))
-    theirs, ours = (repr(x[row]) if row < len(x) else 'nothing' for x in (saved, tokens))
-    where = f'{path}, id {row},' if path.suffix == '.json' else f'{path}:{row + 1}'
-    raise ValueError(
-        f'{owner} has another vocabulary than the corpus: {where} is {theirs}, the corpus has {ours} '
-        'there. To start from a Hugging Face folder, build the vocabulary with its vocab.txt as '
-        '--base_vocab; to start from a run, build the corpus with the vocabulary of that run; to go on with '
-        'a run, give it the text or corpus it had.'
-    )
+if __name__ == '__main__':
+    main()

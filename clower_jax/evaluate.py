@@ -1,28 +1,55 @@
 """One pass of a task over a finite set."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
-from clower_jax import metrics, sharding
+from clower_jax import metrics, sharding, tasks
+
+Outputs = list[dict[str, np.ndarray]]
+Score = Callable[[Outputs], dict[str, float]]
 
 
-def make_eval_step(task):
-    """jit of (params, batch) → {name: (sum, count)}, without dropout."""
-    return jax.jit(lambda params, batch: task.loss(params, batch, None)[1])
+class Evaluator(NamedTuple):
+    """A task on a mesh; the program compiles when it is first called, once for each shape of batch."""
 
+    mesh: Mesh
+    task: Any
+    batch_size: int  # of the global batch
+    step: Callable  # jit of (params, batch) → (sums, outputs), without dropout
 
-def evaluate(eval_step, task, params: dict, batches: Iterable[dict], mesh: Mesh, batch_size: int) -> dict:
-    """Exact means over every row of `batches` (padded rows do not count); {} where there is no batch.
+    @classmethod
+    def of(cls, config: ConfigDict) -> 'Evaluator':
+        """The evaluation of a resolved config."""
+        mesh = sharding.make_mesh(config)
+        return cls.on(mesh, tasks.from_config(config, sharding.data_shards(mesh)), config.batch_size)
 
-    Contrastive losses and accuracies are over the negatives of each batch, so they depend on its size.
-    """
-    sums = [eval_step(params, sharding.place(mesh, batch, batch_size)) for batch in batches]
-    if not sums:
-        return {}
-    means = metrics.means(jax.device_get(sums))
-    # Rates of a training step, not properties of the set.
-    for name in ('examples', 'tokens'):
-        means.pop(name, None)
-    return {'loss': float(task.total(means)), **means}
+    @classmethod
+    def on(cls, mesh: Mesh, task, batch_size: int) -> 'Evaluator':
+        """The evaluation of any task; every process gets all of its outputs."""
+        step = jax.jit(task.evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        return cls(mesh, task, batch_size, step)
+
+    def __call__(self, params: dict, batches: Iterable[dict], score: Score | None = None) -> dict[str, float]:
+        """Exact means over every row of `batches` (padded rows do not count); {} where there is no batch.
+
+        `score` adds metrics that are no means over rows, from the task's outputs for each batch (NumPy).
+        Contrastive losses and accuracies are over the negatives of each batch, so they depend on its size.
+        """
+        sums, outputs = [], []
+        for batch in batches:
+            found, out = self.step(params, sharding.place(self.mesh, batch, self.batch_size))
+            sums.append(found)
+            outputs.append(out)
+        if not sums:
+            return {}
+        means = metrics.means(jax.device_get(sums))
+        # Rates of a training step, not properties of the set.
+        for name in ('examples', 'tokens'):
+            means.pop(name, None)
+        scores = score(jax.device_get(outputs)) if score else {}
+        return {'loss': float(self.task.total(means)), **means, **scores}

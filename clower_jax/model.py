@@ -1,10 +1,10 @@
-"""CLOWER's network: one embedding layer, two encoders, and their heads (the paper, section 3)."""
+"""The networks: CLOWER, for pre-training (the paper, section 3), and its character encoder with a head."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clower_jax.bert import BertEncoder, BertShape, layer_norm
+from clower_jax.bert import BertEncoder, BertShape, dense, layer_norm
 from clower_jax.heads import MlmHead, SopHead
 
 VIEWS = ('char', 'word')
@@ -102,3 +102,54 @@ class Clower(nn.Module):
         if view not in VIEWS:
             raise ValueError(f'view must be one of {VIEWS}, not {view!r}')
         return getattr(self, f'{view}_{part}')
+
+
+class _CharEncoder(nn.Module):
+    """The embedding layer and the character encoder, parameters named as in `Clower`."""
+
+    shape: BertShape
+    vocab_size: int
+    max_positions: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
+        self.char_encoder = BertEncoder(self.shape, self.dtype)
+
+    def encode(self, ids: jax.Array, segments: jax.Array, deterministic: bool) -> jax.Array:
+        x = self.embeddings(ids, segments, deterministic)
+        return self.char_encoder(x, ids != PAD_ID, deterministic)
+
+
+class Classifier(_CharEncoder):
+    """The encoder, its pooler, dropout and a dense layer: BERT's sentence and sentence-pair classifier.
+
+    ids, segments: int [B, L], 0 = [PAD] → fp32 logits [B, num_labels]. The token table needs the base rows
+    only (`vocab_size`): word rows are for pre-training.
+    """
+
+    num_labels: int
+
+    def setup(self):
+        super().setup()
+        self.dropout = nn.Dropout(self.shape.dropout)
+        self.classifier = dense(self.num_labels, self.dtype, None, self.shape.initializer_range)
+
+    def __call__(self, ids: jax.Array, segments: jax.Array, deterministic: bool = True) -> jax.Array:
+        pooled = self.char_encoder.pool(self.encode(ids, segments, deterministic))
+        return self.classifier(self.dropout(pooled, deterministic=deterministic)).astype(jnp.float32)
+
+
+class SpanFinder(_CharEncoder):
+    """The encoder and a dense layer: BERT's extractive question answering.
+
+    ids, segments: int [B, L], 0 = [PAD] → fp32 logits [B, L, 2] of each token being the answer's first and
+    its last.
+    """
+
+    def setup(self):
+        super().setup()
+        self.qa_outputs = dense(2, self.dtype, None, self.shape.initializer_range)
+
+    def __call__(self, ids: jax.Array, segments: jax.Array, deterministic: bool = True) -> jax.Array:
+        return self.qa_outputs(self.encode(ids, segments, deterministic)).astype(jnp.float32)

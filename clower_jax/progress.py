@@ -1,12 +1,14 @@
-"""What the loop needs beside arithmetic: a clock for rates, and a polite way to be stopped."""
+"""What the loop needs beside arithmetic: a clock, the best evaluation so far, a polite way to be stopped."""
 
+import math
 import signal
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from clower_jax import metrics
 
@@ -14,8 +16,8 @@ from clower_jax import metrics
 class Clock:
     """Examples, tokens and FLOPs per second of training, evaluation and saving left out."""
 
-    def __init__(self, config: ConfigDict):
-        self._flops = metrics.step_flops(config)
+    def __init__(self, step_flops: float):
+        self._flops = step_flops  # of one step, all devices together; 0: not known
         self._peak = metrics.peak_flops()
         self._fresh = False
         self.reset()
@@ -38,7 +40,7 @@ class Clock:
         if steps <= 0 or elapsed <= 0:
             return {}
         rates = {f'{name}_per_s': value * steps / elapsed for name, value in per_step.items()}
-        if self._peak:
+        if self._peak and self._flops:
             rates['mfu'] = self._flops * steps / elapsed / self._peak
         return rates
 
@@ -52,6 +54,41 @@ class _Paused:
 
     def __exit__(self, *_):
         self._clock._since += time.perf_counter() - self._began
+
+
+class Best:
+    """The best evaluation so far by one metric, and how many came after it.
+
+    Args:
+      metric: the name of a held-out metric of which more is better; '' follows nothing.
+      patience: this many evaluations in a row that are no better end a run; 0: none does.
+      rows: what earlier evaluations of the run measured (lines of metrics.jsonl), in order.
+    """
+
+    def __init__(self, metric: str, patience: int, rows: Iterable[Mapping[str, Any]] = ()):
+        self._metric, self._patience = metric, patience
+        self._value, self._since = -math.inf, 0
+        for row in rows:
+            if row['split'] == 'validation':
+                self.improves(row)
+
+    def improves(self, held_out: Mapping[str, Any]) -> bool:
+        """Takes note of one evaluation: is it better than all before it? The first of equals stays."""
+        if not self._metric or not held_out:
+            return False
+        if self._metric not in held_out:
+            raise ValueError(
+                f'select={self._metric!r} is none of the held-out metrics: {", ".join(sorted(held_out))}'
+            )
+        better = held_out[self._metric] > self._value
+        self._value = held_out[self._metric] if better else self._value
+        self._since = 0 if better else self._since + 1
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` evaluations were all no better."""
+        return 0 < self._patience <= self._since
 
 
 class Stop:

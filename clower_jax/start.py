@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import jax
@@ -9,9 +10,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax import convert, optim, precision, sharding
+from clower_jax import initial, optim, precision, sharding
 from clower_jax.checkpoint import Checkpoints
-from clower_jax.tasks import Pretrain
 from clower_jax.train_state import TrainState, abstract_state, sharded_state
 
 log = logging.getLogger(__name__)
@@ -24,26 +24,40 @@ DECIDE_BATCHES = (
     'data.word_length',
     'data.mask_rate',
     'data.max_anchors',
+    'data.train',
+    'data.max_length',
+    'data.stride',
 )
 
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a setting that no data could make good. Cheap: call it before making a corpus."""
+    found_out = (
+        0 if config.task != 'pretrain' else 1
+    )  # fine-tuning takes 0 for 'as the data or init_from say'
     rules = (
         ('seed', 0, 2**32 - 1),
-        *((key, 1, None) for key in ('total_steps', 'batch_size', 'log_every', 'max_bad_steps')),
-        *((f'model.{key}', 1, None) for key in ('hidden_size', 'num_heads', 'intermediate_size')),
+        *((key, 1, None) for key in ('batch_size', 'log_every', 'max_bad_steps')),
+        *((f'model.{key}', found_out, None) for key in ('hidden_size', 'num_heads', 'intermediate_size')),
+        ('total_steps', found_out, None),
+        ('num_epochs', 0.0, None),
         *((key, 0, None) for key in ('eval_every', 'checkpoint_every', 'model.num_layers')),
         *((f'model.{key}', 0, 0.99) for key in ('dropout', 'attention_dropout')),
         ('loss.temperature', 1e-4, None),
+        ('patience', 0, None),
+        ('data.dev_fraction', 0.0, 0.99),
+        *((key, 1, None) for key in ('seeds', 'data.max_length', 'data.stride', 'data.buckets')),
     )
     values = flatten(config.to_dict())
     for key, low, high in rules:
+        if key not in values:
+            continue
         if values[key] < low or high is not None and values[key] > high:
             allowed = f'at least {low}' if high is None else f'from {low} to {high}'
             raise ValueError(f'{key}={values[key]} must be {allowed}')
     precision.compute_dtype(config.dtype)
-    optim.learning_rate(config)
+    if config.total_steps:
+        optim.learning_rate(config)
     sharding.local_rows(sharding.make_mesh(config), config.batch_size)
 
 
@@ -51,10 +65,10 @@ def first_state(
     config: ConfigDict,
     workdir: str | Path,
     mesh: Mesh,
-    task: Pretrain,
+    task,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
-    vocabulary: convert.VocabularyLike,
+    vocabulary: initial.VocabularyLike,
 ) -> TrainState:
     """The newest checkpoint of the workdir; else random parameters, or those of `init_from`.
 
@@ -68,7 +82,7 @@ def first_state(
     step = checkpoints.latest_step
     if step is not None:
         before = _settings_before(Path(workdir), config)
-        convert.check_vocabulary(Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}')
+        initial.check_vocabulary(Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}')
         state = checkpoints.restore(abstract_state(mesh, create))
         if before.get('dtype') != config.dtype:
             state = state.replace(loss_scale=precision.LossScale.create(config.dtype))
@@ -82,14 +96,18 @@ def first_state(
         return state
     state = sharded_state(mesh, create)
     if config.init_from:
-        params, report = convert.load_initial(
-            state.params, config.init_from, vocabulary, config.model.num_heads
+        params, report = initial.load_initial(
+            state.params,
+            config.init_from,
+            vocabulary,
+            config.model.num_heads,
+            config.data.get('labels'),
         )
         state = state.replace(params=params)
         log.info('Initial weights from %s', config.init_from)
         for text, names in (('Left at random values', report.random), ('Not used', report.unused)):
             if names:
-                log.info('%s (%d): %s', text, len(names), ', '.join(names))
+                log.info('%s (%d): %s', text, len(names), ', '.join(_listed(names)))
     log.info(
         '%.1f M parameters, %s, %d × %s, mesh %s',
         sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
@@ -122,6 +140,22 @@ def _settings_before(workdir: Path, config: ConfigDict) -> dict:
     if changed:
         log.warning('Settings changed since this run was started: %s', '; '.join(changed.values()))
     return before
+
+
+def _listed(names: list[str]) -> list[str]:
+    """Names of parameters or tensors, those of one module together, and of like layers too:
+    'a/layer.0/b/kernel', 'a/layer.1/b/kernel', 'a/layer.1/b/bias' → 'a/layer.*/b/{kernel, bias}'."""
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        separator = '/' if '/' in name else '.'
+        module, separator, leaf = re.sub(r'layer\.\d+', 'layer.*', name).rpartition(separator)
+        leaves = modules.setdefault(module + separator, [])
+        if leaf not in leaves:
+            leaves.append(leaf)
+    return [
+        module + (leaves[0] if len(leaves) == 1 else f'{{{", ".join(leaves)}}}')
+        for module, leaves in modules.items()
+    ]
 
 
 def flatten(tree: dict, prefix: str = '') -> dict:

@@ -4,7 +4,10 @@ A task has
   `init(key) -> params`,
   `loss(params, batch, key) -> (loss, sums)`; key None means no dropout. `sums` maps each metric's name to
      (sum, count), so that its mean over any number of batches is exact,
-  `total(means) -> loss`, the training loss out of the metrics' means.
+  `evaluate(params, batch) -> (sums, outputs)`, without dropout; `outputs` are arrays [B, …] that a scorer on
+     the host turns into metrics that are no means ({} where there is none),
+  `total(means) -> loss`, the training loss out of the metrics' means,
+  `step_flops(config) -> float`, FLOPs of a training step; 0 where steps differ.
 """
 
 import dataclasses
@@ -13,13 +16,22 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from clower_jax import losses, precision
+from clower_jax import losses, metrics, precision
 from clower_jax.bert import BertShape
-from clower_jax.model import PAD_ID, VIEWS, Clower
+from clower_jax.model import PAD_ID, VIEWS, Classifier, Clower, SpanFinder
 
 SumsByName = dict[str, tuple[jax.Array, jax.Array]]
 
+TASKS = ('pretrain', 'classify', 'span')
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',)}
+
+
+def from_config(config: ConfigDict, data_shards: int) -> 'Pretrain | Classify | FindSpan':
+    """The task of `config.task`. Raises ValueError where a config value is not one of its choices."""
+    _one_of('task', config.task, TASKS)
+    if config.task == 'pretrain':
+        return Pretrain.from_config(config, data_shards)
+    return Classify.from_config(config) if config.task == 'classify' else FindSpan.from_config(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +57,6 @@ class Pretrain:
         _one_of('loss.mlm_candidates', config.loss.mlm_candidates, ('shared', 'branch'))
         _one_of('loss.contrast_scope', config.loss.contrast_scope, ('global', 'local'))
         _one_of('loss.sop_on', config.loss.sop_on, tuple(SOP_VIEWS))
-        shape = BertShape(**{f.name: config.model[f.name] for f in dataclasses.fields(BertShape)})
         longest = max(config.data.char_length, config.data.word_length)
         if longest > config.model.max_positions:
             raise ValueError(
@@ -53,11 +64,8 @@ class Pretrain:
                 f'must not exceed model.max_positions={config.model.max_positions}'
             )
         model = Clower(
-            shape=shape,
-            vocab_size=config.model.vocab_size,
+            **_encoder(config),
             base_vocab_size=config.model.base_vocab_size,
-            max_positions=config.model.max_positions,
-            dtype=precision.compute_dtype(config.dtype),
             mlm_candidates=config.loss.mlm_candidates,
         )
         chosen = ('sop_weight', 'contrast_weight', 'temperature', 'same_word_negatives')
@@ -104,6 +112,14 @@ class Pretrain:
         sums |= {name: (jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in per_batch.items()}
         return self.total(means), sums
 
+    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+        """The sums of one batch, without dropout; no outputs."""
+        return self.loss(params, batch, None)[1], {}
+
+    def step_flops(self, config: ConfigDict) -> float:
+        """See `metrics.step_flops`."""
+        return metrics.step_flops(config)
+
     def total(self, means: dict) -> jax.Array:
         """The loss that is minimised, from the means of its parts; a part that nothing counts in is 0."""
         mlm_char, mlm_word, sop, tcl, scl = (
@@ -131,6 +147,128 @@ class Pretrain:
             ids=ids,
             groups=self._groups,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify:
+    """Classification of texts and of pairs: the mean cross-entropy over the rows whose label is not −1.
+
+    Batch: `char_ids`, `char_segments` [B, L], `labels` [B]; to evaluate also `example` [B], the row's number
+    in its set (−1: padding). Outputs: fp32 `logits` [B, C] and `example`.
+    """
+
+    model: Classifier
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> 'Classify':
+        """Labels are those of `config.data.labels`."""
+        return cls(Classifier(**_encoder(config), num_labels=len(config.data.labels)))
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters (fp32), as BERT draws them."""
+        return _init(self.model, key)
+
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+        """The loss of one batch and the sums behind it."""
+        return self._loss(_apply(self.model, params, batch, key), batch)
+
+    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+        """The sums of one batch, without dropout, and its logits."""
+        logits = _apply(self.model, params, batch, None)
+        return self._loss(logits, batch)[1], {'logits': logits, 'example': batch['example']}
+
+    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
+        part = losses.masked_cross_entropy(logits, batch['labels'])
+        sums = {'loss_label': (part.loss, part.count), 'acc': (part.correct, part.count)}
+        return part.loss / jnp.maximum(part.count, 1), sums | _counts(batch)
+
+    def total(self, means: dict) -> jax.Array:
+        """The mean cross-entropy; 0 where nothing has a label."""
+        return means.get('loss_label', 0.0)
+
+    def step_flops(self, config: ConfigDict) -> float:
+        """0: steps differ in length."""
+        return 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class FindSpan:
+    """Extractive question answering: the mean of the cross-entropies of the first and the last token.
+
+    Batch: `char_ids`, `char_segments` [B, L], `span` [B, 2] (positions in the row; [CLS], 0, where the row
+    does not hold the answer; −1: not known, does not count), and `example` as for `Classify`. Outputs: fp32
+    `start_logits`, `end_logits` [B, L], and `example`.
+    """
+
+    model: SpanFinder
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> 'FindSpan':
+        """Nothing but the encoder's settings matter."""
+        return cls(SpanFinder(**_encoder(config)))
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters (fp32), as BERT draws them."""
+        return _init(self.model, key)
+
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+        """The loss of one batch and the sums behind it."""
+        return self._loss(self._logits(params, batch, key), batch)
+
+    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+        """The sums of one batch, without dropout, and its logits."""
+        logits = self._logits(params, batch, None)
+        return self._loss(logits, batch)[1], {
+            'start_logits': logits[:, 0],
+            'end_logits': logits[:, 1],
+            'example': batch['example'],
+        }
+
+    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+        """fp32 [B, 2, L]; padding is no candidate."""
+        logits = _apply(self.model, params, batch, key).swapaxes(1, 2)
+        return jnp.where(batch['char_ids'][:, None] != PAD_ID, logits, jnp.finfo(jnp.float32).min)
+
+    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
+        part = losses.masked_cross_entropy(logits, batch['span'])
+        sums = {'loss_span': (part.loss, part.count), 'acc_span': (part.correct, part.count)}
+        return part.loss / jnp.maximum(part.count, 1), sums | _counts(batch)
+
+    def total(self, means: dict) -> jax.Array:
+        """The mean cross-entropy; 0 where no answer is known."""
+        return means.get('loss_span', 0.0)
+
+    def step_flops(self, config: ConfigDict) -> float:
+        """0: steps differ in length."""
+        return 0.0
+
+
+def _encoder(config: ConfigDict) -> dict:
+    """What every network is made with."""
+    return {
+        'shape': BertShape(**{f.name: config.model[f.name] for f in dataclasses.fields(BertShape)}),
+        'vocab_size': config.model.vocab_size,
+        'max_positions': config.model.max_positions,
+        'dtype': precision.compute_dtype(config.dtype),
+    }
+
+
+def _init(model: Classifier | SpanFinder, key: jax.Array) -> dict:
+    ids = jnp.zeros((1, 2), jnp.int32)
+    return model.init(key, ids, ids)['params']
+
+
+def _apply(model: Classifier | SpanFinder, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+    rngs = None if key is None else {'dropout': key}
+    return model.apply(
+        {'params': params}, batch['char_ids'], batch['char_segments'], deterministic=key is None, rngs=rngs
+    )
+
+
+def _counts(batch: dict) -> SumsByName:
+    ids = batch['char_ids']
+    counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': (ids != PAD_ID).sum()}
+    return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
 
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,18 +1,20 @@
 """The training loop, the only one: restore, step, log, evaluate, save."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from clower_jax import evaluate, metrics, optim, precision, sharding, start
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.progress import Clock, Stop
-from clower_jax.tasks import Pretrain
+from clower_jax.checkpoint import BEST, Checkpoints
+from clower_jax.progress import Best, Clock, Stop
 from clower_jax.train_step import make_train_step
 from clower_jax.writer import Writer
 
@@ -24,37 +26,63 @@ RUN_AHEAD = 2  # steps in flight: enough to keep a device busy, few enough to st
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
 
 
-def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary) -> dict[str, float]:
+class Programs(NamedTuple):
+    """What several runs of one config share, so that everything is compiled once."""
+
+    evaluator: evaluate.Evaluator
+    optimizer: optax.GradientTransformation
+    train_step: Callable
+
+
+def programs_of(config: ConfigDict) -> Programs:
+    """The programs of a resolved config, whatever its seed; they compile when they are first called."""
+    evaluator = evaluate.Evaluator.of(config)
+    optimizer = optim.optimizer(config)
+    step = make_train_step(evaluator.task, optimizer, optim.learning_rate(config))
+    return Programs(evaluator, optimizer, step)
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    batches: Batches,
+    vocabulary,
+    score: evaluate.Score | None = None,
+    programs: Programs | None = None,
+) -> dict[str, float]:
     """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one.
 
     Args:
-      config: resolved (`input_pipeline.batches.resolve`): every size is known.
-      workdir: receives config.json, checkpoints/, metrics.jsonl, TensorBoard events, curves.png.
+      config: resolved: every size is known.
+      workdir: receives config.json, checkpoints/, metrics.jsonl, TensorBoard events, curves.png, and best/
+        where `config.select` names the metric to choose by.
       batches: `batches(start_step=k, split='train', rows=(lo, hi))`, an endless iterator whose k-th batch is
         a pure function of k; with split='validation' one pass over the held-out set.
-      vocabulary: of the corpus (see `convert.VocabularyLike`).
+      vocabulary: of the data (see `initial.VocabularyLike`).
+      score: held-out metrics that are no means over rows, from the task's outputs.
+      programs: `programs_of(config)`, where another run has it already.
 
     Returns:
-      The last held-out metrics ({} where nothing is held out).
+      The last held-out metrics ({} where nothing is held out, or nothing was left to do).
 
     Raises:
       FloatingPointError: `max_bad_steps` steps in a row had a gradient that is not finite.
     """
-    mesh = sharding.make_mesh(config)
-    task = Pretrain.from_config(config, sharding.data_shards(mesh))
+    evaluator, optimizer, train_step = programs or programs_of(config)
+    mesh, task = evaluator.mesh, evaluator.task
     rows = sharding.local_rows(mesh, config.batch_size)
-    optimizer = optim.optimizer(config)
+    key = jax.random.key(config.seed)
     with (
         Stop() as stop,
         Checkpoints(workdir, config.keep_checkpoints) as checkpoints,
+        _best_folder(config, workdir) as best_folder,
         jax.default_matmul_precision(precision.matmul_precision(config.dtype)),
     ):
         state = start.first_state(config, workdir, mesh, task, optimizer, checkpoints, vocabulary)
         first_step = int(state.step)
         writer = Writer(workdir, first_step)
         writer.run(config, vocabulary.tokens)
-        train_step = make_train_step(task, optimizer, optim.learning_rate(config), config.seed)
-        eval_step = evaluate.make_eval_step(task)
+        best = Best(config.select, config.patience, writer.rows)
 
         def due(step: int, every: int) -> bool:
             return step == config.total_steps or (every > 0 and step % every == 0)
@@ -62,13 +90,16 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
         source = batches(start_step=first_step, split='train', rows=rows)
         held_out: dict[str, float] = {}
         pending: list[dict] = []
-        clock = Clock(config)
+        clock = Clock(task.step_flops(config))
         with tqdm(
             total=config.total_steps, initial=first_step, unit='step', disable=jax.process_index() != 0
         ) as bar:
             for step in range(first_step + 1, config.total_steps + 1):
+                if best.exhausted:
+                    bar.write(f'Stopped early, before step {step}: {config.select} got no better any more.')
+                    break
                 batch = sharding.place(mesh, next(source), config.batch_size)
-                state, measured = train_step(state, batch)
+                state, measured = train_step(state, batch, key)
                 pending.append(measured)
                 jax.block_until_ready(pending[-RUN_AHEAD - 1 : -RUN_AHEAD])
                 if step == first_step + 1:  # compiled by now: rates count from here
@@ -84,21 +115,21 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
                         {'loss': f'{values["loss"]:.3f}'} if 'loss' in values else {}, refresh=False
                     )
                 stopping = step < config.total_steps and stop.agreed(may_ask=step % ASK_EVERY == 0)
-                saving = stopping or due(step, config.checkpoint_every)
                 evaluating = due(step, config.eval_every) and not stopping
+                saving = stopping or due(step, config.checkpoint_every)
                 if saving or evaluating:
                     jax.block_until_ready(state)  # steps in flight count as training
                 with clock.paused():
-                    if saving:
-                        checkpoints.save(state)
                     if evaluating:
-                        held_out = evaluate.evaluate(
-                            eval_step, task, state.params, batches(split='validation', rows=rows), mesh,
-                            config.batch_size,
-                        )  # fmt: skip
+                        held_out = evaluator(state.params, batches(split='validation', rows=rows), score)
+                        if best.improves(held_out):
+                            best_folder.save_params(step, state.params)
+                        saving = saving or best.exhausted
                         writer.scalars(step, 'validation', held_out)
                         writer.curves()
                         bar.write(_summary(step, held_out))
+                    if saving:  # after the evaluation: a restart from here knows its outcome
+                        checkpoints.save(state)
                 if stopping:
                     break
         writer.curves()
@@ -106,6 +137,11 @@ def train(config: ConfigDict, workdir: str | Path, batches: Batches, vocabulary)
     if stop.requested and int(state.step) < config.total_steps:
         log.info('Stopped at step %d and saved; the same command goes on from there.', int(state.step))
     return held_out
+
+
+def _best_folder(config: ConfigDict, workdir: str | Path):
+    """Where the best parameters go; nothing is made where nothing is selected."""
+    return Checkpoints(workdir, folder=BEST) if config.select else contextlib.nullcontext()
 
 
 def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir) -> dict[str, float]:
@@ -131,8 +167,9 @@ def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir
 
 def _summary(step: int, values: dict[str, float]) -> str:
     if not values:
-        return f'step {step}: nothing held out (the corpus has no validation records), so no evaluation'
-    names = ('loss', 'acc_mlm_char', 'acc_mlm_word', 'acc_sop', 'acc_tcl', 'acc_scl')
+        return f'step {step}: nothing is held out, so there is no evaluation'
+    pretraining = ('acc_mlm_char', 'acc_mlm_word', 'acc_sop', 'acc_tcl', 'acc_scl')
+    names = ('loss', *pretraining, 'acc', 'macro_f1', 'em', 'f1', 'f1_drcd', 'f1_cmrc')
     return f'step {step} held out: ' + '  '.join(
         f'{name} {values[name]:.3f}' for name in names if name in values
     )

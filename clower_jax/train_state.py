@@ -30,9 +30,17 @@ class TrainState(flax.struct.PyTreeNode):
         return cls(zero(), params, optimizer.init(params), LossScale.create(dtype), zero())
 
 
+def abstract_params(mesh: Mesh, init: Callable[[jax.Array], dict]) -> dict:
+    """The shapes, dtypes and shardings of the parameters that `init(key)` would make, without making them."""
+    return _abstract(mesh, jax.eval_shape(init, jax.random.key(0)))
+
+
 def abstract_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
     """The shapes, dtypes and shardings of the state that `create` would make, without making it."""
-    shapes = jax.eval_shape(create)
+    return _abstract(mesh, jax.eval_shape(create))
+
+
+def _abstract(mesh: Mesh, shapes):
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,

@@ -8,15 +8,15 @@ from clower_jax import optim, precision
 from clower_jax.train_state import TrainState
 
 
-def make_train_step(task, optimizer: optax.GradientTransformation, schedule: optax.Schedule, seed: int):
-    """jit of (state, batch) → (state, sums); the state is donated.
+def make_train_step(task, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
+    """jit of (state, batch, key) → (state, sums); the state is donated.
 
-    The dropout key is a function of (seed, step). A gradient that is not finite changes no parameter and no
-    optimiser state; it halves the loss scale (fp16) and counts in `bad_steps`.
+    The dropout key is a function of the run's key and the step. A gradient that is not finite changes no
+    parameter and no optimiser state; it halves the loss scale (fp16) and counts in `bad_steps`.
     """
 
-    def step(state: TrainState, batch: dict[str, jax.Array]):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+        key = jax.random.fold_in(key, state.step)
         scale = state.loss_scale.scale
 
         def scaled_loss(params):

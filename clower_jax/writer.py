@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import matplotlib
+import numpy as np
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
@@ -18,6 +19,10 @@ PANELS = (
     ('Contrast and SOP loss', ('loss_tcl', 'loss_scl', 'loss_sop')),
     ('MLM accuracy', ('acc_mlm_char', 'acc_mlm_word')),
     ('Retrieval and SOP accuracy', ('acc_tcl', 'acc_scl', 'acc_sop')),
+    ('Label loss', ('loss_label',)),
+    ('Span loss', ('loss_span',)),
+    ('Accuracy and macro F1', ('acc', 'macro_f1')),
+    ('Exact match and F1, %', ('em', 'f1', 'f1_drcd', 'f1_cmrc')),
     ('Learning rate', ('lr',)),
 )
 
@@ -26,17 +31,17 @@ class Writer:
     """Writes to `workdir` from the first process; elsewhere every call does nothing.
 
     `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
-    after its last checkpoint, are dropped: those steps will be taken again.
+    after its last checkpoint, are dropped: those steps will be taken again. `rows` are the lines that stay.
     """
 
     def __init__(self, workdir: str | Path, start_step: int = 0):
         self._on = jax.process_index() == 0
+        self._folder = Path(workdir)
+        self._path = self._folder / 'metrics.jsonl'
+        self.rows = kept = [row for row in read_metrics(self._path) if row['step'] <= start_step]
         if not self._on:
             return
-        self._folder = Path(workdir)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._path = self._folder / 'metrics.jsonl'
-        kept = [row for row in read_metrics(self._path) if row['step'] <= start_step]
         temporary = self._path.with_suffix('.tmp')
         temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept), encoding='utf-8')
         temporary.replace(self._path)
@@ -83,6 +88,30 @@ def read_metrics(path: str | Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
+    """A confusion matrix [C, C], rows the true labels: coloured by the share of each row, with the counts."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(4.0, 0.55 * len(labels) + 2.0)
+    figure, axis = plt.subplots(figsize=(size + 1, size))
+    image = axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
+    ticks = np.arange(len(labels))
+    axis.set_xticks(ticks, labels, rotation=45, ha='right', fontsize=8)
+    axis.set_yticks(ticks, labels, fontsize=8)
+    axis.set_xlabel('predicted')
+    axis.set_ylabel('true')
+    axis.set_title(f'{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} right', fontsize=10)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            color = 'white' if share[row, column] > 0.5 else 'black'
+            axis.text(
+                column, row, f'{counts[row, column]}', ha='center', va='center', fontsize=7, color=color
+            )
+    figure.colorbar(image, label='share of the true label', fraction=0.046)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def draw_curves(rows: list[dict], path: str | Path) -> None:

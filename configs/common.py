@@ -30,6 +30,41 @@ def model(size: str) -> ConfigDict:
     )
 
 
+def finetune(dataset: str, select: str) -> ConfigDict:
+    """What every fine-tuning job has. The sizes of the encoder come with `init_from`."""
+    config = run()
+    config.mode = 'train'  # or evaluate, predict: with a fine-tuned --workdir
+    config.seeds = 1  # runs, with the seeds seed, seed + 1, …
+    config.num_epochs = 3.0  # where total_steps is 0
+    config.total_steps = 0
+    config.batch_size = 64
+    config.eval_every = config.checkpoint_every = 0  # evaluation: at the end of every epoch
+    config.keep_checkpoints = 1
+    config.log_every = 50
+    config.select = select
+    config.optim.learning_rate = 2e-5
+    config.optim.warmup_steps = 0  # 0: warmup_fraction of all steps
+    config.optim.warmup_fraction = 0.1
+    config.model = model('base')
+    # 0: as init_from has it; with random weights, BERT-base's.
+    for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions'):
+        config.model[name] = 0
+    config.data = ConfigDict(
+        {
+            'dataset': dataset,  # a data set whose official files are known; empty: your own
+            'folder': f'data/{dataset}',  # where its files are, under their official names
+            'train': '',  # a file instead, or hf:NAME:SPLIT; the same for dev and test
+            'dev': '',
+            'test': '',
+            'dev_fraction': 0.0,  # where there is no dev file: this share of train, chosen by its texts
+            'vocab': '',  # with random weights: a vocab.txt; else it comes with init_from
+            'max_length': 128,  # tokens of a row, special ones included
+            'buckets': 6,  # widths that rows are padded to, each compiled once
+        }
+    )
+    return config
+
+
 def run() -> ConfigDict:
     """What every training job has."""
     return ConfigDict(
@@ -43,6 +78,8 @@ def run() -> ConfigDict:
             'eval_every': 1000,  # 0: at the end only
             'checkpoint_every': 1000,  # 0: at the end only
             'keep_checkpoints': 2,  # the newest
+            'select': '',  # a held-out metric: the parameters at its best are kept in best/; empty: none
+            'patience': 0,  # evaluations without a better one after which the run ends; 0: it never does
             'max_bad_steps': 50,  # in a row, with a gradient that is not finite; then the run stops
             'optim': {
                 'learning_rate': 1e-4,  # its peak

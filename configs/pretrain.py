@@ -30,6 +30,7 @@ def get_config(variant: str = '') -> ConfigDict:
             f'configs/pretrain.py has no variant {variant!r}; it has {", ".join(v for v in variants if v)}'
         )
     config = common.run()
+    config.task = 'pretrain'
     config.model = common.model('base')
     config.loss = ConfigDict(
         {

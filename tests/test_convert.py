@@ -1,307 +1,206 @@
-"""Initial weights from Hugging Face folders of every vintage, and from another run."""
-
-import json
-import logging
+"""Import, and round trips: nothing changes on the way from Hugging Face to a workdir and back."""
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
-import synthetic
-import torch
 import transformers
+import workdirs
+from ml_collections import ConfigDict
 
-from clower_jax import convert
-from clower_jax.tasks import Pretrain
-from clower_jax.train import train
+from clower_jax import convert, initial, sharding, tasks
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.export import export
+from clower_jax.train_state import TrainState, abstract_params
+from input_pipeline.tokenizer import Vocabulary
 
-VIEWS = ('char', 'word')
-SIZE = {'hidden_size': 32, 'intermediate_size': 64, 'num_attention_heads': 4, 'num_hidden_layers': 1}
-UNTOUCHED = 7.0  # where no weight of the source goes
-VOCABULARY = synthetic.Vocabulary()
-QUERY = 'encoder.layer.0.attention.self.query.weight'
-
-
-def config_of(**changes):
-    return synthetic.tiny_config(**{'model.num_layers': 1, **changes})
-
-
-def fresh(**changes) -> dict:
-    """The parameters of a new run, each entry UNTOUCHED."""
-    task = Pretrain.from_config(config_of(**changes), data_shards=1)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    return jax.tree.map(lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), shapes)
-
-
-def load(folder, **changes) -> tuple[dict[str, np.ndarray], convert.Report]:
-    params, report = convert.load_initial(fresh(**changes), str(folder), VOCABULARY, num_heads=4)
-    return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(params, sep='/')), report
+ARCHITECTURES = {
+    'BertModel': {},
+    'BertForMaskedLM': {},
+    'BertForSequenceClassification': {
+        'id2label': dict(enumerate(workdirs.LABELS)),
+        'label2id': {label: i for i, label in enumerate(workdirs.LABELS)},
+    },
+    'BertForQuestionAnswering': {},
+}
 
 
 @pytest.fixture(scope='module')
-def tensors() -> dict[str, np.ndarray]:
-    """What transformers would save of a tiny BERT with its pre-training heads, all of it random."""
-    shape = transformers.BertConfig(
-        vocab_size=synthetic.BASE_SIZE, max_position_embeddings=32, tie_word_embeddings=False, **SIZE
-    )
-    names = transformers.BertForPreTraining(shape).state_dict()
-    rng = np.random.default_rng(0)
-    return {name: rng.normal(size=value.shape).astype(np.float32) for name, value in names.items()}
+def imported(tmp_path_factory):
+    """A function from an architecture to (torch model, its folder, the workdir made of it, the report)."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            path = tmp_path_factory.mktemp(name)
+            model = workdirs.bert(getattr(transformers, name), **ARCHITECTURES.get(name, {}))
+            folder = workdirs.saved(model, path / 'bert')
+            report = convert.import_weights(folder, path / 'run')
+            made[name] = model, folder, path / 'run', report
+        return made[name]
+
+    return of
 
 
-def write(folder, tensors, *, form='safetensors', model_type='bert', tokens=VOCABULARY.tokens[:40]):
-    """A Hugging Face folder."""
-    folder.mkdir(exist_ok=True)
-    (folder / 'config.json').write_text(json.dumps({'model_type': model_type, **SIZE}))
-    if tokens is not None:
-        (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in tokens), encoding='utf-8')
-    if form == 'safetensors':
-        safetensors.numpy.save_file(tensors, folder / 'model.safetensors')
-    elif form == 'shards':
-        weight_map = {}
-        for i, name in enumerate(tensors):
-            weight_map[name] = f'model-{i % 2 + 1:05}-of-00002.safetensors'
-        for shard in set(weight_map.values()):
-            part = {name: value for name, value in tensors.items() if weight_map[name] == shard}
-            safetensors.numpy.save_file(part, folder / shard)
-        (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': weight_map}))
-    elif form == 'bin':
-
-        def to_torch(x):  # by way of fp32: torch knows no NumPy bfloat16
-            return torch.tensor(np.float32(x)).to(getattr(torch, x.dtype.name))
-
-        torch.save({name: to_torch(x) for name, x in tensors.items()}, folder / 'pytorch_model.bin')
-    return folder
+def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert got[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
-def without_prefix_and_heads(tensors):
-    """As `BertModel.save_pretrained` writes it."""
-    return {
-        name.removeprefix('bert.'): value for name, value in tensors.items() if not name.startswith('cls.')
-    }
+# ---- round trips ----
 
 
-# ---- Hugging Face folders ----
+@pytest.mark.parametrize('name', ARCHITECTURES)
+def test_hugging_face_to_a_workdir_and_back(imported, tmp_path, name):
+    _, folder, workdir, _ = imported(name)
+    back = export(workdir, tmp_path / 'back')
+    assert_same(workdirs.tensors(back), workdirs.tensors(folder))
+    got, expected = workdirs.settings(back), workdirs.settings(folder)
+    for key in expected.keys() - {'transformers_version', 'attn_implementation', 'use_cache'}:
+        assert got.get(key, transformers.BertConfig().to_dict()[key]) == expected[key], key
+    assert (back / 'vocab.txt').read_bytes() == (folder / 'vocab.txt').read_bytes()
 
 
-@pytest.mark.parametrize('form', ['safetensors', 'shards', 'bin'])
-def test_every_weight_has_its_place_in_both_encoders(tensors, tmp_path, form):
-    got, report = load(write(tmp_path, tensors, form=form))
-    for view in VIEWS:
-        encoder, mlm = f'{view}_encoder/encoder.layer.0', f'{view}_mlm'
-        for path, name in (
-            (f'{encoder}/attention.self.query/kernel', f'bert.{QUERY}'),
-            (f'{encoder}/attention.output.dense/bias', 'bert.encoder.layer.0.attention.output.dense.bias'),
-            (f'{encoder}/attention.output.LayerNorm/scale',
-             'bert.encoder.layer.0.attention.output.LayerNorm.weight'),
-            (f'{encoder}/intermediate.dense/kernel', 'bert.encoder.layer.0.intermediate.dense.weight'),
-            (f'{encoder}/output.dense/kernel', 'bert.encoder.layer.0.output.dense.weight'),
-            (f'{view}_encoder/pooler.dense/kernel', 'bert.pooler.dense.weight'),
-            (f'{mlm}/transform.dense/kernel', 'cls.predictions.transform.dense.weight'),
-            (f'{mlm}/transform.LayerNorm/bias', 'cls.predictions.transform.LayerNorm.bias'),
-        ):  # fmt: skip
-            expected = tensors[name].T if path.endswith('/kernel') else tensors[name]
-            np.testing.assert_array_equal(got[path], expected, err_msg=path)
-    for table in ('position_embeddings', 'token_type_embeddings'):
-        expected = tensors[f'bert.embeddings.{table}.weight']
-        np.testing.assert_array_equal(got[f'embeddings/{table}/embedding'], expected)
-    heads = [f'{view}_sop/seq_relationship/{leaf}' for view in VIEWS for leaf in ('kernel', 'bias')]
-    assert sorted(report.random) == sorted(heads)
+def test_a_next_sentence_head_is_listed_and_left(imported, tmp_path):
+    _, folder, workdir, report = imported('BertForPreTraining')
     assert report.unused == ['cls.seq_relationship.bias', 'cls.seq_relationship.weight']
-    for path, value in got.items():
-        assert np.all(value == UNTOUCHED) == (path in heads), path
+    assert all('_sop/' in path for path in report.random) and len(report.random) == 4
+    expected = {k: v for k, v in workdirs.tensors(folder).items() if 'seq_relationship' not in k}
+    assert_same(workdirs.tensors(export(workdir, tmp_path / 'back')), expected)
 
 
-def test_new_word_rows_are_the_mean_of_their_pieces(tensors, tmp_path):
-    got, _ = load(write(tmp_path, tensors))
-    base = synthetic.BASE_SIZE
-    for path, name in (
-        ('embeddings/word_embeddings/embedding', 'bert.embeddings.word_embeddings.weight'),
-        ('char_mlm/bias', 'cls.predictions.bias'),
-        ('word_mlm/bias', 'cls.predictions.bias'),
-    ):
-        np.testing.assert_array_equal(got[path][:base], tensors[name])
-        for i, pieces in enumerate(VOCABULARY.pieces()):
-            expected = sum(tensors[name][piece].astype(np.float64) for piece in pieces) / len(pieces)
-            np.testing.assert_allclose(got[path][base + i], expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize('options', [{}, {'keep_word_rows': True}, {'encoder': 'word'}], ids=str)
+def test_our_own_folders_come_back(tmp_path, options):
+    """With the sentence-order head, which is none for next sentences, and the words."""
+    workdirs.make(tmp_path / 'run', 'pretrain')
+    first = export(tmp_path / 'run', tmp_path / 'first', **options)
+    assert convert.import_weights(first, tmp_path / 'again') == initial.Report([], [])
+    second = export(tmp_path / 'again', tmp_path / 'second', **options)
+    assert_same(workdirs.tensors(second), workdirs.tensors(first))
+    assert 'cls.seq_relationship.weight' in workdirs.tensors(first)
+    assert workdirs.settings(second) == workdirs.settings(first)
+    names = {path.name for path in first.iterdir()}
+    assert names == {path.name for path in second.iterdir()}
+    for name in names - {'README.md'}:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_names_of_old_folders(tensors, tmp_path):
-    def old(name):
-        return name.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta')
-
-    renamed = {old(name): value for name, value in tensors.items()}
-    renamed['bert.embeddings.position_ids'] = np.arange(32)[None]
-    got, report = load(write(tmp_path / 'old', renamed))
-    expected, expected_report = load(write(tmp_path / 'new', tensors))
-    assert renamed.keys() != tensors.keys() and report == expected_report
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
+@pytest.mark.parametrize('task', ['classify', 'span'])
+def test_our_own_fine_tuned_folders_come_back(tmp_path, task):
+    params = workdirs.make(tmp_path / 'run', task)
+    convert.import_weights(export(tmp_path / 'run', tmp_path / 'out'), tmp_path / 'again')
+    with Checkpoints(tmp_path / 'again', read_only=True) as checkpoints:
+        assert_same(checkpoints.load_params(), params)
 
 
-def test_an_encoder_without_heads(tensors, tmp_path):
-    bare = without_prefix_and_heads(tensors)
-    bare['dropped.weight'] = np.ones(3, np.float32)
-    got, report = load(write(tmp_path / 'bare', bare))
-    expected, _ = load(write(tmp_path / 'full', tensors))
-    assert report.unused == ['dropped.weight']
-    assert report.random and all('_mlm/' in path or '_sop/' in path for path in report.random)
-    for path, value in got.items():
-        np.testing.assert_array_equal(value, UNTOUCHED if path in report.random else expected[path], path)
+# ---- an imported workdir in use ----
 
 
-@pytest.mark.parametrize('form', ['safetensors', 'bin'])
-@pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16], ids=['float16', 'bfloat16'])
-def test_half_precision_folders(tensors, tmp_path, dtype, form):
-    halved = {name: value.astype(dtype) for name, value in tensors.items()}
-    got, _ = load(write(tmp_path, halved, form=form))
-    query = got['word_encoder/encoder.layer.0/attention.self.query/kernel']
-    assert query.dtype == np.float32
-    np.testing.assert_array_equal(query, halved[f'bert.{QUERY}'].T.astype(np.float32))
+@pytest.mark.parametrize('name', ['BertForSequenceClassification', 'BertForQuestionAnswering'])
+def test_an_imported_head_is_ready_to_evaluate(imported, name):
+    model, _, workdir, report = imported(name)
+    config = ConfigDict(workdirs.settings(workdir))
+    network = tasks.from_config(config, data_shards=1)
+    mesh = sharding.make_mesh(workdirs.config_of('span'))
+    assert report == initial.Report([], []) and config.dtype == 'float32'
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        params = checkpoints.restore_params(abstract_params(mesh, network.init))
+    batch = workdirs.padded_batch(len(workdirs.BASE))
+    logits = network.model.apply({'params': params}, batch['input_ids'], batch['token_type_ids'])
+    out = workdirs.torch_outputs(model, batch)
+    if config.task == 'classify':
+        assert list(config.data.labels) == workdirs.LABELS
+        np.testing.assert_allclose(logits, out.logits, rtol=0, atol=1e-5)
+    else:
+        real = batch['attention_mask'] == 1
+        expected = np.stack([out.start_logits, out.end_logits], axis=-1)
+        np.testing.assert_allclose(logits[real], expected[real], rtol=0, atol=1e-5)
 
 
-def test_layers_that_differ_in_number_are_reported(tensors, tmp_path):
-    _, report = load(write(tmp_path, tensors), **{'model.num_layers': 2})
-    assert 'word_encoder/encoder.layer.1/output.dense/kernel' in report.random
+def test_runs_start_from_an_imported_workdir_as_from_its_source(imported):
+    """But for the heads that the source has not."""
+    _, folder, workdir, report = imported('BertForMaskedLM')
+    task = tasks.from_config(workdirs.config_of('pretrain'), data_shards=1)
+    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
+    loaded = []
+    for source in (folder, workdir):
+        params, _ = initial.load_initial(fresh, source, workdirs.vocabulary(), 4)
+        flat = flax.traverse_util.flatten_dict(params, sep='/')
+        loaded.append({path: np.asarray(value) for path, value in flat.items() if path not in report.random})
+    assert report.random and len(loaded[0]) > 60
+    assert_same(*loaded)
 
 
-# ---- what cannot be used, and what the person reads ----
+def test_what_a_source_has_not_is_drawn_as_a_new_run_draws_it(imported):
+    _, _, workdir, report = imported('BertModel')
+    assert set(workdirs.settings(workdir)['imported']['random']) == set(report.random)
+    assert all(('_mlm/' in path) or ('_sop/' in path) for path in report.random) and len(report.random) == 14
+    base = len(workdirs.BASE)
+    task = tasks.from_config(workdirs.config_of('pretrain', **{'model.vocab_size': base}), data_shards=1)
+    drawn = flax.traverse_util.flatten_dict(task.init(jax.random.key(0)), sep='/')
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        saved = checkpoints.load_params(report.random)
+    for path in report.random:
+        np.testing.assert_allclose(saved[path], drawn[path], rtol=1e-6, err_msg=path)
 
 
-def test_another_vocabulary_is_refused_by_its_row(tensors, tmp_path):
-    tokens = list(VOCABULARY.tokens[:40])
-    tokens[11] = '龘'
-    with pytest.raises(ValueError, match=rf"vocab\.txt:12 is '龘', the corpus has '{VOCABULARY.tokens[11]}'"):
-        load(write(tmp_path, tensors, tokens=tokens))
-    with pytest.raises(ValueError, match=r'vocab\.txt:31 is nothing, the corpus has'):
-        load(write(tmp_path, tensors, tokens=VOCABULARY.tokens[:30]))
+def test_training_does_not_go_on_in_an_imported_workdir(imported):
+    *_, workdir, _ = imported('BertForQuestionAnswering')
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        params = flax.traverse_util.unflatten_dict(checkpoints.load_params(), sep='/')
+        state = TrainState.create(params, optax.sgd(0.1), 'float32')
+        with pytest.raises(ValueError, match='holds parameters alone.* --config.init_from='):
+            checkpoints.restore(state)
 
 
-def test_another_number_of_rows_is_refused(tensors, tmp_path):
-    name = 'bert.embeddings.word_embeddings.weight'
-    changed = {**tensors, name: tensors[name][:33]}
-    with pytest.raises(ValueError, match='33 token rows, the base block .* 40: .*--base_vocab'):
-        load(write(tmp_path, changed))
+# ---- what cannot be imported ----
 
 
-def test_a_folder_without_a_vocabulary_is_refused(tensors, tmp_path):
-    with pytest.raises(ValueError, match='neither vocab.txt nor tokenizer.json'):
-        load(write(tmp_path, tensors, tokens=None))
-
-
-def test_the_vocabulary_may_be_in_tokenizer_json(tensors, tmp_path):
-    """transformers 5 saves no vocab.txt."""
-    folder = write(tmp_path, tensors, tokens=None)
-    ids = {token: row for row, token in reversed(list(enumerate(VOCABULARY.tokens[:40])))}
-    (folder / 'tokenizer.json').write_text(json.dumps({'model': {'vocab': ids}}), encoding='utf-8')
-    assert load(folder)[1].random
-    ids['龘'] = ids.pop(VOCABULARY.tokens[11])
-    (folder / 'tokenizer.json').write_text(json.dumps({'model': {'vocab': ids}}), encoding='utf-8')
-    with pytest.raises(ValueError, match=r"tokenizer\.json, id 11, is '龘'"):
-        load(folder)
+def test_a_folder_in_the_way_is_kept(imported, tmp_path):
+    _, folder, workdir, _ = imported('BertModel')
+    (tmp_path / 'notes.txt').write_text('mine')
+    with pytest.raises(ValueError, match='is in the way: give a folder that does not exist yet'):
+        convert.import_weights(folder, tmp_path)
+    with pytest.raises(ValueError, match='is a workdir already'):
+        convert.import_weights(workdir, tmp_path / 'new')
+    assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
 
 
 @pytest.mark.parametrize(
-    'change', [{'num_attention_heads': 2}, {'hidden_act': 'relu'}, {'layer_norm_eps': 1e-5}], ids=str
-)
-def test_another_function_of_the_same_shapes_is_refused(tensors, tmp_path, change):
-    folder = write(tmp_path, tensors)
-    settings = json.loads((folder / 'config.json').read_text('utf-8')) | change
-    (folder / 'config.json').write_text(json.dumps(settings), encoding='utf-8')
-    with pytest.raises(ValueError, match='describes another encoder .*' + next(iter(change))):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    ('setting', 'value', 'name'),
+    ('architecture', 'absent', 'path'),
     [
-        ('hidden_size', 64, r'[a-z]\S+'),
-        ('intermediate_size', 128, r'encoder\.layer\.0\.\S+'),
-        ('max_positions', 64, r'embeddings\.position_embeddings\.weight'),
+        ('BertModel', 'encoder.layer.1.output.dense.bias', 'char_encoder/encoder.layer.1/output.dense/bias'),
+        ('BertForQuestionAnswering', 'qa_outputs.bias', 'qa_outputs/bias'),
+        ('BertForSequenceClassification', 'bert.pooler.dense.weight', 'char_encoder/pooler.dense/kernel'),
     ],
 )
-def test_wrong_shapes_are_named(tensors, tmp_path, setting, value, name):
-    message = rf': {name} has the shape .*, the model wants .*{value}.* at .*set model\.'
-    with pytest.raises(ValueError, match=message):
-        load(write(tmp_path, tensors), **{f'model.{setting}': value})
+def test_half_a_model_is_refused(tmp_path, architecture, absent, path):
+    folder = workdirs.saved(workdirs.bert(getattr(transformers, architecture)), tmp_path / 'bert')
+    tensors = workdirs.tensors(folder)
+    del tensors[absent]
+    safetensors.numpy.save_file(tensors, folder / 'model.safetensors')
+    with pytest.raises(ValueError, match=rf'is incomplete\. It lacks: {path}'):
+        convert.import_weights(folder, tmp_path / 'run')
+    assert [path.name for path in tmp_path.iterdir()] == ['bert']
 
 
-def test_another_kind_of_model_is_refused(tensors, tmp_path):
-    with pytest.raises(ValueError, match=r"another encoder .* model_type is 'roberta' there, 'bert' here"):
-        load(write(tmp_path, tensors, model_type='roberta'))
+def test_the_commands(imported, tmp_path, capsys):
+    _, folder, *_ = imported('BertForPreTraining')
+    convert.main(['import', '--source', str(folder), '--output', str(tmp_path / 'run')])
+    output = capsys.readouterr().out
+    assert 'Left at random values (4): char_sop/' in output and 'Not used (2): cls.seq_relationship' in output
+    with pytest.raises(SystemExit, match='convert import: .*nothing.* is neither a workdir'):
+        convert.main(['import', '--source', str(tmp_path / 'nothing'), '--output', str(tmp_path / 'new')])
+    assert not (tmp_path / 'new').exists()
 
 
-def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='has none of model.safetensors'):
-        load(write(tmp_path, {}, form=None))
-
-
-@pytest.mark.parametrize('name', ['missing', 'empty'])
-def test_a_folder_that_is_neither_is_refused(tmp_path, name):
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(ValueError, match=rf"init_from='.*{name}'.*neither a workdir .* nor a Hugging Face"):
-        load(tmp_path / name)
-
-
-# ---- another run ----
-
-
-@pytest.fixture(scope='module')
-def run(tensors, tmp_path_factory):
-    """(workdir, log) of two steps from a Hugging Face folder; no layers, for they take longest."""
-    folder = write(tmp_path_factory.mktemp('bert'), tensors)
-    workdir = tmp_path_factory.mktemp('run')
-    config = config_of(**{'model.num_layers': 0, 'total_steps': 2, 'init_from': str(folder)})
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger('clower_jax')
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        train(config, workdir, lambda **at: synthetic.batches(config, **at), VOCABULARY)
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-    return workdir, lines
-
-
-def test_training_says_where_its_weights_are_from(run):
-    log = '\n'.join(run[1])
-    assert 'Initial weights from' in log
-    assert 'Left at random values (4): ' in log and 'char_sop/seq_relationship/kernel' in log
-    assert 'Not used (18): cls.seq_relationship.bias, cls.seq_relationship.weight, encoder.layer.0.' in log
-
-
-def test_a_workdir_gives_its_parameters(run, tensors):
-    got, report = load(run[0], **{'model.num_layers': 0})
-    assert report == convert.Report([], [])
-    for path, value in got.items():
-        assert not np.any(value == UNTOUCHED), path
-    # Two small steps away from where it started.
-    moved = got['char_encoder/pooler.dense/kernel'] - tensors['bert.pooler.dense.weight'].T
-    assert 0 < np.abs(moved).max() < 0.01
-
-
-def test_a_workdir_of_another_shape_is_refused(run):
-    with pytest.raises(ValueError, match='holds another model than the config') as error:
-        load(run[0], **{'model.max_positions': 48})
-    text = str(error.value)
-    assert 'embeddings/position_embeddings/embedding: (32, 32) saved, (48, 32) wanted' in text
-    assert 'char_encoder/encoder.layer.0/attention.output.dense/kernel: in this model, not saved' in text
-
-
-def test_a_workdir_of_another_vocabulary_is_refused(run):
-    other = synthetic.Vocabulary()
-    other.tokens = [*other.tokens[:59], '龘龘']
-    with pytest.raises(ValueError, match=r"vocab\.txt:60 is .* the corpus has '龘龘'"):
-        convert.load_initial(fresh(), str(run[0]), other, num_heads=4)
-
-
-def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
-    (tmp_path / 'checkpoints').mkdir()
-    with pytest.raises(ValueError, match='has no complete checkpoint yet'):
-        load(tmp_path)
+def test_a_vocabulary_keeps_its_rows(imported):
+    """U+2028 is a token, no end of a line."""
+    *_, workdir, _ = imported('BertModel')
+    tokens = initial.source_info(workdir).tokens
+    assert tokens == workdirs.BASE and Vocabulary(tokens, len(tokens)).tokens == workdirs.BASE

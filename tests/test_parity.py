@@ -9,7 +9,7 @@ import synthetic
 import torch
 import transformers
 
-from clower_jax import convert
+from clower_jax import hugging_face, initial
 from clower_jax.bert import gelu
 from clower_jax.tasks import Pretrain
 
@@ -51,7 +51,7 @@ def params(reference, tmp_path_factory):
     vocabulary = synthetic.Vocabulary(base_size=V, vocab_size=V)
     (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in vocabulary.tokens), encoding='utf-8')
     task = plain_task()
-    loaded, report = convert.load_initial(
+    loaded, report = initial.load_initial(
         jax.tree.map(jnp.asarray, synthetic.random_params(task)),
         str(folder),
         vocabulary,
@@ -125,11 +125,11 @@ def test_gradients_equal_transformers(reference, params, view):
 
     value, gradient = jax.value_and_grad(loss)(params)
     np.testing.assert_allclose(value, expected_loss.item(), rtol=1e-5)
-    expected = {convert.bert_name(name): p.grad for name, p in reference.named_parameters()}
+    expected = {hugging_face.modern_name(name): p.grad for name, p in reference.named_parameters()}
     other = 'word' if view == 'char' else 'char'
     compared = set()
     for path, got in flax.traverse_util.flatten_dict(gradient, sep='/').items():
-        name = convert.hugging_face_name(path)
+        name = hugging_face.tensor_name(path)
         if path.startswith(f'{other}_') or name not in expected:
             assert np.all(np.asarray(got) == 0), path  # not on the way to this loss
             continue

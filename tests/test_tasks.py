@@ -6,7 +6,8 @@ import pytest
 import synthetic
 from test_losses import contrast, cross_entropy, span_mean
 
-from clower_jax import evaluate, sharding
+from clower_jax import sharding
+from clower_jax.evaluate import Evaluator
 from clower_jax.tasks import Pretrain
 
 VIEWS = ('char', 'word')
@@ -211,7 +212,7 @@ def test_evaluation_does_not_depend_on_batches():
         task = Pretrain.from_config(config, sharding.data_shards(mesh))
         params = synthetic.random_params(task)
         batches = synthetic.batches(config, split='validation')
-        out[size] = evaluate.evaluate(evaluate.make_eval_step(task), task, params, batches, mesh, size)
+        out[size] = Evaluator.on(mesh, task, size)(params, batches)
     in_three, in_one = out[8], out[24]
     for name in ('mlm_char', 'mlm_word', 'sop'):
         for key in (f'loss_{name}', f'acc_{name}'):
@@ -225,7 +226,7 @@ def test_evaluation_does_not_depend_on_batches():
 def test_evaluation_of_nothing(params):
     config = shallow_config()
     mesh = sharding.make_mesh(config)
-    assert evaluate.evaluate(None, task_of(), params, [], mesh, config.batch_size) == {}
+    assert Evaluator.on(mesh, task_of(), config.batch_size)(params, []) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """One step and the loop around it: loss scale, steps that are skipped, schedule, decay, means, files."""
 
+import functools
 import json
 
 import jax
@@ -35,7 +36,8 @@ def projection(dtype='float32', seed=0, **changes):
     config = synthetic.tiny_config(**{'total_steps': 100, 'optim.warmup_steps': 0, **changes})
     optimizer = optim.optimizer(config)
     params = {'w': {'kernel': jnp.ones(2)}}
-    step = make_train_step(Projection(dtype), optimizer, optim.learning_rate(config), seed)
+    step = make_train_step(Projection(dtype), optimizer, optim.learning_rate(config))
+    step = functools.partial(step, key=jax.random.key(seed))
     return step, TrainState.create(params, optimizer, dtype)
 
 

@@ -1,0 +1,268 @@
+"""A run as an ordinary Hugging Face folder, which transformers loads with no code of ours. Needs no torch."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from clower_jax import hugging_face, model_card
+from clower_jax.initial import is_workdir, open_checkpoints, source_info
+from clower_jax.model import PAD_ID
+from clower_jax.tasks import SOP_VIEWS
+from clower_jax.writer import read_metrics
+
+log = logging.getLogger(__name__)
+
+HEADS = ('all', 'mlm', 'none')
+SPECIAL = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}
+
+
+def export(
+    workdir: str | Path,
+    output: str | Path,
+    encoder: str = 'char',
+    keep_word_rows: bool = False,
+    which: str = '',
+    heads: str = 'all',
+    license: str = '',
+    overwrite: bool = False,
+) -> Path:
+    """Writes the folder `output`: weights, config.json, the tokenizer's files and a model card.
+
+    Args:
+      workdir: of a pre-training run, a fine-tuned one, or what `convert import` wrote.
+      encoder: 'char', a drop-in for the BERT that its vocabulary is of; 'word' keeps every row of the token
+        table and needs `input_pipeline.word_tokenizer`.
+      keep_word_rows: of the character encoder too.
+      which: 'best' or 'last'; empty: the best where the run kept it.
+      heads: of a pre-trained encoder. 'all': the pooler and the heads for masked tokens and sentence order,
+        which make a BertForPreTraining. 'mlm': a BertForMaskedLM. 'none': a BertModel. Each class of
+        transformers mentions what else it finds and does not use.
+      license: of the weights, for the model card.
+      overwrite: replace an older export there.
+
+    Returns:
+      `output`.
+
+    Raises:
+      ValueError: there is nothing to export, `output` is in the way, or the choices do not go together.
+    """
+    workdir, output = Path(workdir), Path(output).absolute()  # '.' has a name, too
+    info = source_info(workdir)
+    if not is_workdir(workdir):
+        raise ValueError(f'{workdir} is no workdir of a run. Weights from elsewhere: first convert import')
+    task = info.task or 'pretrain'
+    if encoder == 'word' and task != 'pretrain':
+        raise ValueError(f'{workdir} is a fine-tuned model: it has no word encoder')
+    _check_free(output, overwrite)
+    config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
+    rows = len(info.tokens) if encoder == 'word' or keep_word_rows else info.base_size
+    with open_checkpoints(workdir, which) as checkpoints:
+        step = checkpoints.latest_step or 0
+        paths = _paths(checkpoints.param_shapes(), config, task, encoder, heads)
+        tensors = state_dict(checkpoints.load_params(paths), rows)
+    architecture = _architecture(tensors, task)
+    own = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
+    settings = bert_config(config['model'], architecture, rows, info.labels)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'{output.name}.partial-', dir=output.parent) as temporary:
+        folder = Path(temporary, 'export')
+        folder.mkdir()
+        safetensors.numpy.save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+        _write_json(folder / 'config.json', settings | {hugging_face.OWN_KEY: own})
+        shutil.copymode(folder / 'config.json', folder / 'model.safetensors')  # else for its owner alone
+        write_tokenizer(folder, info.tokens[: info.base_size], config['model']['max_positions'])
+        if rows > info.base_size:
+            _write_words(folder, info.tokens, info.base_size, _segmenter(config, workdir))
+        card = model_card.render(
+            model_card.Facts(
+                name=output.name,
+                encoder=encoder,
+                architecture=architecture,
+                word_rows=rows - info.base_size,
+                step=step,
+                license=license,
+                config=config,
+                manifest=_manifest(config),
+                held_out=_held_out(workdir, step),
+                results=_results(workdir),
+            )
+        )
+        (folder / 'README.md').write_text(card, encoding='utf-8')
+        if output.exists():
+            output.rename(Path(temporary, 'older'))
+        folder.rename(output)
+    return output
+
+
+def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Parameters of one encoder by path → tensors as transformers saves them; `rows` of the token table.
+
+    The decoder of the MLM head is tied to the token table and therefore not among them.
+    """
+    bare = not any(path.startswith(('char_mlm', 'word_mlm', 'classifier', 'qa_outputs')) for path in params)
+    tensors = {}
+    for path, value in params.items():
+        name = hugging_face.tensor_name(path).replace(hugging_face.SENTENCE_ORDER, hugging_face.NEXT_SENTENCE)
+        if path.startswith(('embeddings', 'char_encoder', 'word_encoder')) and not bare:
+            name = f'bert.{name}'
+        if path.endswith(('word_embeddings/embedding', '_mlm/bias')):
+            value = value[:rows]
+        tensors[name] = np.ascontiguousarray(value.T if path.endswith('/kernel') else value)
+    return tensors
+
+
+def bert_config(
+    model: Mapping[str, Any], architecture: str, rows: int, labels: list[str] | None
+) -> dict[str, Any]:
+    """transformers' config.json of a run's `model.*`."""
+    names = hugging_face.SIZES | hugging_face.RATES
+    settings = {'architectures': [architecture], **hugging_face.FIXED}
+    settings |= {theirs: model[ours] for ours, (theirs, _) in names.items()}
+    settings |= {'vocab_size': rows, 'pad_token_id': PAD_ID, 'classifier_dropout': None, 'dtype': 'float32'}
+    if labels is not None:
+        settings['id2label'] = {str(i): label for i, label in enumerate(labels)}
+        settings['label2id'] = {label: i for i, label in enumerate(labels)}
+    return settings
+
+
+def write_tokenizer(folder: Path, tokens: list[str], max_length: int) -> None:
+    """BERT's uncased tokenizer over these tokens as transformers wants it: vocab.txt, tokenizer.json and its
+    config.
+
+    Word rows are not among them: a word of Latin letters ('iphone') would be matched, and give other ids.
+    """
+    missing = [token for token in SPECIAL.values() if token not in tokens]
+    if missing or tokens[PAD_ID] != SPECIAL['pad']:
+        lacking = ', '.join(missing) or f'{SPECIAL["pad"]} as its first token'
+        raise ValueError(f'the vocabulary is none of a BERT: it lacks {lacking}')
+    ids = {token: row for row, token in enumerate(tokens)}  # of equal rows BERT uses the last
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=SPECIAL['unk']))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix='##')
+    cls, sep = SPECIAL['cls'], SPECIAL['sep']
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f'{cls}:0 $A:0 {sep}:0',
+        pair=f'{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1',
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
+    )
+    tokenizer.add_special_tokens(list(SPECIAL.values()))
+    tokenizer.save(str(folder / 'tokenizer.json'))
+    settings = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'tokenize_chinese_chars': True}
+    settings |= {'strip_accents': None, 'model_max_length': max_length}
+    special = {f'{name}_token': token for name, token in SPECIAL.items()}
+    _write_json(folder / 'tokenizer_config.json', settings | special)
+    _write_tokens(folder / 'vocab.txt', tokens)
+
+
+def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: str) -> list[str]:
+    """Which parameters go into the folder: none that nothing has trained."""
+    if heads not in HEADS:
+        raise ValueError(f'heads={heads!r} must be one of {", ".join(HEADS)}')
+    if task != 'pretrain':
+        return list(saved)
+    parts = ['embeddings/', f'{encoder}_encoder/']
+    parts += [f'{encoder}_mlm/'] if heads != 'none' else []
+    loss = config.get('loss', {})
+    predicts_order = loss.get('sop_weight', 1) > 0 and encoder in SOP_VIEWS[loss.get('sop_on', 'both')]
+    parts += [f'{encoder}_sop/'] if heads == 'all' and predicts_order else []
+    random = config.get('imported', {}).get('random', [])
+    left_out = {_module(path) for path in random}
+    left_out |= {f'{encoder}_encoder/pooler.dense'} if heads == 'mlm' else set()
+    return [path for path in saved if path.startswith(tuple(parts)) and _module(path) not in left_out]
+
+
+def _module(path: str) -> str:
+    """What is exported as a whole or not at all: a head, the pooler."""
+    part, _, rest = path.partition('/')
+    return part if part.endswith(('_mlm', '_sop')) else f'{part}/{rest.rpartition("/")[0]}'
+
+
+def _architecture(tensors: Mapping[str, np.ndarray], task: str) -> str:
+    for architecture, its_task in hugging_face.TASKS.items():
+        if task == its_task:
+            return architecture
+    if 'cls.predictions.bias' not in tensors:
+        return 'BertModel'
+    return 'BertForPreTraining' if 'cls.seq_relationship.weight' in tensors else 'BertForMaskedLM'
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    """Raises ValueError where something is in the way that may not be replaced."""
+    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+        return
+    config = output / 'config.json'
+    try:
+        ours = hugging_face.OWN_KEY in json.loads(config.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise ValueError(f'{output} is in the way, and no export: give another folder')
+    if not overwrite:
+        raise ValueError(f'{output} holds an older export: give --overwrite to replace it, or another folder')
+
+
+def _write_words(folder: Path, tokens: list[str], base_size: int, segmenter: dict[str, Any]) -> None:
+    """All tokens and where the words begin, as `input_pipeline.tokenizer.Vocabulary` saves them."""
+    path = folder / hugging_face.WORD_VOCABULARY
+    _write_tokens(path, tokens)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sidecar = {'segmenter': segmenter, 'base_size': base_size}
+    _write_json(path.with_suffix('.json'), sidecar | {'num_words': len(tokens) - base_size, 'sha256': sha256})
+
+
+def _segmenter(config: dict, workdir: Path) -> dict[str, Any]:
+    """What cut the words that the run was trained on."""
+    known = config.get('imported', {}).get('segmenter') or (_manifest(config) or {}).get('segmenter')
+    if known:
+        return known
+    name = config.get('data', {}).get('segmenter', 'jieba')
+    log.warning(
+        'The corpus of %s is not at hand any more, so its words are taken to be cut by %s (data.segmenter)',
+        workdir, name,
+    )  # fmt: skip
+    return {'name': name}
+
+
+def _manifest(config: dict) -> dict[str, Any] | None:
+    """Of the corpus that the run was trained on, where it can still be read."""
+    return _read_json(Path(config.get('data', {}).get('corpus') or '/', 'manifest.json'))
+
+
+def _held_out(workdir: Path, step: int) -> dict[str, float]:
+    """The held-out metrics of the exported step, or of the last evaluation before it."""
+    rows = read_metrics(workdir / 'metrics.jsonl')
+    rows = [row for row in rows if row['split'] == 'validation' and row['step'] <= step]
+    return rows[-1] if rows else {}
+
+
+def _results(workdir: Path) -> dict[str, Any] | None:
+    """Of a fine-tuned run: results.json, which lies one folder up where there were several seeds."""
+    up = workdir.resolve().parent if workdir.resolve().name.startswith('seed-') else workdir
+    return _read_json(workdir / 'results.json') or _read_json(up / 'results.json')
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
+
+
+def _write_tokens(path: Path, tokens: list[str]) -> None:
+    path.write_bytes(''.join(f'{token}\n' for token in tokens).encode())

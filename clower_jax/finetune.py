@@ -1,0 +1,187 @@
+"""Fine-tuning: the training loop for each seed, what came of it, and a fine-tuned model put to use."""
+
+import copy
+import json
+import logging
+import shutil
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from clower_jax import evaluate, sharding, train, writer
+from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
+from clower_jax.progress import Best
+from clower_jax.train_state import abstract_params
+
+log = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, Any]:
+    """Trains `config.seeds` models, from `config.seed` on, and writes what they are worth.
+
+    One seed lives in `workdir`; several live in `workdir/seed-<n>`. Each leaves, beside a run's files, best/
+    (the parameters that were best on the development set), predictions.json and confusion.png (of the best,
+    on the test set if there is one, else on the development set). `workdir/results.json` has the metrics of
+    the best and of the last parameters for every seed, with mean and standard deviation (n − 1).
+
+    Args:
+      config: resolved (`input_pipeline.finetuning.prepare`).
+      data: an `input_pipeline.finetuning.Data`.
+      vocabulary: of the model (see `initial.VocabularyLike`).
+
+    Returns:
+      The contents of results.json; {} where the run was stopped before its end.
+    """
+    workdir = Path(workdir)
+    programs = train.programs_of(config)
+    evaluator = programs.evaluator
+    validation = data.splits.get('validation')
+    per_seed = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        one = copy.deepcopy(config)
+        one.seed = seed
+        folder = seed_folder(workdir, seed, config.seeds)
+        if config.seeds > 1:
+            log.info('Seed %d, in %s', seed, folder)
+        train.train(one, folder, data.bound(one), vocabulary, validation and validation.score, programs)
+        rows = [row for row in writer.read_metrics(folder / 'metrics.jsonl') if row['split'] == 'validation']
+        if not _finished(one, folder, rows):
+            return {}
+        per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, rows))
+    results = summary(config, per_seed)
+    if jax.process_index() == 0:
+        _write_json(workdir / 'results.json', results)
+        if config.seeds > 1:
+            _keep_best_seed(config, workdir, per_seed)
+    return results
+
+
+def seed_folder(workdir: Path, seed: int, seeds: int) -> Path:
+    """Where one seed's run lives."""
+    return workdir if seeds == 1 else workdir / f'seed-{seed}'
+
+
+def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, float]]:
+    """A fine-tuned model on other data: its metrics by split, where labels are known, and its predictions.
+
+    Writes predictions.json, and results.json and confusion.png where labels are known, to
+    `workdir/<config.mode>/`; of several splits the last one's predictions.
+    """
+    workdir = Path(workdir)
+    evaluator = evaluate.Evaluator.of(config)
+    params = restore(workdir, evaluator)
+    folder = workdir / config.mode
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name in data.splits:
+        results[name] = _pass(config, data, evaluator, params, name, folder)
+    if jax.process_index() == 0:
+        _write_json(folder / 'results.json', results)
+    return results
+
+
+def restore(workdir: Path, evaluator: evaluate.Evaluator, folders: tuple[str, ...] = (BEST, FOLDER)) -> dict:
+    """The parameters of a workdir, on their devices: the best if there are any, else the last.
+
+    Raises ValueError where there are none, or they are of another model.
+    """
+    for folder in folders:
+        with Checkpoints(workdir, read_only=True, folder=folder) as checkpoints:
+            if checkpoints.latest_step is not None:
+                return checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.task.init))
+    raise ValueError(f'{workdir} has no complete checkpoint, so it holds no fine-tuned model yet')
+
+
+def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
+    """results.json: the settings that matter, every seed, and over the seeds `mean` and `std` of each metric.
+
+    `std` divides by n − 1; it is null for one seed.
+    """
+
+    def over(function, path=()):
+        found = [_at(result, path) for result in per_seed]
+        if all(isinstance(value, Mapping) for value in found):
+            return {name: over(function, (*path, name)) for name in found[0] if name not in ('seed', 'step')}
+        return function(found)
+
+    def deviation(values):
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    return {
+        'task': config.task,
+        'select': config.select,
+        'init_from': Path(config.init_from).name,
+        'per_seed': per_seed,
+        'mean': over(statistics.fmean),
+        'std': over(deviation),
+    }
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
+    """Whether a run has come to its end: all steps, or `patience` evaluations that were no better."""
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        step = checkpoints.latest_step
+    return step == config.total_steps or Best(config.select, config.patience, rows).exhausted
+
+
+def _measure(config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluator, rows: list[dict]) -> dict:
+    """{'validation': {'best': …, 'last': …}, 'test': …}, and the files of the best parameters."""
+    results: dict[str, Any] = {}
+    if rows:
+        chosen = max(rows, key=lambda row: row[config.select]) if config.select else rows[-1]
+        results['validation'] = {
+            which: {name: value for name, value in row.items() if name != 'split'}
+            for which, row in (('best', chosen), ('last', rows[-1]))
+        }
+    for_files = next((name for name in ('test', 'validation') if name in data.splits), None)
+    if for_files:
+        found = _pass(config, data, evaluator, restore(folder, evaluator), for_files, folder)
+        if for_files == 'test' and found:
+            last = _pass(config, data, evaluator, restore(folder, evaluator, (FOLDER,)), 'test', None)
+            results['test'] = {'best': found, 'last': last}
+    return results
+
+
+def _pass(
+    config: ConfigDict, data, evaluator: evaluate.Evaluator, params: dict, name: str, folder: Path | None
+) -> dict[str, float]:
+    """The metrics of one pass over a split ({} where nothing has a label); its files go to `folder`."""
+    split = data.splits[name]
+    rows = sharding.local_rows(evaluator.mesh, config.batch_size)
+    kept: evaluate.Outputs = []
+
+    def score(outputs: evaluate.Outputs) -> dict[str, float]:
+        kept.extend(outputs)
+        return split.score(outputs)
+
+    metrics = evaluator(params, data.batches(config, split=name, rows=rows), score)
+    if folder and jax.process_index() == 0:
+        split.write_predictions(folder, kept)
+        confusion = split.confusion(kept)
+        if confusion is not None:
+            writer.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
+    return metrics if len(metrics) > 1 else {}
+
+
+def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:
+    """The predictions and the picture of the seed that was best on the development set, also one level up."""
+    if 'validation' not in per_seed[0]:
+        return
+    best = max(per_seed, key=lambda result: result['validation']['best'][config.select])
+    for path in seed_folder(workdir, best['seed'], config.seeds).iterdir():
+        if path.name in ('predictions.json', 'nbest.json', 'confusion.png'):
+            shutil.copyfile(path, workdir / path.name)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')

@@ -1,0 +1,300 @@
+"""The model card (README.md) of an exported folder, filled from the run that it comes from."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
+SETTINGS = (
+    *(f'model.{name}' for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size')),
+    *('total_steps', 'batch_size', 'optim.learning_rate', 'optim.warmup_steps', 'optim.weight_decay'),
+    *('optim.clip_norm', 'dtype', 'seed', 'model.dropout', 'data.char_length', 'data.word_length'),
+    *(
+        'data.max_length',
+        'data.stride',
+        'data.mask_rate',
+        'loss.mlm_candidates',
+        'loss.sop_on',
+        'loss.sop_weight',
+    ),
+    *('loss.contrast_weight', 'loss.temperature', 'loss.same_word_negatives', 'loss.contrast_scope'),
+)
+
+
+PIPELINES = {
+    'BertModel': 'feature-extraction',
+    'BertForMaskedLM': 'fill-mask',
+    'BertForPreTraining': 'fill-mask',
+    'BertForSequenceClassification': 'text-classification',
+    'BertForQuestionAnswering': 'question-answering',
+}
+NO_LICENSE = (
+    'Not stated. It depends on the text and on the initial weights that this model was trained with; whoever '
+    'passes it on should state it (`--license`).'
+)
+VECTORS = """
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained('FOLDER')
+model = AutoModel.from_pretrained('FOLDER')
+inputs = tokenizer(['今天天气很好。', '我们去公园。'], padding=True, return_tensors='pt')
+with torch.no_grad():
+    vectors = model(**inputs).last_hidden_state  # [texts, tokens, hidden size]
+"""
+FILL = """
+from transformers import pipeline
+
+fill = pipeline('fill-mask', model='FOLDER')
+for guess in fill('今天天[MASK]很好。'):
+    print(guess['token_str'], guess['score'])
+"""
+WORDS = """
+import torch
+from input_pipeline.word_tokenizer import WordTokenizer
+from transformers import AutoModel
+
+tokenizer = WordTokenizer.load('FOLDER')
+model = AutoModel.from_pretrained('FOLDER')
+inputs = tokenizer(['今天天气很好。', '我们去公园。'])
+with torch.no_grad():
+    vectors = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).last_hidden_state
+"""
+CLASSIFY = """
+from transformers import pipeline
+
+classify = pipeline('text-classification', model='FOLDER')
+print(classify('今天天气很好。'))
+print(classify({'text': '今天天气很好。', 'text_pair': '今天是晴天。'}))  # where it was trained on pairs
+"""
+ANSWER = """
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained('FOLDER')
+model = AutoModelForQuestionAnswering.from_pretrained('FOLDER')
+question, context = '长江有多长？', '长江全长约六千三百公里，是亚洲第一长河。'
+inputs = tokenizer(
+    question, context, truncation='only_second', return_offsets_mapping=True, return_tensors='pt'
+)
+offsets = inputs.pop('offset_mapping')[0].tolist()
+with torch.no_grad():
+    scores = model(**inputs)
+tokens = [i for i, text in enumerate(inputs.sequence_ids()) if text == 1]  # those of the context
+spans = [(first, last) for first in tokens for last in tokens if first <= last < first + 30]
+first, last = max(spans, key=lambda span: scores.start_logits[0, span[0]] + scores.end_logits[0, span[1]])
+print(context[offsets[first][0] : offsets[last][1]])
+"""
+
+
+class Facts(NamedTuple):
+    """What a card is made of.
+
+    name: the folder's. encoder: 'char' or 'word'. word_rows: how many words are in the token table.
+    config: the run's config.json. manifest: of its corpus; held_out: metrics at `step`, the step exported;
+    results: a fine-tuned run's results.json; each empty or None where there is none.
+    """
+
+    name: str
+    encoder: str
+    architecture: str
+    word_rows: int
+    step: int
+    license: str
+    config: dict[str, Any]
+    manifest: dict[str, Any] | None
+    held_out: dict[str, float]
+    results: dict[str, Any] | None
+
+
+def render(facts: Facts) -> str:
+    """The card: a header in YAML that model hubs read, then Markdown. It names files, not their places."""
+    header = {
+        'language': 'zh',
+        'library_name': 'transformers',
+        # Pipelines take the tokenizer of the folder, which gives characters.
+        'pipeline_tag': 'feature-extraction' if facts.encoder == 'word' else PIPELINES[facts.architecture],
+        'license': facts.license or 'unknown',
+        'base_model': _initial(facts),
+        'tags': ['clower', 'bert'],
+    }
+    lines = [
+        '---',
+        *(f'{key}: {_yaml(value)}' for key, value in header.items() if value),
+        '---',
+        f'\n# {facts.name}',
+    ]
+    for title, text in (
+        ('', _what(facts)),
+        ('Intended use and limits', _limits(facts)),
+        ('How to use', _how(facts)),
+        ('Training data', _data(facts)),
+        ('Settings', _settings(facts)),
+        ('Metrics', _metrics(facts)),
+        ('Licence', facts.license or NO_LICENSE),
+    ):
+        lines += [f'\n## {title}\n', text] if title else ['', text]
+    return '\n'.join(lines) + '\n'
+
+
+def snippets(facts: Facts) -> list[str]:
+    """Python that uses the folder, run from the folder above it."""
+    if facts.encoder == 'word':
+        found = [WORDS]
+    else:
+        found = [
+            code
+            for code, architectures in (
+                (VECTORS, ('BertModel', 'BertForPreTraining')),
+                (FILL, ('BertForMaskedLM', 'BertForPreTraining')),
+                (CLASSIFY, ('BertForSequenceClassification',)),
+                (ANSWER, ('BertForQuestionAnswering',)),
+            )
+            if facts.architecture in architectures
+        ]
+    return [code.replace("'FOLDER'", repr(facts.name)).strip('\n') for code in found]
+
+
+def _what(facts: Facts) -> str:
+    sizes = facts.config['model']
+    shape = f'{sizes["num_layers"]} layers of width {sizes["hidden_size"]}'
+    if facts.architecture == 'BertForSequenceClassification':
+        labels = facts.config['data']['labels']
+        shown = ', '.join(f'`{label}`' for label in labels[:20]) + (' …' if len(labels) > 20 else '')
+        return f'A Chinese BERT ({shape}), fine-tuned to classify texts with {len(labels)} labels: {shown}.'
+    if facts.architecture == 'BertForQuestionAnswering':
+        return f'A Chinese BERT ({shape}), fine-tuned to find the answer to a question in a text.'
+    if 'imported' in facts.config:
+        return f'A Chinese BERT ({shape}), converted from `{_initial(facts)}` and not trained further.'
+    view = {'char': 'character', 'word': 'word'}[facts.encoder]
+    return (
+        f'The {view} encoder ({shape}) of a CLOWER model: two BERT encoders, one over characters and one '
+        f'over words, pre-trained together with contrastive learning between them ({PAPER}).'
+    )
+
+
+def _limits(facts: Facts) -> str:
+    positions = facts.config['model']['max_positions']
+    task = {
+        'BertForSequenceClassification': 'It gives any text one of its labels, also a text of another kind.',
+        'BertForQuestionAnswering': 'It points at a part of the text, also where the text holds no answer.',
+    }.get(facts.architecture, 'It is made to be fine-tuned, or to give vectors; it does not generate text.')
+    return (
+        f'For Chinese text, lower-cased, up to {positions} tokens at a time. {task} It has learned what its '
+        'training text says, with its mistakes and prejudices: do not let it decide about people unchecked.'
+    )
+
+
+def _how(facts: Facts) -> str:
+    parts = [f'```python\n{code}\n```' for code in snippets(facts)]
+    if facts.architecture == 'BertForPreTraining':
+        parts.append(
+            'The folder is a `BertForPreTraining`: beside the encoder it has the pooler, the head for masked '
+            'tokens and, in place of the next-sentence head, one for sentence order (1: the two segments are '
+            'swapped). `AutoModel` and `AutoModelForMaskedLM` find all of their weights, and report as '
+            'unexpected those that they have no use for.'
+        )
+    if facts.encoder == 'word':
+        parts.append(
+            '`WordTokenizer` comes with CLOWER-JAX and cuts a text into words as in training. '
+            '`AutoTokenizer` gives characters: valid ids, but this encoder has rarely seen them for words.'
+        )
+    elif facts.word_rows:
+        branch = facts.config.get('loss', {}).get('mlm_candidates') == 'branch'
+        parts.append(
+            f'The last {facts.word_rows:,} rows of the token table are words (`word_vocab.txt`). '
+            'The tokenizer never gives them. '
+            + ('The head for masked tokens was never asked for them.' if branch else 'A guess may be one.')
+        )
+    else:
+        parts.append('Token ids are those of `vocab.txt`, of the BERT that this one stands in for.')
+    return '\n\n'.join(parts)
+
+
+def _data(facts: Facts) -> str:
+    data, initial = facts.config.get('data', {}), _initial(facts)
+    if 'imported' in facts.config:
+        return f'Not trained here: see `{initial}`.'
+    parts = [f'Initial weights: `{initial}`.' if initial else 'From random initial weights.']
+    manifest = facts.manifest
+    if manifest:
+        files = ', '.join(f'`{_basename(entry["path"])}`' for entry in manifest.get('input', []))
+        documents, segmenter = manifest['documents'], manifest['segmenter']
+        parts.append(
+            f'{documents["kept"]:,} documents with {manifest["characters"]:,} characters, kept of '
+            f'{documents["read"]:,} documents read from {files or "the corpus"}; '
+            f'{documents["validation"]:,} of them are held out. '
+            f'Words were cut by {segmenter["name"]} {segmenter.get("version", "")}'.rstrip()
+            + '.'
+        )
+    elif data.get('corpus'):
+        parts.append(
+            f'The corpus `{_basename(data["corpus"])}`, which was not at hand when this was written.'
+        )
+    names = {split: data.get(split) for split in ('train', 'dev', 'test') if data.get(split)}
+    if data.get('dataset'):
+        parts.append(f'The data set {data["dataset"]}.')
+    if names:
+        parts.append(
+            'Files: ' + ', '.join(f'{split} `{_basename(name)}`' for split, name in names.items()) + '.'
+        )
+    return ' '.join(parts)
+
+
+def _settings(facts: Facts) -> str:
+    flat = {
+        f'{key}.{name}' if isinstance(value, dict) else key: entry
+        for key, value in facts.config.items()
+        for name, entry in (value.items() if isinstance(value, dict) else [('', value)])
+    }
+    rows = [('step exported', f'{facts.step:,}')]
+    return _table(('setting', 'value'), rows + [(f'`{key}`', flat[key]) for key in SETTINGS if key in flat])
+
+
+def _metrics(facts: Facts) -> str:
+    per_seed = (facts.results or {}).get('per_seed', [])
+    of_this = [entry for entry in per_seed if entry['seed'] == facts.config['seed']]
+    if of_this:
+        return _fine_tuned(facts.step, of_this[0], facts.results or {}, len(per_seed))
+    rows = [(name, _number(value)) for name, value in facts.held_out.items() if name not in ('step', 'split')]
+    return _table(('held out', f'at step {facts.held_out["step"]}'), rows) if rows else 'None were measured.'
+
+
+def _fine_tuned(step: int, measured: dict, results: dict, seeds: int) -> str:
+    """The metrics of the exported parameters, and where there are several seeds what all of them gave."""
+    chosen = measured.get('validation', {}).get('best', {}).get('step') == step
+    which = 'best' if chosen else 'last'
+    head = ('metric', 'value', *((f'mean of {seeds} seeds', 'standard deviation') if seeds > 1 else ()))
+    rows: list[tuple] = []
+    for split in ('validation', 'test'):
+        for name, value in measured.get(split, {}).get(which, {}).items():
+            if name != 'step':
+                over = [results[kind][split][which][name] for kind in ('mean', 'std')] if seeds > 1 else []
+                rows.append((f'{split} {name}', *map(_number, (value, *over))))
+    return _table(head, rows)
+
+
+def _initial(facts: Facts) -> str:
+    """The name of what the weights started from; '' for nothing."""
+    return _basename(facts.config.get('init_from') or '')
+
+
+def _basename(path: str) -> str:
+    return Path(str(path).rstrip('/')).name
+
+
+def _yaml(value: Sequence[str]) -> str:
+    """Plain where it can be, else as JSON, which YAML understands."""
+    plain = isinstance(value, str) and re.fullmatch(r'[A-Za-z][\w./-]*', value)
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    return f'{value:.4g}' if isinstance(value, int | float) else str(value)
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ('---',) * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)

@@ -1,0 +1,103 @@
+"""Google's TensorFlow checkpoints of BERT, which the paper starts from, under Hugging Face's tensor names."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+# What an optimiser keeps beside each variable, as BERT's own training code and LAMB name it.
+_STATES = re.compile(r'(.*/(adam|lamb)_[mv]|global_step|beta[12]_power|.*/Adam(_1)?)')
+# Heads, whose names follow no rule; the last two are those of run_classifier.py.
+_HEADS = {
+    'cls/predictions/output_bias': 'cls.predictions.bias',
+    'cls/seq_relationship/output_weights': 'cls.seq_relationship.weight',
+    'cls/seq_relationship/output_bias': 'cls.seq_relationship.bias',
+    'cls/squad/output_weights': 'qa_outputs.weight',
+    'cls/squad/output_bias': 'qa_outputs.bias',
+    'output_weights': 'classifier.weight',
+    'output_bias': 'classifier.bias',
+}
+_LEAVES = {'kernel': 'weight', 'gamma': 'weight', 'beta': 'bias'}
+
+
+class Variables(NamedTuple):
+    """Shapes by TensorFlow name, of the model's variables alone; and how many were an optimiser's."""
+
+    shapes: dict[str, tuple[int, ...]]
+    optimizer_states: int
+
+
+def find(source: str | Path) -> Path | None:
+    """The prefix of a checkpoint ('…/bert_model.ckpt'), given itself or its folder; None where there is none.
+
+    Raises ValueError where a folder has several.
+    """
+    path = Path(source)
+    path = path.with_suffix('') if path.suffix == '.index' else path
+    if Path(f'{path}.index').is_file():
+        return path
+    prefixes = [index.with_suffix('') for index in sorted(path.glob('*.index'))]
+    if len(prefixes) > 1:
+        raise ValueError(
+            f'{path} has several TensorFlow checkpoints: give one of {", ".join(map(str, prefixes))}'
+        )
+    return prefixes[0] if prefixes else None
+
+
+def variables(prefix: Path) -> Variables:
+    """What the checkpoint holds. Raises ValueError where it cannot be read."""
+    shapes = {name: tuple(shape) for name, shape in _reader(prefix).get_variable_to_shape_map().items()}
+    model = {name: shape for name, shape in sorted(shapes.items()) if not _STATES.fullmatch(name)}
+    return Variables(model, len(shapes) - len(model))
+
+
+def head(prefix: Path) -> tuple[str | None, int]:
+    """'classify' or 'span' where there is such a head on top, else None; and the number of its labels."""
+    shapes = {_HEADS.get(name): shape for name, shape in variables(prefix).shapes.items()}
+    for name, task in (('classifier.weight', 'classify'), ('qa_outputs.weight', 'span')):
+        if name in shapes:
+            return task, shapes[name][0]
+    return None, 0
+
+
+def read_tensors(prefix: Path) -> dict[str, np.ndarray]:
+    """Every variable of the model as Hugging Face names and orients it, without the prefix 'bert.'.
+
+    Raises ValueError where the checkpoint cannot be read.
+    """
+    reader = _reader(prefix)
+    tensors = {}
+    for name in variables(prefix).shapes:
+        value = _checked(prefix, lambda name=name: reader.get_tensor(name))
+        tensors[hugging_face_name(name)] = value.T if name.endswith('/kernel') else value
+    return tensors
+
+
+def hugging_face_name(name: str) -> str:
+    """'bert/encoder/layer_0/attention/self/query/kernel' → 'encoder.layer.0.attention.self.query.weight'."""
+    if name in _HEADS:
+        return _HEADS[name]
+    module, _, leaf = name.removeprefix('bert/').rpartition('/')
+    leaf = f'{leaf}.weight' if leaf.endswith('_embeddings') else _LEAVES.get(leaf, leaf)
+    return '.'.join(filter(None, (re.sub(r'\blayer_(\d+)', r'layer.\1', module).replace('/', '.'), leaf)))
+
+
+def _reader(prefix: Path):
+    import tensorflow as tf  # some seconds, and only where there is such a checkpoint
+
+    return _checked(prefix, lambda: tf.train.load_checkpoint(str(prefix)))
+
+
+def _checked(prefix: Path, read):
+    """`read()`, its errors in plain words."""
+    import tensorflow as tf
+
+    try:
+        return read()
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise ValueError(
+            f'{prefix} is no TensorFlow checkpoint that can be read ({reason}). It consists of '
+            f'{prefix.name}.index and {prefix.name}.data-00000-of-00001: copy or unpack both again'
+        ) from error

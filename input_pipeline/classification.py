@@ -1,0 +1,161 @@
+"""Data of classification tasks, of texts and of pairs: files → token rows with labels, logits → results."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import buckets, hub, labelled, locations, scorers
+from input_pipeline.buckets import Rows
+from input_pipeline.labelled import Example
+from input_pipeline.tokenizer import Vocabulary
+
+log = logging.getLogger(__name__)
+
+NO_LABEL = -1
+Outputs = list[dict[str, np.ndarray]]
+
+
+class Classification:
+    """One split of a classification data set, as token rows [CLS] a [SEP] or [CLS] a [SEP] b [SEP].
+
+    A row that is too long loses tokens from the end of its longer text, one at a time, as in BERT.
+
+    Args:
+      examples: in file order; an example's number is its place here.
+      labels: every label; a logit's place is its label's place here.
+      max_length: tokens of a row, special ones included.
+      codes: label → what the data set's own files call it, where that differs.
+
+    Raises ValueError where an example has a label that is none of `labels`.
+    """
+
+    metric = 'acc'
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        vocabulary: Vocabulary,
+        max_length: int,
+        codes: Mapping[str, str] = MappingProxyType({}),
+    ):
+        self.labels = tuple(labels)
+        self._codes = codes
+        self._examples = examples
+        if any(example.label is not None for example in examples):
+            self._gold = labelled.label_index(examples, labels)
+        else:
+            self._gold = np.full(len(examples), NO_LABEL, np.int32)
+        self.rows, cut = _encode(examples, vocabulary, max_length)
+        if cut:
+            log.info('%d of %d rows are longer than %d tokens and were cut', cut, len(examples), max_length)
+
+    def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
+        """`labels` int32 [batch_size]; −1 where there is none."""
+        return {'labels': buckets.completed(self._gold, planned, batch_size, NO_LABEL)}
+
+    def score(self, outputs: Outputs) -> dict[str, float]:
+        """`macro_f1` of a pass's outputs, over the examples that have a label; {} where none has one."""
+        known = self._gold != NO_LABEL
+        if not known.any():
+            return {}
+        predicted = self._logits(outputs).argmax(axis=1)
+        return {'macro_f1': scorers.macro_f1(self._gold[known], predicted[known], len(self.labels))}
+
+    def confusion(self, outputs: Outputs) -> np.ndarray | None:
+        """int64 [C, C] counts: rows are the true labels; None where no example has a label."""
+        known = self._gold != NO_LABEL
+        predicted = self._logits(outputs).argmax(axis=1)
+        return (
+            scorers.confusion_matrix(self._gold[known], predicted[known], len(self.labels))
+            if known.any()
+            else None
+        )
+
+    def write_predictions(self, folder: Path, outputs: Outputs) -> None:
+        """predictions.json, an object a line in file order, as CLUE takes them: `id`, `label` (as the data
+        set's own files call it; then `label_desc` is our name for it), and the label's `probability`."""
+        logits = self._logits(outputs)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probability = weights.max(axis=1) / weights.sum(axis=1)
+        with (folder / 'predictions.json').open('w', encoding='utf-8') as out:
+            for number, (index, p) in enumerate(zip(logits.argmax(axis=1), probability)):
+                label = self.labels[index]
+                line = {'id': number, 'label': self._codes.get(label, label)}
+                line |= {'label_desc': label} if label in self._codes else {}
+                line |= {'probability': round(float(p), 6)}
+                out.write(json.dumps(line, ensure_ascii=False) + '\n')
+
+    def _logits(self, outputs: Outputs) -> np.ndarray:
+        """fp32 [N, C], in file order."""
+        logits = np.full((len(self.rows), len(self.labels)), np.nan, np.float32)
+        for out in outputs:
+            real = out['example'] >= 0
+            logits[out['example'][real]] = out['logits'][real]
+        return logits
+
+
+def _encode(examples: Sequence[Example], vocabulary: Vocabulary, max_length: int) -> tuple[Rows, int]:
+    """The token rows, and how many of them had to be cut."""
+
+    def tokens(texts: list[str]) -> list[list[int]]:
+        encodings = vocabulary.wordpiece.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    first = tokens([example.text_a for example in examples])
+    second = tokens([example.text_b or '' for example in examples])
+    cls, sep = vocabulary.cls, vocabulary.sep
+    ids, segment_a, cut = [], [], 0
+    for example, a, b in zip(examples, first, second):
+        pair = example.text_b is not None
+        room = max_length - 3 if pair else max_length - 2
+        if len(a) + len(b) > room:
+            a, b = cut_longest_first(a, b, room)
+            cut += 1
+        ids.append(np.array([cls, *a, sep, *b, *([sep] if pair else [])], np.int32))
+        segment_a.append(len(a) + 2)
+    return Rows(ids, np.array(segment_a)), cut
+
+
+def cut_longest_first(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Both texts cut at their ends to `room` tokens together, the longer one token by token (b on a tie)."""
+    length_a = min(len(a), max(room - len(b), room - room // 2))
+    return a[:length_a], b[: room - length_a]
+
+
+def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification]:
+    """The splits that `config.mode` needs, as far as there are any; sets `config.data.labels`.
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    data = config.data
+    spec = labelled.spec_of(data.dataset, data.text_columns, data.label_column)
+    examples = {}
+    for name, path in locations.paths(config).items():
+        labelled_only = config.mode == 'train' and name != 'test'
+        examples[name], _ = labelled.read(path, spec._replace(labelled=labelled_only))
+        hub.check_size(data.dataset, locations.KEYS[name], len(examples[name]))
+    kinds = {name: 'pairs' if found[0].text_b is not None else 'texts' for name, found in examples.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f'the files do not go together: they hold {kinds}; set --config.data.text_columns')
+    train = examples.get('train', [])
+    if train and 'validation' not in examples and data.dev_fraction:
+        train, validation = labelled.split_off(train, data.dev_fraction)
+        examples |= {'train': train, 'validation': validation}
+        log.info('No dev file: %d examples of train are kept for evaluation', len(validation))
+    for name in set(examples) & {'validation', 'test'}:
+        if train and (seen := labelled.overlap(train, examples[name])):
+            log.warning('%d of %d %s examples are in train word for word', seen, len(examples[name]), name)
+    data.labels = tuple(data.labels) or labelled.labels_of(data.dataset, train)
+    codes = {name: code for code, name in spec.label_names.items()}
+    if len(codes) < len(spec.label_names) or not set(data.labels) <= set(codes):
+        codes = {}  # several spellings of one label: there is no one code
+    return {
+        name: Classification(found, data.labels, vocabulary, data.max_length, codes)
+        for name, found in examples.items()
+    }

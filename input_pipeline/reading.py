@@ -1,0 +1,143 @@
+"""Data of reading comprehension: files → windows with the answer's place, logits → answers and scores."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import answers, buckets, hub, locations, questions, scorers, windows
+from input_pipeline.buckets import Rows
+from input_pipeline.questions import Question
+from input_pipeline.tokenizer import Vocabulary
+
+log = logging.getLogger(__name__)
+
+Outputs = list[dict[str, np.ndarray]]
+
+
+class Reading:
+    """One split of a reading comprehension data set, as token rows [CLS] question [SEP] window [SEP].
+
+    Args:
+      originals: the questions as their file has them; predictions are text of theirs.
+      asked: the same questions as the model reads them, character for character (DRCD: in Simplified
+        characters), with aligned answers.
+      data: `config.data`: `max_length`, `stride`, `max_question_length` (tokens of a question), `n_best`,
+        `max_answer_length` (tokens of an answer), `scorer` ('cmrc' or 'drcd').
+    """
+
+    def __init__(
+        self,
+        originals: Sequence[Question],
+        asked: Sequence[Question],
+        vocabulary: Vocabulary,
+        data: ConfigDict,
+    ):
+        self._originals, self._asked, self._data = originals, asked, data
+        self._windows = windows.encode(
+            asked, vocabulary, data.max_length, data.stride, data.max_question_length
+        )
+        self._spans = windows.targets(self._windows, asked)
+        unknown = [all(answer.start < 0 for answer in question.answers) for question in asked]
+        self._spans[np.array(unknown)[self._windows.question]] = -1
+        ids = [self._windows.ids(window) for window in range(len(self._windows))]
+        self.rows = Rows(ids, self._windows.question_length)
+
+    def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
+        """`span` int32 [batch_size, 2]; −1 where no answer is known."""
+        return {'span': buckets.completed(self._spans, planned, batch_size, -1)}
+
+    def score(self, outputs: Outputs) -> dict[str, float]:
+        """Exact match and F1 in percent over all questions; {} where not every question has an answer.
+
+        By CMRC 2018's scorer `em`, `f1`; by DRCD's `em`, `f1_drcd` (its own, of bags of characters) and
+        by CMRC's `em_cmrc`, `f1_cmrc`, because papers report either.
+        """
+        gold = {q.id: [answer.text for answer in q.answers] for q in self._originals}
+        if not all(gold.values()):
+            return {}
+        predicted = answers.predictions(self._originals, self._best(outputs))
+        if self._data.scorer == 'cmrc':
+            found = scorers.score_cmrc(gold, predicted)
+            return {'em': found['em'], 'f1': found['f1']}
+        found = scorers.score_drcd(gold, predicted)
+        return {name: found[name] for name in ('em', 'f1_drcd', 'em_cmrc', 'f1_cmrc')}
+
+    def confusion(self, outputs: Outputs) -> None:
+        """None: there are no classes."""
+
+    def write_predictions(self, folder: Path, outputs: Outputs) -> None:
+        """predictions.json, {id: answer}, as the official scorers read it; nbest.json, {id: candidates}."""
+        best = self._best(outputs)
+        for name, content in (
+            ('predictions.json', answers.predictions(self._originals, best)),
+            ('nbest.json', answers.nbest_json(self._originals, best)),
+        ):
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            (folder / name).write_text(text + '\n', encoding='utf-8')
+
+    def _best(self, outputs: Outputs) -> list[list[answers.Candidate]]:
+        """For each question its best answers, in the text of the file."""
+        logits: dict[str, list] = {}
+        for name in ('start_logits', 'end_logits'):
+            logits[name] = [None] * len(self.rows)
+            for out in outputs:
+                for window, values in zip(out['example'], out[name]):
+                    if window >= 0:
+                        logits[name][window] = values
+        data = self._data
+        best = answers.best_answers(
+            self._windows, self._asked, **logits, n_best=data.n_best, max_answer_length=data.max_answer_length
+        )
+        return [
+            [
+                candidate._replace(text=question.context[candidate.start : candidate.end])
+                for candidate in found
+            ]
+            for question, found in zip(self._originals, best)
+        ]
+
+
+def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
+    """The splits that `config.mode` needs, as far as there are any.
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    files = {}
+    for name, path in locations.paths(config).items():
+        rows = hub.is_name(path)
+        files[name] = (
+            questions.parse_questions(hub.fetch(path), path) if rows else questions.read_questions(path)
+        )
+        hub.check_size(config.data.dataset, locations.KEYS[name], len(files[name]))
+    if config.mode == 'train' and 'validation' not in files and config.data.dev_fraction:
+        files['train'], files['validation'] = split_off(files['train'], config.data.dev_fraction)
+        log.info('No dev file: %d questions of train are kept for evaluation', len(files['validation']))
+    splits = {}
+    for name, found in files.items():
+        asked, _ = questions.align(found)
+        if name == 'train':
+            found = asked = questions.trainable(asked)[0]
+        if config.data.simplify:
+            asked = questions.simplify(asked)
+        splits[name] = Reading(found, asked, vocabulary, config.data)
+    return splits
+
+
+def split_off(asked: Sequence[Question], fraction: float) -> tuple[list[Question], list[Question]]:
+    """(train, dev), about `fraction` of the questions dev, by the hash of the context: questions about the
+    same one are on the same side. Raises ValueError where a side would be empty."""
+    sides: tuple[list[Question], list[Question]] = ([], [])
+    for question in asked:
+        digest = hashlib.blake2b(question.context.encode(), digest_size=8).digest()
+        sides[int.from_bytes(digest) < fraction * 2**64].append(question)
+    if not all(sides):
+        raise ValueError(
+            f'{len(asked)} questions cannot be divided with data.dev_fraction={fraction:g}: all would be on '
+            'one side; give a file to evaluate on, --config.data.dev=FILE'
+        )
+    return sides

@@ -1,0 +1,80 @@
+"""Bucketed batches: every row once an epoch, few shapes, the least padding."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from input_pipeline import buckets
+
+lengths_of = st.lists(st.integers(2, 100), min_size=1, max_size=60).map(np.array)
+
+
+def computed(lengths, widths):
+    return sum(min(width for width in widths if width >= length) for length in lengths)
+
+
+@given(lengths_of, st.integers(1, 4))
+def test_widths_waste_the_least(lengths, count):
+    """Against every choice of at most `count` of the possible widths."""
+    widths = buckets.widths(lengths, 100, count)
+    possible = sorted({min(-(-length // 8) * 8, 100) for length in lengths.tolist()})
+    assert len(widths) <= count and set(widths) <= set(possible) and widths[-1] == possible[-1]
+    choices = (
+        (*choice, possible[-1])
+        for n in range(min(count, len(possible)))
+        for choice in itertools.combinations(possible[:-1], n)
+    )
+    assert computed(lengths, widths) == min(computed(lengths, choice) for choice in choices)
+
+
+def test_a_row_too_long_is_refused():
+    with pytest.raises(ValueError, match='101 tokens.*max_length=100'):
+        buckets.widths(np.array([3, 101]), 100, 2)
+
+
+@given(lengths_of, st.integers(1, 9), st.sampled_from([None, 0, 3]), st.integers(0, 2))
+def test_every_row_is_in_an_epoch_once(lengths, batch_size, seed, number):
+    widths = buckets.widths(lengths, 100, 3)
+    plan = buckets.epoch(lengths, widths, batch_size, seed, number)
+    assert len(plan) == -(-len(lengths) // batch_size)
+    assert sorted(np.concatenate([planned.rows for planned in plan])) == list(range(len(lengths)))
+    for planned in plan:
+        assert planned.width in widths and lengths[planned.rows].max() <= planned.width
+    assert sum(len(planned.rows) < batch_size for planned in plan) <= 1
+
+
+def test_epochs_differ_and_repeat():
+    lengths = np.arange(2, 42)
+    widths = buckets.widths(lengths, 64, 3)
+
+    def order(seed, number):
+        return [row for planned in buckets.epoch(lengths, widths, 4, seed, number) for row in planned.rows]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1) != order(1, 1)
+
+
+@given(lengths_of, st.integers(1, 9), st.integers(0, 70))
+def test_a_run_starts_at_any_step(lengths, batch_size, start):
+    widths = buckets.widths(lengths, 100, 3)
+
+    def steps(start, count):
+        return list(itertools.islice(buckets.endless(lengths, widths, batch_size, 5, start), count))
+
+    for one, other in zip(steps(0, start + 3)[start:], steps(start, 3), strict=True):
+        assert one.width == other.width and list(one.rows) == list(other.rows)
+
+
+def test_a_batch_of_rows():
+    """[CLS] 7 8 [SEP] and [CLS] 7 [SEP] 9 [SEP], completed by a row of padding."""
+    rows = buckets.Rows([np.array([1, 7, 8, 2]), np.array([1, 7, 2, 9, 2])], np.array([4, 3]))
+    batch = rows.batch(buckets.Planned(6, np.array([1, 0])), 3)
+    assert batch['char_ids'].tolist() == [[1, 7, 2, 9, 2, 0], [1, 7, 8, 2, 0, 0], [0] * 6]
+    assert batch['char_segments'].tolist() == [[0, 0, 0, 1, 1, 0], [0] * 6, [0] * 6]
+    assert batch['example'].tolist() == [1, 0, -1]
+    assert all(value.dtype == np.int32 for value in batch.values())
+    targets = buckets.completed(np.array([4, 5]), buckets.Planned(6, np.array([1])), 2, -1)
+    assert targets.tolist() == [5, -1]

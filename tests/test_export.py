@@ -1,0 +1,370 @@
+"""Exported folders: what transformers makes of them, their tokenizers, their cards, what is refused."""
+
+import json
+import re
+import sys
+
+import flax.traverse_util
+import huggingface_hub
+import numpy as np
+import pytest
+import transformers
+import workdirs
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from workdirs import BASE, LABELS, TEXTS, WORDS
+
+from clower_jax import convert, tasks
+from clower_jax.checkpoint import BEST
+from clower_jax.export import export, write_tokenizer
+
+ALL = len(BASE) + len(WORDS)
+VIEWS = ('char', 'word')
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """{task: (workdir, parameters by path)}."""
+    found = {}
+    for task in tasks.TASKS:
+        workdir = tmp_path_factory.mktemp(task) / 'run'
+        found[task] = workdir, workdirs.make(workdir, task)
+    return found
+
+
+@pytest.fixture(scope='module')
+def folders(runs, tmp_path_factory):
+    """A function from (task, options) to the exported folder and the parameters it is of."""
+    made = {}
+
+    def folder(task, **options):
+        key = task, *sorted(options.items())
+        if key not in made:
+            output = tmp_path_factory.mktemp('out') / '-'.join([task, *map(str, options.values())])
+            made[key] = export(runs[task][0], output, **options)
+        return made[key], runs[task][1]
+
+    return folder
+
+
+def load(architecture, folder):
+    """The model, without a missing or mismatched tensor; what was not expected; what was logged."""
+    with workdirs.warnings_of('transformers') as logged:
+        model, info = architecture.from_pretrained(
+            folder, output_loading_info=True, attn_implementation='eager'
+        )
+    assert not info['missing_keys'] and not info['mismatched_keys'] and not info['error_msgs']
+    return model.eval(), set(info['unexpected_keys']), logged
+
+
+def ours(task, params, method, *args, **changes):
+    """What a method of our network gives for these parameters by path."""
+    model = tasks.from_config(workdirs.config_of(task, **changes), data_shards=1).model
+    return model.apply({'params': flax.traverse_util.unflatten_dict(params, sep='/')}, *args, method=method)
+
+
+# ---- transformers loads them ----
+
+
+@pytest.mark.parametrize('encoder', VIEWS)
+@pytest.mark.parametrize(
+    ('heads', 'architecture'),
+    [('all', AutoModelForPreTraining), ('mlm', AutoModelForMaskedLM), ('none', AutoModel)],
+)
+def test_each_class_has_a_folder_that_it_loads_without_a_word(folders, encoder, heads, architecture):
+    folder, _ = folders('pretrain', encoder=encoder, heads=heads)
+    model, unexpected, logged = load(architecture, folder)
+    assert not unexpected and not logged
+    assert workdirs.settings(folder)['architectures'] == [type(model).__name__]
+
+
+@pytest.mark.parametrize(
+    ('architecture', 'unused'),
+    [(AutoModel, {'cls'}), (AutoModelForMaskedLM, {'cls.seq_relationship', 'bert.pooler.dense'})],
+)
+def test_the_default_folder_has_every_weight_of_every_class(folders, architecture, unused):
+    """transformers reports what a class does not use: nothing but the parts that it has not."""
+    _, unexpected, _ = load(architecture, folders('pretrain')[0])
+    assert unexpected and all(name.startswith(tuple(unused)) for name in unexpected)
+
+
+@pytest.mark.parametrize(
+    ('task', 'architecture'),
+    [('classify', AutoModelForSequenceClassification), ('span', AutoModelForQuestionAnswering)],
+)
+def test_fine_tuned_folders_load_without_a_word(folders, task, architecture):
+    model, unexpected, logged = load(architecture, folders(task)[0])
+    assert not unexpected and not logged
+    if task == 'classify':
+        assert model.config.id2label == dict(enumerate(LABELS))
+        assert model.config.label2id == {label: i for i, label in enumerate(LABELS)}
+
+
+def test_the_config_has_the_runs_values(folders):
+    settings = workdirs.settings(folders('pretrain')[0])
+    assert settings['vocab_size'] == len(BASE) and settings['pad_token_id'] == 0
+    assert (settings['hidden_dropout_prob'], settings['attention_probs_dropout_prob']) == (0.0, 0.1)
+    assert workdirs.settings(folders('pretrain', keep_word_rows=True)[0])['vocab_size'] == ALL
+    config = transformers.AutoConfig.from_pretrained(folders('pretrain')[0])
+    assert (config.num_hidden_layers, config.layer_norm_eps, config.hidden_act) == (2, 1e-12, 'gelu')
+
+
+# ---- the same function ----
+
+
+@pytest.mark.parametrize(
+    ('view', 'options', 'rows'),
+    [
+        ('char', {}, len(BASE)),
+        ('char', {'keep_word_rows': True}, ALL),
+        ('word', {'encoder': 'word'}, ALL),
+    ],
+    ids=['char', 'char-unpruned', 'word'],
+)
+def test_a_pre_trained_encoder_is_the_same_function(folders, view, options, rows):
+    folder, params = folders('pretrain', **options)
+    batch = workdirs.padded_batch(rows)
+    ids, segments = batch['input_ids'], batch['token_type_ids']
+    positions = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
+
+    def outputs(model, ids, segments):
+        hidden = model.encode(view, ids, segments)
+        return hidden, model.mlm_logits(view, hidden, positions), model.sop_logits(view, hidden)
+
+    hidden, mlm, sop = ours('pretrain', params, outputs, ids, segments)
+    out = workdirs.torch_outputs(load(AutoModelForPreTraining, folder)[0], batch)
+    real = batch['attention_mask'] == 1
+    assert np.ptp(out.prediction_logits) > 1  # far from a constant
+    np.testing.assert_allclose(out.prediction_logits[real], mlm[..., :rows][real], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(out.seq_relationship_logits, sop, rtol=0, atol=1e-5)
+    masked_lm = workdirs.torch_outputs(load(AutoModelForMaskedLM, folder)[0], batch)
+    np.testing.assert_allclose(masked_lm.logits[real], mlm[..., :rows][real], rtol=0, atol=1e-5)
+    plain = workdirs.torch_outputs(load(AutoModel, folder)[0], batch)
+    np.testing.assert_allclose(plain.last_hidden_state[real], hidden[real], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('task', 'architecture'),
+    [('classify', AutoModelForSequenceClassification), ('span', AutoModelForQuestionAnswering)],
+)
+def test_a_fine_tuned_model_is_the_same_function(folders, task, architecture):
+    folder, params = folders(task)
+    batch = workdirs.padded_batch(len(BASE))
+    expected = ours(task, params, None, batch['input_ids'], batch['token_type_ids'])
+    out = workdirs.torch_outputs(load(architecture, folder)[0], batch)
+    if task == 'classify':
+        np.testing.assert_allclose(out.logits, expected, rtol=0, atol=1e-5)
+        return
+    real = batch['attention_mask'] == 1
+    for logits, column in ((out.start_logits, 0), (out.end_logits, 1)):
+        np.testing.assert_allclose(logits[real], expected[..., column][real], rtol=0, atol=1e-5)
+
+
+def test_the_best_is_exported_where_it_was_kept(tmp_path):
+    workdirs.make(tmp_path / 'run', 'span', step=9)
+    last = workdirs.tensors(export(tmp_path / 'run', tmp_path / 'last'))
+    with pytest.raises(ValueError, match='has no best checkpoint, only the last'):
+        export(tmp_path / 'run', tmp_path / 'none', which='best')
+    best = workdirs.make(tmp_path / 'run', 'span', shift=1, step=5, folder=BEST)
+    for which, kernel in (('', best['qa_outputs/kernel'].T), ('last', last['qa_outputs.weight'])):
+        got = workdirs.tensors(export(tmp_path / 'run', tmp_path / f'which-{which}', which=which))
+        np.testing.assert_array_equal(got['qa_outputs.weight'], kernel)
+
+
+@pytest.mark.parametrize('changes', [{'loss.sop_on': 'word'}, {'loss.sop_weight': 0.0}], ids=str)
+def test_a_head_that_nothing_trained_stays_behind(tmp_path, changes):
+    workdirs.make(tmp_path / 'run', 'pretrain', **changes)
+    folder = export(tmp_path / 'run', tmp_path / 'out')
+    assert not any('seq_relationship' in name for name in workdirs.tensors(folder))
+    assert workdirs.settings(folder)['architectures'] == ['BertForMaskedLM']
+
+
+# ---- tokenizers ----
+
+
+def ids_of(folder, *texts):
+    with workdirs.warnings_of('transformers') as logged:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert not logged
+    return tokenizer, [tokenizer(text)['input_ids'] for text in texts]
+
+
+@pytest.mark.parametrize('options', [{}, {'keep_word_rows': True}, {'encoder': 'word'}], ids=str)
+def test_the_tokenizer_gives_the_base_vocabularys_ids(folders, options):
+    """Also where words are in the token table that WordPiece would match: 'iphone', 'caf'."""
+    folder, _ = folders('pretrain', **options)
+    wordpiece = workdirs.vocabulary().wordpiece
+    tokenizer, ids = ids_of(folder, *TEXTS)
+    cls, sep = BASE.index('[CLS]'), BASE.index('[SEP]')
+    assert ids == [[cls, *wordpiece.encode(text).ids, sep] for text in TEXTS]
+    assert any(BASE[i] == '##p' for i in ids[1]) and BASE.index('[UNK]') in ids[3]
+    assert (folder / 'vocab.txt').read_bytes().decode().split('\n') == [*BASE, '']
+    assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (0, BASE.index('[MASK]'))
+    assert tokenizer.model_max_length == workdirs.MODEL['max_positions']
+    pair = tokenizer(TEXTS[0], TEXTS[2], padding='max_length', max_length=32)
+    assert pair['token_type_ids'].count(1) == len(TEXTS[2]) + 1 and sum(pair['attention_mask']) == 16
+    assert tokenizer.decode(ids[0], skip_special_tokens=True).replace(' ', '') == TEXTS[0]
+
+
+def test_the_tokenizer_over_the_chinese_bert_vocabulary(data_dir, tmp_path):
+    path = data_dir / 'vocab' / 'bert_base_chinese_vocab.txt'
+    tokens = path.read_bytes().decode().removesuffix('\n').split('\n')
+    write_tokenizer(tmp_path, tokens, 512)
+    (tmp_path / 'config.json').write_text('{"model_type": "bert"}')
+    assert len(tokens) == 21128 and '\u2028' in tokens
+    text = (data_dir / 'pretrain' / 'wiki_zh_sample.txt').read_text('utf-8')[:20_000]
+    lines = [line for line in text.split('\n') if line]
+    reference = transformers.BertTokenizer(vocab=str(path))
+    assert ids_of(tmp_path, *lines)[1] == [reference(line)['input_ids'] for line in lines]
+
+
+# ---- the card ----
+
+
+def python_of(folder):
+    card = (folder / 'README.md').read_text(encoding='utf-8')
+    return re.findall(r'```python\n(.*?)```', card, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ('task', 'options'),
+    [
+        ('pretrain', {}),
+        ('pretrain', {'keep_word_rows': True, 'heads': 'mlm'}),
+        ('pretrain', {'encoder': 'word'}),
+        ('classify', {}),
+        ('span', {}),
+    ],
+    ids=str,
+)
+def test_the_cards_code_runs(folders, task, options, monkeypatch, capsys):
+    folder, _ = folders(task, **options)
+    monkeypatch.chdir(folder.parent)
+    names = {}
+    for code in python_of(folder):
+        exec(code, names)
+    if task == 'classify':
+        printed = capsys.readouterr().out
+        assert any(repr(label) in printed for label in LABELS)
+    if options.get('encoder') == 'word':
+        words = [names['tokenizer'].vocabulary.tokens[i] for i in names['inputs']['input_ids'][1]]
+        assert words[:6] == ['[CLS]', '我们', '去', '公园', '。', '[SEP]']
+    if 'vectors' in names:
+        assert names['vectors'].shape[-1] == 32
+
+
+def test_the_card_tells_the_run(tmp_path):
+    corpus = tmp_path / 'secret' / 'my-corpus'
+    corpus.mkdir(parents=True)
+    manifest = {
+        'documents': {'read': 2100, 'kept': 2000, 'validation': 20}, 'characters': 1_234_567,
+        'segmenter': workdirs.SEGMENTER, 'input': [{'path': f'{tmp_path}/secret/news.txt', 'bytes': 1}],
+    }  # fmt: skip
+    (corpus / 'manifest.json').write_text(json.dumps(manifest))
+    changes = {'data.corpus': str(corpus), 'init_from': f'{tmp_path}/secret/bert-base-chinese'}
+    workdirs.make(tmp_path / 'run', 'pretrain', **changes)
+    rows = [(2, 'validation', 9.5), (3, 'train', 8.5), (3, 'validation', 7.25), (4, 'validation', 1.5)]
+    lines = [json.dumps({'step': step, 'split': split, 'loss': loss}) for step, split, loss in rows]
+    (tmp_path / 'run' / 'metrics.jsonl').write_text('\n'.join(lines))
+    folder = export(tmp_path / 'run', tmp_path / 'my-bert', encoder='word', license='apache-2.0')
+    text = (folder / 'README.md').read_text(encoding='utf-8')
+    data = huggingface_hub.ModelCard(text).data
+    assert (data.language, data.license, data.base_model) == ('zh', 'apache-2.0', 'bert-base-chinese')
+    assert (data.library_name, data.pipeline_tag) == ('transformers', 'feature-extraction')
+    for fact in (
+        '# my-bert', '2,000 documents', '1,234,567 characters', '2,100', '`news.txt`', 'jieba 0.42.1',
+        '| loss | 7.25 |', '| `batch_size` | 8 |', '| step exported | 3 |', '`bert-base-chinese`',
+    ):  # fmt: skip
+        assert fact in text, fact
+    for path in folder.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    sidecar = json.loads((folder / 'word_vocab.json').read_text('utf-8'))
+    assert sidecar['segmenter'] == workdirs.SEGMENTER and sidecar['base_size'] == len(BASE)
+
+
+def test_the_card_of_one_of_several_seeds(tmp_path):
+    for seed in (0, 1):
+        workdirs.make(tmp_path / f'run/seed-{seed}', 'classify', step=4, **{'seed': seed})
+    measured = [
+        {
+            'seed': seed,
+            'validation': {
+                'best': {'step': 2, 'acc': 0.75 + seed / 8},
+                'last': {'step': 4, 'acc': 0.5 + seed / 8},
+            },
+        }
+        for seed in (0, 1)
+    ]
+    over = {
+        name: {'validation': {'best': {'acc': best}, 'last': {'acc': last}}}
+        for name, best, last in (('mean', 0.8125, 0.5625), ('std', 0.08839, 0.08838))
+    }
+    (tmp_path / 'run' / 'results.json').write_text(json.dumps({'per_seed': measured, **over}))
+    with pytest.raises(ValueError, match='several seeds: give one of .*seed-0, .*seed-1'):
+        export(tmp_path / 'run', tmp_path / 'out')
+    text = (export(tmp_path / 'run' / 'seed-1', tmp_path / 'out') / 'README.md').read_text(encoding='utf-8')
+    assert '| validation acc | 0.625 | 0.5625 | 0.08838 |' in text
+    assert 'mean of 2 seeds' in text and '`train.tsv`' in text and '/secret' not in text
+    assert 'with 3 labels: `坏`, `好`' in text
+
+
+# ---- writing ----
+
+
+def test_torch_is_not_needed(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    folder = export(runs['span'][0], tmp_path / 'out')
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever may read one may read all
+
+
+def test_only_an_older_export_is_replaced_and_only_when_asked(runs, tmp_path):
+    output = tmp_path / 'out'
+    output.mkdir()  # an empty folder is as good as none
+    export(runs['span'][0], output)
+    before = workdirs.tensors(output)
+    with pytest.raises(ValueError, match='holds an older export: give --overwrite'):
+        export(runs['classify'][0], output)
+    export(runs['classify'][0], output, overwrite=True)
+    assert 'qa_outputs.bias' in before and 'classifier.bias' in workdirs.tensors(output)
+    assert [path.name for path in tmp_path.iterdir()] == ['out']
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'thesis' / 'config.json').write_text('{}')
+    with pytest.raises(ValueError, match='thesis is in the way, and no export'):
+        export(runs['span'][0], tmp_path / 'thesis', overwrite=True)
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    workdirs.make(tmp_path / 'run', 'span')
+    tokens = (tmp_path / 'run' / 'vocab.txt').read_text('utf-8').replace('[MASK]', 'mask')
+    (tmp_path / 'run' / 'vocab.txt').write_text(tokens, 'utf-8')
+    with pytest.raises(ValueError, match=r'none of a BERT: it lacks \[MASK\]'):
+        export(tmp_path / 'run', tmp_path / 'out')
+    assert [path.name for path in tmp_path.iterdir()] == ['run']
+
+
+@pytest.mark.parametrize(
+    ('task', 'options', 'message'),
+    [
+        ('span', ['--encoder', 'word'], 'a fine-tuned model: it has no word encoder'),
+        ('span', ['--which', 'best'], 'has no best checkpoint'),
+        (None, [], 'is neither a workdir'),
+    ],
+)
+def test_errors_are_messages(runs, tmp_path, task, options, message):
+    workdir = runs[task][0] if task else tmp_path / 'nothing'
+    command = ['export', '--checkpoint', str(workdir), '--output', str(tmp_path / 'out'), *options]
+    with pytest.raises(SystemExit, match=f'convert export: .*{message}'):
+        convert.main(command)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_command(runs, tmp_path, capsys):
+    convert.main(['export', '--checkpoint', str(runs['pretrain'][0]), '--output', str(tmp_path / 'mine')])
+    assert 'mine is ready; its README.md' in capsys.readouterr().out
+    assert load(AutoModelForPreTraining, tmp_path / 'mine')

@@ -1,0 +1,226 @@
+"""Fine-tuning from end to end on a made-up task: seeds, best and last, stopping, going on, being used."""
+
+import copy
+import itertools
+import json
+from pathlib import Path
+
+import finetuned
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import run
+from clower_jax import finetune
+from clower_jax.checkpoint import BEST, Checkpoints
+from clower_jax.progress import Best
+from clower_jax.writer import read_metrics
+from input_pipeline import finetuning
+
+
+def go(config: ConfigDict, workdir: Path) -> dict:
+    """What run.py does, in this process."""
+    config, vocabulary = run.with_source(config, workdir)
+    config, data = finetuning.prepare(config, vocabulary)
+    if config.mode != 'train':
+        return finetune.apply(config, workdir, data)
+    return finetune.run(config, workdir, data, vocabulary)
+
+
+def validation_rows(folder: Path) -> list[dict]:
+    return [row for row in read_metrics(folder / 'metrics.jsonl') if row['split'] == 'validation']
+
+
+@pytest.fixture(scope='module')
+def two_seeds(tmp_path_factory):
+    """(files, workdir, results) of two seeds of 30 epochs, and what they were."""
+    files, workdir = tmp_path_factory.mktemp('files'), tmp_path_factory.mktemp('work') / 'run'
+    config = finetuned.classify_config(files, seeds=2, num_epochs=30.0, seed=5)
+    return config, workdir, go(config, workdir)
+
+
+def test_the_task_is_learned(two_seeds):
+    _, _, results = two_seeds
+    assert results['mean']['test']['best']['acc'] > 0.9
+
+
+def test_results_of_every_seed(two_seeds):
+    _, workdir, results = two_seeds
+    assert json.loads((workdir / 'results.json').read_text('utf-8')) == results
+    assert [one['seed'] for one in results['per_seed']] == [5, 6]
+    for one in results['per_seed']:
+        rows = validation_rows(workdir / f'seed-{one["seed"]}')
+        assert [row['step'] for row in rows] == list(range(4, 121, 4))  # an evaluation an epoch
+        assert one['validation']['last']['step'] == 120
+        best = one['validation']['best']
+        assert best['acc'] == max(row['acc'] for row in rows)
+        assert best['step'] == next(row['step'] for row in rows if row['acc'] == best['acc'])
+    for split in ('validation', 'test'):
+        for which in ('best', 'last'):
+            for metric in ('acc', 'macro_f1', 'loss'):
+                values = [one[split][which][metric] for one in results['per_seed']]
+                assert results['mean'][split][which][metric] == pytest.approx(np.mean(values))
+                assert results['std'][split][which][metric] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_files_of_a_run(two_seeds):
+    _, workdir, results = two_seeds
+    for seed in (5, 6):
+        folder = workdir / f'seed-{seed}'
+        for name in ('config.json', 'vocab.txt', 'predictions.json', 'confusion.png', 'curves.png'):
+            assert (folder / name).stat().st_size > 0, name
+        assert json.loads((folder / 'config.json').read_text('utf-8'))['seed'] == seed
+        with Checkpoints(folder, read_only=True, folder=BEST) as best:
+            chosen = next(one for one in results['per_seed'] if one['seed'] == seed)
+            assert best.latest_step == chosen['validation']['best']['step']
+    assert (workdir / 'predictions.json').read_bytes() in {
+        (workdir / f'seed-{seed}' / 'predictions.json').read_bytes() for seed in (5, 6)
+    }
+
+
+def test_predictions_are_of_the_best_parameters_on_the_test_set(two_seeds):
+    config, workdir, results = two_seeds
+    gold = [line.split('\t')[1] for line in Path(config.data.test).read_text('utf-8').splitlines()[1:]]
+    for one in results['per_seed']:
+        lines = (workdir / f'seed-{one["seed"]}' / 'predictions.json').read_text('utf-8').splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row['id'] for row in rows] == list(range(20))
+        right = np.mean([row['label'] == label for row, label in zip(rows, gold, strict=True)])
+        assert one['test']['best']['acc'] == pytest.approx(right)
+        assert all(0.5 <= row['probability'] <= 1 for row in rows)
+
+
+def test_a_finished_run_is_not_trained_again(two_seeds):
+    config, workdir, results = two_seeds
+    before = (workdir / 'seed-5' / 'metrics.jsonl').read_bytes()
+    assert go(config, workdir) == results
+    assert (workdir / 'seed-5' / 'metrics.jsonl').read_bytes() == before
+
+
+def test_evaluation_of_a_workdir(two_seeds, tmp_path):
+    """The same figures as at the end of training, and those of a file of one's own."""
+    config, workdir, results = two_seeds
+    config = copy.deepcopy(config)
+    config.mode = 'evaluate'
+    found = go(config, workdir / 'seed-5')
+    per_seed = results['per_seed'][0]
+    for split in ('validation', 'test'):
+        assert found[split]['acc'] == per_seed[split]['best']['acc']
+    folder = workdir / 'seed-5' / 'evaluate'
+    assert json.loads((folder / 'results.json').read_text('utf-8')) == found
+    assert (folder / 'confusion.png').stat().st_size > 0
+    assert (folder / 'predictions.json').read_bytes() == (workdir / 'seed-5/predictions.json').read_bytes()
+
+
+def test_prediction_on_new_text(two_seeds, tmp_path):
+    config, workdir, _ = two_seeds
+    config = copy.deepcopy(config)
+    new = tmp_path / 'new.txt'
+    rest = ''.join(finetuned.CHARACTERS[2:6])
+    new.write_text(f'{rest}{finetuned.GOOD}\n{finetuned.BAD}{rest}\n', encoding='utf-8')
+    config.mode, config.data.test, config.data.dev = 'predict', str(new), ''
+    assert go(config, workdir / 'seed-5') == {'test': {}}
+    lines = (workdir / 'seed-5' / 'predict' / 'predictions.json').read_text('utf-8').splitlines()
+    assert [json.loads(line)['label'] for line in lines] == ['good', 'bad']
+
+
+def test_a_folder_of_seeds_is_no_model(two_seeds):
+    config, workdir, _ = two_seeds
+    config = copy.deepcopy(config)
+    config.mode = 'evaluate'
+    with pytest.raises(ValueError, match='needs a fine-tuned --workdir.*seed-0'):
+        go(config, workdir)
+
+
+def test_a_model_of_another_task_is_refused(two_seeds, tmp_path):
+    _, workdir, _ = two_seeds
+    config = finetuned.span_config(tmp_path, mode='evaluate')
+    with pytest.raises(ValueError, match="is of the task 'classify', the config of 'span'"):
+        go(config, workdir / 'seed-5')
+
+
+def test_early_stopping_and_going_on(tmp_path):
+    """A learning rate of nothing: the second and third evaluation are no better, and the run is over."""
+    config = finetuned.classify_config(
+        tmp_path, num_epochs=9.0, patience=2, **{'optim.learning_rate': 1e-12, 'data.test': ''}
+    )
+    results = go(config, tmp_path / 'run')
+    steps = [row['step'] for row in validation_rows(tmp_path / 'run')]
+    assert steps == [4, 8, 12]
+    assert results['per_seed'][0]['validation']['best']['step'] == 4
+    assert go(config, tmp_path / 'run') == results  # it is over, though steps are left
+    assert [row['step'] for row in validation_rows(tmp_path / 'run')] == steps
+
+
+def test_cut_off_and_gone_on_is_never_cut_off(tmp_path):
+    """12 steps, evaluated every 4 and saved every 6; the second run fails at step 11."""
+    config = finetuned.classify_config(tmp_path, num_epochs=3.0, checkpoint_every=6, **{'data.test': ''})
+    whole = go(config, tmp_path / 'whole')
+
+    resolved, vocabulary = run.with_source(config, tmp_path / 'cut')
+    resolved, data = finetuning.prepare(resolved, vocabulary)
+    batches = data.batches
+
+    def broken(config, start_step=0, split='train', rows=None):
+        source = batches(config, start_step, split, rows)
+        return itertools.islice(source, 10) if split == 'train' else source
+
+    data.batches = broken
+    with pytest.raises(StopIteration):
+        finetune.run(resolved, tmp_path / 'cut', data, vocabulary)
+    assert [row['step'] for row in validation_rows(tmp_path / 'cut')] == [4, 8]
+    assert go(config, tmp_path / 'cut') == whole
+    assert [row['step'] for row in validation_rows(tmp_path / 'cut')] == [4, 8, 12]
+    one, other = (tmp_path / name / 'predictions.json' for name in ('whole', 'cut'))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_without_a_development_set(tmp_path):
+    """Nothing to choose by, so the last parameters are the model; evaluation of a test set is of them."""
+    config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'data.dev': ''})
+    results = go(config, tmp_path / 'run')
+    assert results['per_seed'][0].keys() == {'seed', 'test'}
+    assert results['mean']['test']['best'] == results['mean']['test']['last']
+    config.mode = 'evaluate'
+    assert go(config, tmp_path / 'run')['test'] == results['mean']['test']['last']
+
+
+def test_random_weights_need_a_vocabulary(tmp_path):
+    config = finetuned.classify_config(tmp_path, **{'data.vocab': ''})
+    with pytest.raises(ValueError, match='nothing to start from.*init_from.*data.vocab'):
+        go(config, tmp_path / 'run')
+
+
+def test_reading_comprehension(tmp_path):
+    config = finetuned.span_config(tmp_path, num_epochs=2.0)
+    results = go(config, tmp_path / 'run')
+    predictions = json.loads((tmp_path / 'run' / 'predictions.json').read_text('utf-8'))
+    data = json.loads(Path(config.data.dev).read_text('utf-8'))['data'][0]['paragraphs']
+    answers = {p['qas'][0]['id']: p['qas'][0]['answers'][0]['text'] for p in data}
+    assert predictions.keys() == answers.keys()
+    exact = 100 * np.mean([predictions[key] == answers[key] for key in answers])
+    assert results['per_seed'][0]['validation']['best']['em'] == pytest.approx(exact)
+    assert all(predictions[p['qas'][0]['id']] in p['context'] for p in data)
+    nbest = json.loads((tmp_path / 'run' / 'nbest.json').read_text('utf-8'))
+    assert all(nbest[key][0]['text'] == predictions[key] for key in answers)
+
+
+@pytest.mark.parametrize(
+    ('values', 'patience', 'improvements', 'exhausted'),
+    [
+        ([0.1, 0.3, 0.2, 0.4], 2, [True, True, False, True], False),
+        ([0.3, 0.3, 0.3], 2, [True, False, False], True),
+        ([0.3, 0.2, 0.1], 0, [True, False, False], False),
+    ],
+)
+def test_the_best_evaluation(values, patience, improvements, exhausted):
+    best = Best('acc', patience)
+    assert [best.improves({'acc': value}) for value in values] == improvements
+    assert best.exhausted == exhausted
+    rows = [{'split': 'validation', 'acc': value} for value in values]
+    assert Best('acc', patience, [{'split': 'train'}, *rows]).exhausted == exhausted
+
+
+def test_an_unknown_metric_to_select_by():
+    with pytest.raises(ValueError, match="select='f1' is none of the held-out metrics: acc, loss"):
+        Best('f1', 0).improves({'loss': 1.0, 'acc': 0.5})

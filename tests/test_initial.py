@@ -1,0 +1,516 @@
+"""Initial weights from Hugging Face folders of every vintage, and from other runs."""
+
+import json
+import logging
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import synthetic
+import torch
+import transformers
+import workdirs
+
+from clower_jax import initial, sharding, tasks
+from clower_jax.checkpoint import BEST
+from clower_jax.tasks import Pretrain
+from clower_jax.train import train
+from input_pipeline.tokenizer import Vocabulary
+
+VIEWS = ('char', 'word')
+SIZE = {'hidden_size': 32, 'intermediate_size': 64, 'num_attention_heads': 4, 'num_hidden_layers': 1}
+UNTOUCHED = 7.0  # where no weight of the source goes
+VOCABULARY = synthetic.Vocabulary()
+QUERY = 'encoder.layer.0.attention.self.query.weight'
+
+
+def config_of(**changes):
+    return synthetic.tiny_config(**{'model.num_layers': 1, **changes})
+
+
+def fresh(**changes) -> dict:
+    """The parameters of a new run, each entry UNTOUCHED."""
+    task = Pretrain.from_config(config_of(**changes), data_shards=1)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return jax.tree.map(lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), shapes)
+
+
+def load(folder, **changes) -> tuple[dict[str, np.ndarray], initial.Report]:
+    params, report = initial.load_initial(fresh(**changes), str(folder), VOCABULARY, num_heads=4)
+    return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(params, sep='/')), report
+
+
+@pytest.fixture(scope='module')
+def tensors() -> dict[str, np.ndarray]:
+    """The state of a tiny BERT with its pre-training heads, all of it random."""
+    shape = transformers.BertConfig(vocab_size=synthetic.BASE_SIZE, max_position_embeddings=32, **SIZE)
+    names = transformers.BertForPreTraining(shape).state_dict()
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.normal(size=value.shape).astype(np.float32) for name, value in names.items()}
+    drawn['cls.predictions.decoder.weight'] = drawn['bert.embeddings.word_embeddings.weight']
+    drawn['cls.predictions.decoder.bias'] = drawn['cls.predictions.bias']
+    return drawn
+
+
+def write(folder, tensors, *, form='safetensors', model_type='bert', tokens=VOCABULARY.tokens[:40]):
+    """A Hugging Face folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / 'config.json').write_text(json.dumps({'model_type': model_type, **SIZE}))
+    if tokens is not None:
+        (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in tokens), encoding='utf-8')
+    if form == 'safetensors':
+        safetensors.numpy.save_file(tensors, folder / 'model.safetensors')
+    elif form == 'shards':
+        weight_map = {}
+        for i, name in enumerate(tensors):
+            weight_map[name] = f'model-{i % 2 + 1:05}-of-00002.safetensors'
+        for shard in set(weight_map.values()):
+            part = {name: value for name, value in tensors.items() if weight_map[name] == shard}
+            safetensors.numpy.save_file(part, folder / shard)
+        (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': weight_map}))
+    elif form == 'bin':
+
+        def to_torch(x):  # by way of fp32: torch knows no NumPy bfloat16
+            return torch.tensor(np.float32(x)).to(getattr(torch, x.dtype.name))
+
+        torch.save({name: to_torch(x) for name, x in tensors.items()}, folder / 'pytorch_model.bin')
+    return folder
+
+
+def without_prefix_and_heads(tensors):
+    """As `BertModel.save_pretrained` writes it."""
+    return {
+        name.removeprefix('bert.'): value for name, value in tensors.items() if not name.startswith('cls.')
+    }
+
+
+# ---- Hugging Face folders ----
+
+
+@pytest.mark.parametrize('form', ['safetensors', 'shards', 'bin'])
+def test_every_weight_has_its_place_in_both_encoders(tensors, tmp_path, form):
+    got, report = load(write(tmp_path, tensors, form=form))
+    for view in VIEWS:
+        encoder, mlm = f'{view}_encoder/encoder.layer.0', f'{view}_mlm'
+        for path, name in (
+            (f'{encoder}/attention.self.query/kernel', f'bert.{QUERY}'),
+            (f'{encoder}/attention.output.dense/bias', 'bert.encoder.layer.0.attention.output.dense.bias'),
+            (f'{encoder}/attention.output.LayerNorm/scale',
+             'bert.encoder.layer.0.attention.output.LayerNorm.weight'),
+            (f'{encoder}/intermediate.dense/kernel', 'bert.encoder.layer.0.intermediate.dense.weight'),
+            (f'{encoder}/output.dense/kernel', 'bert.encoder.layer.0.output.dense.weight'),
+            (f'{view}_encoder/pooler.dense/kernel', 'bert.pooler.dense.weight'),
+            (f'{mlm}/transform.dense/kernel', 'cls.predictions.transform.dense.weight'),
+            (f'{mlm}/transform.LayerNorm/bias', 'cls.predictions.transform.LayerNorm.bias'),
+        ):  # fmt: skip
+            expected = tensors[name].T if path.endswith('/kernel') else tensors[name]
+            np.testing.assert_array_equal(got[path], expected, err_msg=path)
+    for table in ('position_embeddings', 'token_type_embeddings'):
+        expected = tensors[f'bert.embeddings.{table}.weight']
+        np.testing.assert_array_equal(got[f'embeddings/{table}/embedding'], expected)
+    heads = [f'{view}_sop/seq_relationship/{leaf}' for view in VIEWS for leaf in ('kernel', 'bias')]
+    assert sorted(report.random) == sorted(heads)
+    assert report.unused == ['cls.seq_relationship.bias', 'cls.seq_relationship.weight']
+    for path, value in got.items():
+        assert np.all(value == UNTOUCHED) == (path in heads), path
+
+
+def test_new_word_rows_are_the_mean_of_their_pieces(tensors, tmp_path):
+    got, _ = load(write(tmp_path, tensors))
+    base = synthetic.BASE_SIZE
+    for path, name in (
+        ('embeddings/word_embeddings/embedding', 'bert.embeddings.word_embeddings.weight'),
+        ('char_mlm/bias', 'cls.predictions.bias'),
+        ('word_mlm/bias', 'cls.predictions.bias'),
+    ):
+        np.testing.assert_array_equal(got[path][:base], tensors[name])
+        for i, pieces in enumerate(VOCABULARY.pieces()):
+            expected = sum(tensors[name][piece].astype(np.float64) for piece in pieces) / len(pieces)
+            np.testing.assert_allclose(got[path][base + i], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_names_of_old_folders(tensors, tmp_path):
+    def old(name):
+        return name.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta')
+
+    renamed = {old(name): value for name, value in tensors.items()}
+    renamed['bert.embeddings.position_ids'] = np.arange(32)[None]
+    got, report = load(write(tmp_path / 'old', renamed))
+    expected, expected_report = load(write(tmp_path / 'new', tensors))
+    assert renamed.keys() != tensors.keys() and report == expected_report
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_an_encoder_without_heads(tensors, tmp_path):
+    bare = without_prefix_and_heads(tensors)
+    bare['dropped.weight'] = np.ones(3, np.float32)
+    got, report = load(write(tmp_path / 'bare', bare))
+    expected, _ = load(write(tmp_path / 'full', tensors))
+    assert report.unused == ['dropped.weight']
+    assert report.random and all('_mlm/' in path or '_sop/' in path for path in report.random)
+    for path, value in got.items():
+        np.testing.assert_array_equal(value, UNTOUCHED if path in report.random else expected[path], path)
+
+
+@pytest.mark.parametrize('form', ['safetensors', 'bin'])
+@pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16], ids=['float16', 'bfloat16'])
+def test_half_precision_folders(tensors, tmp_path, dtype, form):
+    halved = {name: value.astype(dtype) for name, value in tensors.items()}
+    got, _ = load(write(tmp_path, halved, form=form))
+    query = got['word_encoder/encoder.layer.0/attention.self.query/kernel']
+    assert query.dtype == np.float32
+    np.testing.assert_array_equal(query, halved[f'bert.{QUERY}'].T.astype(np.float32))
+
+
+def test_layers_that_differ_in_number_are_reported(tensors, tmp_path):
+    _, report = load(write(tmp_path, tensors), **{'model.num_layers': 2})
+    assert 'word_encoder/encoder.layer.1/output.dense/kernel' in report.random
+
+
+# ---- what cannot be used, and what the person reads ----
+
+
+def test_another_vocabulary_is_refused_by_its_row(tensors, tmp_path):
+    tokens = list(VOCABULARY.tokens[:40])
+    tokens[11] = '龘'
+    with pytest.raises(ValueError, match=rf"vocab\.txt:12 is '龘', the corpus has '{VOCABULARY.tokens[11]}'"):
+        load(write(tmp_path, tensors, tokens=tokens))
+    with pytest.raises(ValueError, match=r'vocab\.txt:31 is nothing, the corpus has'):
+        load(write(tmp_path, tensors, tokens=VOCABULARY.tokens[:30]))
+
+
+def test_another_number_of_rows_is_refused(tensors, tmp_path):
+    name = 'bert.embeddings.word_embeddings.weight'
+    changed = {**tensors, name: tensors[name][:33]}
+    with pytest.raises(ValueError, match='33 token rows, the base block .* 40: .*--base_vocab'):
+        load(write(tmp_path, changed))
+
+
+def test_a_folder_without_a_vocabulary_is_refused(tensors, tmp_path):
+    with pytest.raises(ValueError, match='neither vocab.txt nor tokenizer.json'):
+        load(write(tmp_path, tensors, tokens=None))
+
+
+def test_the_vocabulary_may_be_in_tokenizer_json(tensors, tmp_path):
+    """transformers 5 saves no vocab.txt."""
+    folder = write(tmp_path, tensors, tokens=None)
+    ids = {token: row for row, token in reversed(list(enumerate(VOCABULARY.tokens[:40])))}
+    (folder / 'tokenizer.json').write_text(json.dumps({'model': {'vocab': ids}}), encoding='utf-8')
+    assert load(folder)[1].random
+    ids['龘'] = ids.pop(VOCABULARY.tokens[11])
+    (folder / 'tokenizer.json').write_text(json.dumps({'model': {'vocab': ids}}), encoding='utf-8')
+    with pytest.raises(ValueError, match=r"tokenizer\.json, id 11, is '龘'"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    'change', [{'num_attention_heads': 2}, {'hidden_act': 'relu'}, {'layer_norm_eps': 1e-5}], ids=str
+)
+def test_another_function_of_the_same_shapes_is_refused(tensors, tmp_path, change):
+    folder = write(tmp_path, tensors)
+    settings = json.loads((folder / 'config.json').read_text('utf-8')) | change
+    (folder / 'config.json').write_text(json.dumps(settings), encoding='utf-8')
+    with pytest.raises(ValueError, match='describes another encoder .*' + next(iter(change))):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value', 'name'),
+    [
+        ('hidden_size', 64, r'[a-z]\S+'),
+        ('intermediate_size', 128, r'encoder\.layer\.0\.\S+'),
+        ('max_positions', 64, r'embeddings\.position_embeddings\.weight'),
+    ],
+)
+def test_wrong_shapes_are_named(tensors, tmp_path, setting, value, name):
+    message = rf': {name} has the shape .*, the model wants .*{value}.* at .*set model\.'
+    with pytest.raises(ValueError, match=message):
+        load(write(tmp_path, tensors), **{f'model.{setting}': value})
+
+
+def test_another_kind_of_model_is_refused(tensors, tmp_path):
+    with pytest.raises(ValueError, match=r"another encoder .* model_type is 'roberta' there, 'bert' here"):
+        load(write(tmp_path, tensors, model_type='roberta'))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='has none of model.safetensors'):
+        load(write(tmp_path, {}, form=None))
+
+
+@pytest.mark.parametrize('name', ['missing', 'empty'])
+def test_a_folder_that_is_neither_is_refused(tmp_path, name):
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match=rf"'.*{name}' is neither a workdir .* nor a Hugging Face"):
+        load(tmp_path / name)
+
+
+# ---- another run ----
+
+
+@pytest.fixture(scope='module')
+def run(tensors, tmp_path_factory):
+    """(workdir, log) of two steps from a Hugging Face folder; no layers, for they take longest."""
+    folder = write(tmp_path_factory.mktemp('bert'), tensors)
+    workdir = tmp_path_factory.mktemp('run')
+    config = config_of(**{'model.num_layers': 0, 'total_steps': 2, 'init_from': str(folder)})
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger('clower_jax')
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        train(config, workdir, lambda **at: synthetic.batches(config, **at), VOCABULARY)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return workdir, lines
+
+
+def test_training_says_where_its_weights_are_from(run):
+    log = '\n'.join(run[1])
+    assert 'Initial weights from' in log
+    assert 'Left at random values (4): char_sop/seq_relationship/' in log
+    assert 'Not used (18): ' in log and 'cls.seq_relationship.{bias, weight}' in log
+
+
+def test_a_workdir_gives_its_parameters(run, tensors):
+    got, report = load(run[0], **{'model.num_layers': 0})
+    assert report == initial.Report([], [])
+    for path, value in got.items():
+        assert not np.any(value == UNTOUCHED), path
+    # Two small steps away from where it started.
+    moved = got['char_encoder/pooler.dense/kernel'] - tensors['bert.pooler.dense.weight'].T
+    assert 0 < np.abs(moved).max() < 0.01
+
+
+def test_a_workdir_of_another_shape_is_refused(run):
+    name = 'embeddings/position_embeddings/embedding'
+    message = rf'{name} has the shape \(32, 32\), the model wants \(48, 32\) at {name}: set model'
+    with pytest.raises(ValueError, match=message):
+        load(run[0], **{'model.max_positions': 48})
+
+
+def test_what_two_runs_have_in_common_is_taken(run):
+    got, report = load(run[0])
+    assert all(path.split('/')[1] == 'encoder.layer.0' for path in report.random)
+    assert len(report.random) == 32 and not report.unused
+    assert all(np.all(value == UNTOUCHED) == (path in report.random) for path, value in got.items())
+
+
+def test_a_workdir_of_another_vocabulary_is_refused(run):
+    other = synthetic.Vocabulary()
+    other.tokens = [*other.tokens[:59], '龘龘']
+    with pytest.raises(ValueError, match=r"vocab\.txt:60 is .* the corpus has '龘龘'"):
+        initial.load_initial(fresh(), str(run[0]), other, num_heads=4)
+
+
+def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(ValueError, match='has no complete checkpoint yet'):
+        load(tmp_path)
+
+
+# ---- other networks than the source's ----
+
+
+def load_task(source, task, labels=None, **changes):
+    """What `source` gives for the network of a task over the vocabulary of `workdirs`."""
+    network = tasks.from_config(workdirs.config_of(task, **changes), data_shards=1)
+    params = jax.tree.map(
+        lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), jax.eval_shape(network.init, jax.random.key(0))
+    )
+    vocabulary = workdirs.vocabulary()
+    if task != 'pretrain':
+        vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
+    params, report = initial.load_initial(params, source, vocabulary, 4, labels)
+    return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(params, sep='/')), report
+
+
+@pytest.fixture(scope='module')
+def sources(tmp_path_factory):
+    """{task: (workdir, parameters by path)}."""
+    folder = tmp_path_factory.mktemp('sources')
+    return {task: (folder / task, workdirs.make(folder / task, task)) for task in tasks.TASKS}
+
+
+@pytest.mark.parametrize('task', ['classify', 'span'])
+def test_fine_tuning_takes_the_base_rows_and_the_character_encoder(sources, task):
+    workdir, params = sources['pretrain']
+    got, report = load_task(workdir, task)
+    head = {'classify': 'classifier', 'span': 'qa_outputs'}[task]
+    assert report.random == [f'{head}/bias', f'{head}/kernel']
+    for path in got.keys() - set(report.random):
+        expected = params[path][: len(workdirs.BASE)] if 'word_embeddings' in path else params[path]
+        np.testing.assert_array_equal(got[path], expected, err_msg=path)
+    unused = set(params) - set(got)
+    assert set(report.unused) == unused and any('pooler' in path for path in unused)
+    assert any('char_encoder/pooler' in path for path in unused) == (task == 'span')
+
+
+def test_a_fine_tuned_model_goes_into_both_encoders(sources):
+    workdir, params = sources['classify']
+    got, report = load_task(workdir, 'pretrain')
+    assert all('_mlm/' in path or '_sop/' in path for path in report.random)
+    assert report.unused == ['classifier.bias', 'classifier.weight']
+    for view in VIEWS:
+        for path in params:
+            if path.startswith('char_encoder/'):
+                np.testing.assert_array_equal(got[path.replace('char', view, 1)], params[path])
+    base = len(workdirs.BASE)
+    table, pieces = got['embeddings/word_embeddings/embedding'], workdirs.vocabulary().pieces()
+    np.testing.assert_array_equal(table[:base], params['embeddings/word_embeddings/embedding'])
+    np.testing.assert_allclose(table[base], table[list(pieces[0])].mean(axis=0), rtol=1e-6)
+
+
+def test_a_head_is_taken_where_the_labels_are_the_same(sources):
+    workdir, params = sources['classify']
+    for labels in (None, workdirs.LABELS):
+        got, report = load_task(workdir, 'classify', labels)
+        assert report == initial.Report([], [])
+        np.testing.assert_array_equal(got['classifier/kernel'], params['classifier/kernel'])
+    got, report = load_task(workdir, 'classify', ['a', 'b', 'c'])
+    assert report.random[0].startswith('classifier/bias (its labels are 坏, 好')
+    assert report.unused == ['classifier.bias', 'classifier.weight']
+    assert np.all(got['classifier/kernel'] == UNTOUCHED)
+    _, report = load_task(workdir, 'classify', **{'data.labels': ['a', 'b']})
+    assert report.random[1] == 'classifier/kernel (the source has the shape (32, 3), the model (32, 2))'
+
+
+def test_a_fine_tuned_run_gives_its_best(sources, tmp_path):
+    workdirs.make(tmp_path, 'span', step=9)
+    best = workdirs.make(tmp_path, 'span', shift=1, step=5, folder=BEST)
+    got, _ = load_task(tmp_path, 'span')
+    np.testing.assert_array_equal(got['qa_outputs/kernel'], best['qa_outputs/kernel'])
+
+
+def test_arrays_stay_where_the_run_has_them(sources):
+    """Part of the tree, so that it goes over the host; 8 simulated devices."""
+    config = workdirs.config_of('span', **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})
+    network = tasks.from_config(config, data_shards=4)
+    places = sharding.tree_shardings(
+        sharding.make_mesh(config), jax.eval_shape(network.init, jax.random.key(0))
+    )
+    params = jax.jit(network.init, out_shardings=places)(jax.random.key(0))
+    vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
+    loaded, _ = initial.load_initial(params, sources['pretrain'][0], vocabulary, 4)
+    assert jax.tree.map(lambda leaf: leaf.sharding, loaded) == places
+    assert len(loaded['embeddings']['word_embeddings']['embedding'].sharding.device_set) == 8
+
+
+# ---- heads and oddities of Hugging Face folders ----
+
+
+@pytest.mark.parametrize(
+    ('architecture', 'task', 'head'),
+    [
+        (transformers.BertForSequenceClassification, 'classify', 'classifier'),
+        (transformers.BertForQuestionAnswering, 'span', 'qa_outputs'),
+    ],
+)
+def test_heads_of_hugging_face_folders(tmp_path, architecture, task, head):
+    model = workdirs.bert(architecture, num_labels=3 if task == 'classify' else 2)
+    got, report = load_task(workdirs.saved(model, tmp_path), task)
+    assert report == initial.Report([], [])
+    weight = model.state_dict()[f'{head}.weight'].numpy()
+    np.testing.assert_array_equal(got[f'{head}/kernel'], weight.T)
+
+
+def test_a_head_of_that_name_for_something_else_is_left(tmp_path):
+    folder = workdirs.saved(workdirs.bert(transformers.BertForTokenClassification, num_labels=3), tmp_path)
+    got, report = load_task(folder, 'classify')
+    assert 'classifier/kernel (the source has one of that name for something else)' in report.random
+    assert 'classifier.weight' in report.unused and np.all(got['classifier/bias'] == UNTOUCHED)
+
+
+def test_a_decoder_of_its_own_is_not_dropped_in_silence(tensors, tmp_path):
+    changed = {**tensors, 'cls.predictions.decoder.weight': tensors['cls.predictions.decoder.weight'] + 1}
+    assert 'cls.predictions.decoder.weight' in load(write(tmp_path / 'untied', changed))[1].unused
+    only = {name: value for name, value in tensors.items() if name != 'cls.predictions.bias'}
+    got, report = load(write(tmp_path / 'old', only))
+    np.testing.assert_array_equal(
+        got['char_mlm/bias'][: synthetic.BASE_SIZE], tensors['cls.predictions.bias']
+    )
+    assert not any('bias' in path for path in report.random if '_mlm' in path)
+
+
+@pytest.mark.parametrize(
+    ('begin', 'end'), [(b'\xef\xbb\xbf', b'\n'), (b'', b'\r\n'), (b'', b'')], ids=['bom', 'crlf', 'no-end']
+)
+def test_a_vocabulary_of_another_editor(tmp_path, begin, end):
+    folder = workdirs.saved(workdirs.bert(transformers.BertModel), tmp_path)
+    lines = (end or b'\n').join(token.encode() for token in workdirs.BASE)
+    (folder / 'vocab.txt').write_bytes(begin + lines + end)
+    assert '\u2028' in workdirs.BASE and initial.source_info(folder).tokens == workdirs.BASE
+
+
+def test_a_hugging_face_folder_may_hold_others(tensors, tmp_path):
+    expected = load(write(tmp_path, tensors))[1]
+    (tmp_path / 'best').mkdir()
+    assert load(tmp_path)[1] == expected
+
+
+def test_damaged_weights_are_explained(tensors, tmp_path):
+    folder = write(tmp_path, tensors)
+    (folder / 'model.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
+    with pytest.raises(
+        ValueError, match=r'model\.safetensors \(\d+ bytes\) cannot be read .*Git LFS pointer'
+    ):
+        load(folder)
+    (folder / 'model.safetensors').unlink()
+    write(folder, tensors, form='shards')
+    (folder / 'model-00002-of-00002.safetensors').unlink()
+    with pytest.raises(ValueError, match='model-00002-of-00002.safetensors is missing: copy every shard'):
+        load(folder)
+    (folder / 'config.json').write_text('{"model_type"')
+    with pytest.raises(ValueError, match=r'config\.json is no JSON'):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [{'type_vocab_size': 1}, {'is_decoder': True}, {'position_embedding_type': 'relative_key'}],
+    ids=str,
+)
+def test_what_is_no_bert_like_ours_has_no_info(tensors, tmp_path, change):
+    folder = write(tmp_path, tensors)
+    settings = json.loads((folder / 'config.json').read_text('utf-8')) | change
+    (folder / 'config.json').write_text(json.dumps(settings), encoding='utf-8')
+    with pytest.raises(ValueError, match='describes another encoder .*' + next(iter(change))):
+        initial.source_info(folder)
+
+
+# ---- what a source says of itself ----
+
+
+def test_source_info(sources, tmp_path):
+    sizes = {name: workdirs.MODEL[name] for name in ('hidden_size', 'num_layers', 'num_heads')}
+    base = len(workdirs.BASE)
+    info = initial.source_info(sources['pretrain'][0])
+    assert (info.task, info.labels, info.base_size) == ('pretrain', None, base)
+    assert info.tokens == workdirs.BASE + workdirs.WORDS
+    assert info.model['vocab_size'] == len(info.tokens) and info.model['max_positions'] == 64
+    assert info.model.items() >= sizes.items()
+    info = initial.source_info(sources['classify'][0])
+    assert (info.task, info.labels, len(info.tokens)) == ('classify', workdirs.LABELS, base)
+    plain = workdirs.saved(workdirs.bert(transformers.BertForMaskedLM), tmp_path)
+    info = initial.source_info(plain)
+    assert (info.task, info.labels, info.model['base_vocab_size']) == (None, None, base)
+    assert info.model.items() >= sizes.items() and info.tokens == workdirs.BASE
+    two = workdirs.saved(workdirs.bert(transformers.BertForSequenceClassification), tmp_path)
+    assert initial.source_info(two).labels == ['LABEL_0', 'LABEL_1']
+
+
+def test_several_seeds_are_several_sources(tmp_path):
+    for seed in (0, 1):
+        (tmp_path / f'seed-{seed}' / 'checkpoints').mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match=r'a run for each of several seeds: give one of \S+seed-0, \S+seed-1'
+    ):
+        initial.source_info(tmp_path)
