@@ -5,8 +5,10 @@ Any config value can be set on the command line: --config.batch_size=64. See con
 
 import copy
 import functools
+import json
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import absl.logging
@@ -29,6 +31,13 @@ COORDINATOR = flags.DEFINE_string('coordinator', None, 'Several processes: host:
 NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Several processes: how many.')
 PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Several processes: which one this is, from 0.')
 CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from Slurm, MPI or a TPU pod.')
+
+
+# What a fine-tuned model is used with as it was trained.
+READING_OF_TEXT = (
+    *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
+    *('max_answer_length', 'n_best', 'scorer', 'simplify'),
+)
 
 
 def default_workdir(config_file: str) -> Path:
@@ -86,6 +95,9 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
 
 def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
     """Fine-tuning, or (`config.mode`) a fine-tuned model put to use; returns the last words."""
+    if config.mode != 'train':
+        given = config_flags.get_override_values(flags.FLAGS['config'])
+        config = as_trained(config, workdir, given)
     config, vocabulary = with_source(config, workdir)
     config, data = finetuning.prepare(config, vocabulary)
     if config.mode == 'train':
@@ -95,6 +107,18 @@ def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
         f'{split}: {", ".join(f"{k} {v:.4f}" for k, v in found.items())}' for split, found in results.items()
     ]
     return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
+
+
+def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> ConfigDict:
+    """A copy of the config in which texts are read as those were that the model in `workdir` was trained on,
+    except for the keys that were `given` on the command line."""
+    config = copy.deepcopy(config)
+    path = workdir / 'config.json'
+    saved = json.loads(path.read_text('utf-8')).get('data', {}) if path.is_file() else {}
+    for name in READING_OF_TEXT:
+        if name in saved and name in config.data and f'data.{name}' not in given:
+            config.data[name] = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+    return config
 
 
 def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabulary]:

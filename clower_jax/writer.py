@@ -19,8 +19,6 @@ PANELS = (
     ('Contrast and SOP loss', ('loss_tcl', 'loss_scl', 'loss_sop')),
     ('MLM accuracy', ('acc_mlm_char', 'acc_mlm_word')),
     ('Retrieval and SOP accuracy', ('acc_tcl', 'acc_scl', 'acc_sop')),
-    ('Label loss', ('loss_label',)),
-    ('Span loss', ('loss_span',)),
     ('Accuracy and macro F1', ('acc', 'macro_f1')),
     ('Exact match and F1, %', ('em', 'f1', 'f1_drcd', 'f1_cmrc')),
     ('Learning rate', ('lr',)),

@@ -3,11 +3,13 @@
 import copy
 import itertools
 import json
+import logging
 from pathlib import Path
 
 import finetuned
 import numpy as np
 import pytest
+import transformers
 from ml_collections import ConfigDict
 
 import run
@@ -20,6 +22,8 @@ from input_pipeline import finetuning
 
 def go(config: ConfigDict, workdir: Path) -> dict:
     """What run.py does, in this process."""
+    if config.mode != 'train':
+        config = run.as_trained(config, workdir)
     config, vocabulary = run.with_source(config, workdir)
     config, data = finetuning.prepare(config, vocabulary)
     if config.mode != 'train':
@@ -124,6 +128,16 @@ def test_prediction_on_new_text(two_seeds, tmp_path):
     assert [json.loads(line)['label'] for line in lines] == ['good', 'bad']
 
 
+def test_a_model_reads_as_it_was_trained(two_seeds, tmp_path):
+    config, workdir, _ = two_seeds
+    config = copy.deepcopy(config)
+    config.mode, config.data.max_length, config.data.text_columns = 'predict', 64, ('text',)
+    assert run.as_trained(config, workdir / 'seed-5').data.max_length == 32
+    assert run.as_trained(config, workdir / 'seed-5').data.text_columns == ()
+    given = run.as_trained(config, workdir / 'seed-5', ['data.max_length'])
+    assert given.data.max_length == 64 and given.data.labels == ('bad', 'good')
+
+
 def test_a_folder_of_seeds_is_no_model(two_seeds):
     config, workdir, _ = two_seeds
     config = copy.deepcopy(config)
@@ -203,6 +217,42 @@ def test_reading_comprehension(tmp_path):
     assert all(predictions[p['qas'][0]['id']] in p['context'] for p in data)
     nbest = json.loads((tmp_path / 'run' / 'nbest.json').read_text('utf-8'))
     assert all(nbest[key][0]['text'] == predictions[key] for key in answers)
+
+    config.mode = 'evaluate'
+    found = go(config, tmp_path / 'run')['validation']
+    assert found['em'] == pytest.approx(exact) and found['f1'] >= found['em']
+    new = tmp_path / 'new.json'
+    row = {'id': 'n', 'context': finetuned.BAD + finetuned.GOOD, 'question': finetuned.BAD}
+    new.write_text(json.dumps([row], ensure_ascii=False), encoding='utf-8')
+    config.mode, config.data.test = 'predict', str(new)
+    assert go(config, tmp_path / 'run') == {'test': {}}
+    predicted = json.loads((tmp_path / 'run' / 'predict' / 'predictions.json').read_text('utf-8'))
+    assert predicted.keys() == {'n'} and predicted['n'] in row['context']
+
+
+def test_from_a_hugging_face_folder(tmp_path, caplog):
+    """Sizes, vocabulary and weights are the folder's; only the head is new."""
+    caplog.set_level(logging.INFO, 'clower_jax')
+    folder = tmp_path / 'bert'
+    shape = transformers.BertConfig(
+        vocab_size=35, hidden_size=48, num_hidden_layers=1, num_attention_heads=3, intermediate_size=56,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    model = transformers.BertModel(shape)
+    model.save_pretrained(folder)
+    finetuned.write_vocab(folder)
+    config = finetuned.classify_config(tmp_path, total_steps=1, init_from=str(folder))
+    for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions'):
+        config.model[name] = 0
+    config.optim.learning_rate = 1e-12
+    go(config, tmp_path / 'run')
+    assert 'Left at random values (2): classifier/{bias, kernel}' in caplog.text
+    saved = json.loads((tmp_path / 'run' / 'config.json').read_text('utf-8'))['model']
+    assert (saved['hidden_size'], saved['num_heads'], saved['max_positions']) == (48, 3, 40)
+    with Checkpoints(tmp_path / 'run', read_only=True) as checkpoints:
+        params = checkpoints.load_params()
+    theirs = model.embeddings.word_embeddings.weight.detach().numpy()
+    np.testing.assert_allclose(params['embeddings/word_embeddings/embedding'], theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize(
