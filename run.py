@@ -18,7 +18,6 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from clower_jax import finetune, initial, start, train
-from clower_jax.checkpoint import FOLDER
 from configs import common
 from input_pipeline import batches, finetuning
 from input_pipeline.tokenizer import Vocabulary, read_tokens
@@ -36,7 +35,7 @@ CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from
 # What a fine-tuned model is used with as it was trained.
 READING_OF_TEXT = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
-    *('max_answer_length', 'n_best', 'scorer', 'simplify'),
+    *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
 )
 
 
@@ -128,7 +127,7 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
     Raises ValueError where there is nothing to take them from, or where `workdir` is of another task.
     """
     config = copy.deepcopy(config)
-    began = (workdir / FOLDER).is_dir()
+    began = initial.is_begun(workdir)
     if not began and config.mode != 'train':
         raise ValueError(
             f'--config.mode={config.mode} needs a fine-tuned --workdir, and {workdir} is none. Several seeds '
@@ -139,7 +138,7 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
         if began and source.task != config.task:
             raise ValueError(f'{workdir} is of the task {source.task!r}, the config of {config.task!r}')
         if began and source.labels:
-            config.data.labels = tuple(source.labels)
+            config.data.labels = tuple(config.data.labels) or tuple(source.labels)
         sizes, tokens = source.model, source.tokens[: source.base_size]
     elif config.data.vocab:
         sizes, tokens = common.model('base').to_dict(), read_tokens(config.data.vocab)
@@ -167,7 +166,8 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
-    model = finetune.seed_folder(workdir, config.seed, config.seeds)
+    seed = finetune.best_seed(config, results['per_seed'])
+    model = finetune.seed_folder(workdir, seed, config.seeds)
     lines.append(f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf')
     lines.append(
         f'  or: python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'

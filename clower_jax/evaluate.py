@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from clower_jax import metrics, sharding, tasks
+from clower_jax import metrics, precision, sharding, tasks
 
 Outputs = list[dict[str, np.ndarray]]
 Score = Callable[[Outputs], dict[str, float]]
@@ -21,18 +21,20 @@ class Evaluator(NamedTuple):
     task: Any
     batch_size: int  # of the global batch
     step: Callable  # jit of (params, batch) → (sums, outputs), without dropout
+    matmul_precision: str | None = None  # see `precision.matmul_precision`
 
     @classmethod
     def of(cls, config: ConfigDict) -> 'Evaluator':
         """The evaluation of a resolved config."""
         mesh = sharding.make_mesh(config)
-        return cls.on(mesh, tasks.from_config(config, sharding.data_shards(mesh)), config.batch_size)
+        task = tasks.from_config(config, sharding.data_shards(mesh))
+        return cls.on(mesh, task, config.batch_size, precision.matmul_precision(config.dtype))
 
     @classmethod
-    def on(cls, mesh: Mesh, task, batch_size: int) -> 'Evaluator':
+    def on(cls, mesh: Mesh, task, batch_size: int, matmul_precision: str | None = None) -> 'Evaluator':
         """The evaluation of any task; every process gets all of its outputs."""
         step = jax.jit(task.evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
-        return cls(mesh, task, batch_size, step)
+        return cls(mesh, task, batch_size, step, matmul_precision)
 
     def __call__(self, params: dict, batches: Iterable[dict], score: Score | None = None) -> dict[str, float]:
         """Exact means over every row of `batches` (padded rows do not count); {} where there is no batch.
@@ -41,10 +43,11 @@ class Evaluator(NamedTuple):
         Contrastive losses and accuracies are over the negatives of each batch, so they depend on its size.
         """
         sums, outputs = [], []
-        for batch in batches:
-            found, out = self.step(params, sharding.place(self.mesh, batch, self.batch_size))
-            sums.append(found)
-            outputs.append(out)
+        with jax.default_matmul_precision(self.matmul_precision):
+            for batch in batches:
+                found, out = self.step(params, sharding.place(self.mesh, batch, self.batch_size))
+                sums.append(found)
+                outputs.append(out)
         if not sums:
             return {}
         means = metrics.means(jax.device_get(sums))

@@ -1,6 +1,7 @@
 """Fine-tuning: the training loop for each seed, what came of it, and a fine-tuned model put to use."""
 
 import copy
+import functools
 import json
 import logging
 import shutil
@@ -12,10 +13,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from clower_jax import evaluate, sharding, train, writer
-from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
-from clower_jax.progress import Best
+from clower_jax import evaluate, initial, sharding, train, writer
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.progress import Best, Stop
 from clower_jax.train_state import abstract_params
+
+MAX_PICTURED = 100  # classes of a confusion matrix; more are unreadable
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +44,22 @@ def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, 
     evaluator = programs.evaluator
     validation = data.splits.get('validation')
     per_seed = []
-    for seed in range(config.seed, config.seed + config.seeds):
-        one = copy.deepcopy(config)
-        one.seed = seed
-        folder = seed_folder(workdir, seed, config.seeds)
-        if config.seeds > 1:
-            log.info('Seed %d, in %s', seed, folder)
-        train.train(one, folder, data.bound(one), vocabulary, validation and validation.score, programs)
-        rows = [row for row in writer.read_metrics(folder / 'metrics.jsonl') if row['split'] == 'validation']
-        if not _finished(one, folder, rows):
-            return {}
-        per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, rows))
+    with Stop() as stop:
+        for seed in range(config.seed, config.seed + config.seeds):
+            one = copy.deepcopy(config)
+            one.seed = seed
+            folder = seed_folder(workdir, seed, config.seeds)
+            if config.seeds > 1:
+                log.info('Seed %d, in %s', seed, folder)
+            batches = functools.partial(data.batches, one)
+            score = validation and validation.score
+            train.train(one, folder, batches, vocabulary, score, programs, stop)
+            rows = [
+                row for row in writer.read_metrics(folder / 'metrics.jsonl') if row['split'] == 'validation'
+            ]
+            if stop.requested or not _finished(one, folder, rows):
+                return {}
+            per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, rows))
     results = summary(config, per_seed)
     if jax.process_index() == 0:
         _write_json(workdir / 'results.json', results)
@@ -63,6 +71,13 @@ def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, 
 def seed_folder(workdir: Path, seed: int, seeds: int) -> Path:
     """Where one seed's run lives."""
     return workdir if seeds == 1 else workdir / f'seed-{seed}'
+
+
+def best_seed(config: ConfigDict, per_seed: list[dict]) -> int:
+    """The seed that was best on the development set; the first where nothing tells."""
+    if not config.select or 'validation' not in per_seed[0]:
+        return per_seed[0]['seed']
+    return max(per_seed, key=lambda result: result['validation']['best'][config.select])['seed']
 
 
 def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, float]]:
@@ -84,16 +99,13 @@ def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, 
     return results
 
 
-def restore(workdir: Path, evaluator: evaluate.Evaluator, folders: tuple[str, ...] = (BEST, FOLDER)) -> dict:
-    """The parameters of a workdir, on their devices: the best if there are any, else the last.
+def restore(workdir: Path, evaluator: evaluate.Evaluator, which: str = '') -> dict:
+    """The parameters of a workdir on their devices: 'best', 'last', or the best if there are any.
 
     Raises ValueError where there are none, or they are of another model.
     """
-    for folder in folders:
-        with Checkpoints(workdir, read_only=True, folder=folder) as checkpoints:
-            if checkpoints.latest_step is not None:
-                return checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.task.init))
-    raise ValueError(f'{workdir} has no complete checkpoint, so it holds no fine-tuned model yet')
+    with initial.open_checkpoints(workdir, which) as checkpoints:
+        return checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.task.init))
 
 
 def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
@@ -131,14 +143,16 @@ def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
     """Whether a run has come to its end: all steps, or `patience` evaluations that were no better."""
     with Checkpoints(folder, read_only=True) as checkpoints:
         step = checkpoints.latest_step
-    return step == config.total_steps or Best(config.select, config.patience, rows).exhausted
+    return (step or 0) >= config.total_steps or Best(config.select, config.patience, rows).exhausted
 
 
 def _measure(config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluator, rows: list[dict]) -> dict:
     """{'validation': {'best': …, 'last': …}, 'test': …}, and the files of the best parameters."""
     results: dict[str, Any] = {}
     if rows:
-        chosen = max(rows, key=lambda row: row[config.select]) if config.select else rows[-1]
+        with initial.open_checkpoints(folder) as checkpoints:
+            best = checkpoints.latest_step  # of what the files and the test metrics are of
+        chosen = next((row for row in rows if row['step'] == best), rows[-1])
         results['validation'] = {
             which: {name: value for name, value in row.items() if name != 'split'}
             for which, row in (('best', chosen), ('last', rows[-1]))
@@ -147,7 +161,7 @@ def _measure(config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluat
     if for_files:
         found = _pass(config, data, evaluator, restore(folder, evaluator), for_files, folder)
         if for_files == 'test' and found:
-            last = _pass(config, data, evaluator, restore(folder, evaluator, (FOLDER,)), 'test', None)
+            last = _pass(config, data, evaluator, restore(folder, evaluator, 'last'), 'test', None)
             results['test'] = {'best': found, 'last': last}
     return results
 
@@ -168,17 +182,14 @@ def _pass(
     if folder and jax.process_index() == 0:
         split.write_predictions(folder, kept)
         confusion = split.confusion(kept)
-        if confusion is not None:
+        if confusion is not None and len(confusion) <= MAX_PICTURED:
             writer.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
     return metrics if len(metrics) > 1 else {}
 
 
 def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:
-    """The predictions and the picture of the seed that was best on the development set, also one level up."""
-    if 'validation' not in per_seed[0]:
-        return
-    best = max(per_seed, key=lambda result: result['validation']['best'][config.select])
-    for path in seed_folder(workdir, best['seed'], config.seeds).iterdir():
+    """The predictions and the picture of `best_seed`, also one level up."""
+    for path in seed_folder(workdir, best_seed(config, per_seed), config.seeds).iterdir():
         if path.name in ('predictions.json', 'nbest.json', 'confusion.png'):
             shutil.copyfile(path, workdir / path.name)
 

@@ -174,6 +174,14 @@ def is_workdir(folder: str | Path) -> bool:
     return runs and not hugging_face.has_weights(Path(folder))
 
 
+def is_begun(workdir: str | Path) -> bool:
+    """Whether a run in this folder has saved a complete checkpoint, from which it goes on."""
+    if not Path(workdir, FOLDER).is_dir():
+        return False
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.latest_step is not None
+
+
 def _find(source: str | Path) -> _Source:
     folder = Path(source)
     if is_workdir(folder):

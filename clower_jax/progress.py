@@ -68,11 +68,12 @@ class Best:
     def __init__(self, metric: str, patience: int, rows: Iterable[Mapping[str, Any]] = ()):
         self._metric, self._patience = metric, patience
         self._value, self._since = -math.inf, 0
+        self.step: int | None = None  # at which the best one was
         for row in rows:
             if row['split'] == 'validation':
-                self.improves(row)
+                self.improves(row['step'], row)
 
-    def improves(self, held_out: Mapping[str, Any]) -> bool:
+    def improves(self, step: int, held_out: Mapping[str, Any]) -> bool:
         """Takes note of one evaluation: is it better than all before it? The first of equals stays."""
         if not self._metric or not held_out:
             return False
@@ -81,7 +82,8 @@ class Best:
                 f'select={self._metric!r} is none of the held-out metrics: {", ".join(sorted(held_out))}'
             )
         better = held_out[self._metric] > self._value
-        self._value = held_out[self._metric] if better else self._value
+        if better:
+            self._value, self.step = held_out[self._metric], step
         self._since = 0 if better else self._since + 1
         return better
 

@@ -26,6 +26,8 @@ def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[st
     if not path.is_file():
         raise ValueError(f'{workdir} is not a workdir: it has no config.json')
     config = ConfigDict(json.loads(path.read_text(encoding='utf-8')))
+    if config.get('task', 'pretrain') != 'pretrain':
+        raise ValueError(f'{workdir} is of fine-tuning; only the batches of pre-training are shown as text')
     if not 1 <= step <= config.total_steps:
         raise ValueError(f'--step {step}: the run in {workdir} has the steps 1 to {config.total_steps}')
     batch = next(batches.batches(config, start_step=step - 1))

@@ -3,15 +3,17 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import jax
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax import initial, optim, precision, sharding
-from clower_jax.checkpoint import Checkpoints
+from clower_jax.checkpoint import BEST, Checkpoints
 from clower_jax.train_state import TrainState, abstract_state, sharded_state
 
 log = logging.getLogger(__name__)
@@ -24,9 +26,12 @@ DECIDE_BATCHES = (
     'data.word_length',
     'data.mask_rate',
     'data.max_anchors',
-    'data.train',
-    'data.max_length',
-    'data.stride',
+    *(
+        f'data.{key}'
+        for key in ('train', 'dev', 'folder', 'dataset', 'dev_fraction', 'max_length', 'buckets')
+    ),
+    *(f'data.{key}' for key in ('labels', 'text_columns', 'label_column')),
+    *(f'data.{key}' for key in ('stride', 'max_question_length', 'simplify')),
 )
 
 
@@ -46,7 +51,10 @@ def check(config: ConfigDict) -> None:
         ('loss.temperature', 1e-4, None),
         ('patience', 0, None),
         ('data.dev_fraction', 0.0, 0.99),
-        *((key, 1, None) for key in ('seeds', 'data.max_length', 'data.stride', 'data.buckets')),
+        *((key, 1, None) for key in ('seeds', 'data.stride', 'data.buckets', 'data.max_question_length')),
+        *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
+        ('data.max_length', 8, None),
+        ('optim.warmup_fraction', 0.0, 0.99),
     )
     values = flatten(config.to_dict())
     for key, low, high in rules:
@@ -55,6 +63,12 @@ def check(config: ConfigDict) -> None:
         if values[key] < low or high is not None and values[key] > high:
             allowed = f'at least {low}' if high is None else f'from {low} to {high}'
             raise ValueError(f'{key}={values[key]} must be {allowed}')
+    choices = {'mode': ('train', 'evaluate', 'predict'), 'data.scorer': ('cmrc', 'drcd')}
+    for key in set(choices) & set(values):
+        if values[key] not in choices[key]:
+            raise ValueError(f'{key}={values[key]!r} must be one of {", ".join(choices[key])}')
+    if config.patience and not config.select:
+        raise ValueError(f'patience={config.patience} needs select, the metric that it waits for')
     precision.compute_dtype(config.dtype)
     if config.total_steps:
         optim.learning_rate(config)
@@ -117,6 +131,22 @@ def first_state(
         dict(mesh.shape),
     )
     return state
+
+
+def discard_best(workdir: str | Path, keep: int | None) -> None:
+    """Removes best/ unless it is of step `keep`: what a run that was killed saved after its last checkpoint,
+    or by another metric, is not the best of the run that goes on."""
+    folder = Path(workdir) / BEST
+    if not folder.is_dir():
+        return
+    with Checkpoints(workdir, read_only=True, folder=BEST) as checkpoints:
+        stale = checkpoints.latest_step != keep
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('best')  # all have looked before one removes
+    if stale and jax.process_index() == 0:
+        shutil.rmtree(folder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('best is gone')
 
 
 def _settings_before(workdir: Path, config: ConfigDict) -> dict:

@@ -49,6 +49,7 @@ def train(
     vocabulary,
     score: evaluate.Score | None = None,
     programs: Programs | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, float]:
     """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -61,6 +62,7 @@ def train(
       vocabulary: of the data (see `initial.VocabularyLike`).
       score: held-out metrics that are no means over rows, from the task's outputs.
       programs: `programs_of(config)`, where another run has it already.
+      stop: where several runs follow each other, so that a signal stops them all.
 
     Returns:
       The last held-out metrics ({} where nothing is held out, or nothing was left to do).
@@ -72,17 +74,18 @@ def train(
     mesh, task = evaluator.mesh, evaluator.task
     rows = sharding.local_rows(mesh, config.batch_size)
     key = jax.random.key(config.seed)
-    with (
-        Stop() as stop,
-        Checkpoints(workdir, config.keep_checkpoints) as checkpoints,
-        _best_folder(config, workdir) as best_folder,
-        jax.default_matmul_precision(precision.matmul_precision(config.dtype)),
-    ):
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(Stop())
+        checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+        stack.enter_context(jax.default_matmul_precision(precision.matmul_precision(config.dtype)))
         state = start.first_state(config, workdir, mesh, task, optimizer, checkpoints, vocabulary)
         first_step = int(state.step)
         writer = Writer(workdir, first_step)
         writer.run(config, vocabulary.tokens)
         best = Best(config.select, config.patience, writer.rows)
+        if config.select:
+            start.discard_best(workdir, keep=best.step)
+            best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
 
         def due(step: int, every: int) -> bool:
             return step == config.total_steps or (every > 0 and step % every == 0)
@@ -122,7 +125,7 @@ def train(
                 with clock.paused():
                     if evaluating:
                         held_out = evaluator(state.params, batches(split='validation', rows=rows), score)
-                        if best.improves(held_out):
+                        if best.improves(step, held_out):
                             best_folder.save_params(step, state.params)
                         saving = saving or best.exhausted
                         writer.scalars(step, 'validation', held_out)
@@ -139,11 +142,6 @@ def train(
     return held_out
 
 
-def _best_folder(config: ConfigDict, workdir: str | Path):
-    """Where the best parameters go; nothing is made where nothing is selected."""
-    return Checkpoints(workdir, folder=BEST) if config.select else contextlib.nullcontext()
-
-
 def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir) -> dict[str, float]:
     """Means over the steps since the last log line, skipped steps left out and counted.
 
@@ -153,10 +151,11 @@ def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir
     if max(bad) >= config.max_bad_steps:
         worst = bad.index(max(bad))
         first = step - len(pending) + 1 + worst - max(bad) + 1  # counted from 1
+        replay = f'python -m clower_jax.replay --workdir {workdir} --step {first}'
+        see = f'See the batch: {replay}. ' if config.task == 'pretrain' else ''
         raise FloatingPointError(
-            f'The gradient was not finite in {max(bad)} steps in a row, from step {first} on. See the batch: '
-            f'python -m clower_jax.replay --workdir {workdir} --step {first}. What helps: a lower '
-            'optim.learning_rate, or dtype=float32.'
+            f'The gradient was not finite in {max(bad)} steps in a row, from step {first} on. {see}What '
+            'helps: a lower optim.learning_rate, or dtype=float32.'
         )
     means = metrics.means(measured['sums'] for measured in pending)
     values = {'skipped_steps': float(sum(b > 0 for b in bad))}

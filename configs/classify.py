@@ -15,6 +15,7 @@ Several seeds, with their mean and standard deviation: --config.seeds=5. A fine-
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -39,10 +40,10 @@ def get_config(variant: str = '') -> ConfigDict:
     config.data.labels = ()  # in the order of the logits; empty: the data set's, or those found in train
     config.data.text_columns = ()  # names of the column(s) with the text(s); empty: found by the header
     config.data.label_column = ''  # likewise
+    config.data.pairs = placeholder(bool)  # whether rows are pairs; found out
     if variant:
         config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]
         config.num_epochs = float(epochs)
     else:
         config.data.folder = ''
-        config.data.dev_fraction = 0.1
     return config

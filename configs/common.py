@@ -38,7 +38,7 @@ def finetune(dataset: str, select: str) -> ConfigDict:
     config.num_epochs = 3.0  # where total_steps is 0
     config.total_steps = 0
     config.batch_size = 64
-    config.eval_every = config.checkpoint_every = 0  # evaluation: at the end of every epoch
+    config.eval_every = config.checkpoint_every = 0  # at the end of every epoch
     config.keep_checkpoints = 1
     config.log_every = 50
     config.select = select
@@ -56,7 +56,7 @@ def finetune(dataset: str, select: str) -> ConfigDict:
             'train': '',  # a file instead, or hf:NAME:SPLIT; the same for dev and test
             'dev': '',
             'test': '',
-            'dev_fraction': 0.0,  # where there is no dev file: this share of train, chosen by its texts
+            'dev_fraction': 0.1,  # where there is no dev file: this share of train, chosen by its texts
             'vocab': '',  # with random weights: a vocab.txt; else it comes with init_from
             'max_length': 128,  # tokens of a row, special ones included
             'buckets': 6,  # widths that rows are padded to, each compiled once

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+Outputs = list[dict[str, np.ndarray]]  # what a model put out for each batch of a pass
+
 STEP = 8  # widths are multiples of it: of what the matrix units of every device like
 
 

@@ -9,15 +9,14 @@ from types import MappingProxyType
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, hub, labelled, locations, scorers
-from input_pipeline.buckets import Rows
+from input_pipeline import buckets, labelled, locations, scorers
+from input_pipeline.buckets import Outputs, Rows
 from input_pipeline.labelled import Example
 from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
 
 NO_LABEL = -1
-Outputs = list[dict[str, np.ndarray]]
 
 
 class Classification:
@@ -34,7 +33,7 @@ class Classification:
     Raises ValueError where an example has a label that is none of `labels`.
     """
 
-    metric = 'acc'
+    metrics = ('acc', 'macro_f1')  # what a pass over it measures, beside the loss
 
     def __init__(
         self,
@@ -79,7 +78,8 @@ class Classification:
 
     def write_predictions(self, folder: Path, outputs: Outputs) -> None:
         """predictions.json, an object a line in file order, as CLUE takes them: `id`, `label` (as the data
-        set's own files call it; then `label_desc` is our name for it), and the label's `probability`."""
+        set's own files call it; then `label_desc` is our name for it); and the label's `probability`, and
+        `where` the text stands."""
         logits = self._logits(outputs)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probability = weights.max(axis=1) / weights.sum(axis=1)
@@ -88,7 +88,8 @@ class Classification:
                 label = self.labels[index]
                 line = {'id': number, 'label': self._codes.get(label, label)}
                 line |= {'label_desc': label} if label in self._codes else {}
-                line |= {'probability': round(float(p), 6)}
+                where = Path(self._examples[number].where).name
+                line |= {'probability': round(float(p), 6), 'where': where}
                 out.write(json.dumps(line, ensure_ascii=False) + '\n')
 
     def _logits(self, outputs: Outputs) -> np.ndarray:
@@ -135,15 +136,23 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification
     """
     data = config.data
     spec = labelled.spec_of(data.dataset, data.text_columns, data.label_column)
-    examples = {}
+    examples: dict[str, list[Example]] = {}
     for name, path in locations.paths(config).items():
-        labelled_only = config.mode == 'train' and name != 'test'
-        examples[name], _ = labelled.read(path, spec._replace(labelled=labelled_only))
-        hub.check_size(data.dataset, locations.KEYS[name], len(examples[name]))
-    kinds = {name: 'pairs' if found[0].text_b is not None else 'texts' for name, found in examples.items()}
-    if len(set(kinds.values())) > 1:
-        raise ValueError(f'the files do not go together: they hold {kinds}; set --config.data.text_columns')
+        needs_labels = config.mode == 'evaluate' or config.mode == 'train' and name != 'test'
+        kept = spec._replace(drop_labels=()) if config.mode == 'predict' else spec
+        examples[name], _ = labelled.read(path, kept._replace(labelled=needs_labels))
+        locations.check_size(data, name, len(examples[name]))
+    if config.mode == 'predict':  # whatever stands in a label column, it is not known
+        examples = {name: [x._replace(label=None) for x in found] for name, found in examples.items()}
+    for name, found in examples.items():
+        pairs = found[0].text_b is not None
+        if data.pairs is None:
+            data.pairs = pairs
+        if data.pairs != pairs:
+            here, there = ('pairs', 'single texts') if pairs else ('single texts', 'pairs')
+            raise ValueError(f'data.{locations.KEYS[name]}: {here}, where the training data has {there}')
     train = examples.get('train', [])
+    data.labels = tuple(data.labels) or labelled.labels_of(data.dataset, train)
     if train and 'validation' not in examples and data.dev_fraction:
         train, validation = labelled.split_off(train, data.dev_fraction)
         examples |= {'train': train, 'validation': validation}
@@ -151,7 +160,6 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification
     for name in set(examples) & {'validation', 'test'}:
         if train and (seen := labelled.overlap(train, examples[name])):
             log.warning('%d of %d %s examples are in train word for word', seen, len(examples[name]), name)
-    data.labels = tuple(data.labels) or labelled.labels_of(data.dataset, train)
     codes = {name: code for code, name in spec.label_names.items()}
     if len(codes) < len(spec.label_names) or not set(data.labels) <= set(codes):
         codes = {}  # several spellings of one label: there is no one code

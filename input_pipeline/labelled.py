@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from input_pipeline import labelled_formats
 from input_pipeline.labelled_formats import KEYS, Spec, clean, is_number
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar('Item')
 
 
 class Example(NamedTuple):
@@ -178,25 +181,40 @@ def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
     Raises:
         ValueError: fewer than two labels occur, or more than 20 that most often occur once.
     """
-    labels = {example.label for example in examples if example.label is not None}
+    counts = Counter(example.label for example in examples if example.label is not None)
+    labels = set(counts)
+    first = examples[0].label
+    if first and counts[first] == 1 and not is_number(first) and _alike(labels - {first}, counts):
+        raise ValueError(
+            f'{examples[0].where}: the label {first!r} is here alone: is this row a header? Then rename its '
+            f'columns text and label, or set {KEYS}'
+        )
     if len(labels) < 2 or len(labels) > max(20, len(examples) // 2):
         found = f'{len(labels):,} different labels in {len(examples):,} examples'
         raise ValueError(f'{examples[0].where}: {found}: is this the label column? Set {KEYS}')
     return tuple(sorted(labels, key=int if all(map(is_number, labels)) else str))
 
 
+def _alike(others: set[str], counts: Mapping[str, int]) -> bool:
+    """Whether all labels but the first are plainly labels: numbers, or words that recur."""
+    return len(others) > 1 and (all(map(is_number, others)) or all(counts[label] > 1 for label in others))
+
+
 def split_off(
-    examples: Sequence[Example], fraction: float, seed: int = 0
-) -> tuple[list[Example], list[Example]]:
-    """Divides examples into (train, dev), about `fraction` of them dev, by the hash of `text_a`: those that
-    share it are on the same side, and an example's side depends on nothing else.
+    examples: Sequence[Item],
+    fraction: float,
+    seed: int = 0,
+    text: Callable[[Item], str] = operator.attrgetter('text_a'),
+) -> tuple[list[Item], list[Item]]:
+    """Divides examples into (train, dev), about `fraction` of them dev, by the hash of their `text`: those
+    that share it are on the same side, and an example's side depends on nothing else.
 
     Raises:
         ValueError: a side would be empty.
     """
-    sides: tuple[list[Example], list[Example]] = ([], [])
+    sides: tuple[list[Item], list[Item]] = ([], [])
     for example in examples:
-        digest = hashlib.blake2b(f'{seed}\0{example.text_a}'.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f'{seed}\0{text(example)}'.encode(), digest_size=8).digest()
         sides[int.from_bytes(digest) < fraction * 2**64].append(example)
     if not all(sides):
         raise ValueError(

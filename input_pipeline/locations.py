@@ -15,27 +15,33 @@ def paths(config: ConfigDict) -> dict[str, str]:
     """Split ('train', 'validation', 'test') → file: those that `config.mode` reads and that are there.
 
     A file is `data.train`, `data.dev` or `data.test`; where that is empty, the first of the data set's
-    official names (`hub.SOURCES`) that is in `data.folder`. To train takes train and what else there is; to
-    evaluate takes what of dev and test is named, or, where neither is, what is there; to predict takes test.
+    official names (`hub.SOURCES`) that is in `data.folder`. Official files do not mix with a named train: it
+    goes with a named dev and test, or with none. To evaluate takes what of dev and test is named, or, where
+    neither is, what is there; to predict takes test.
 
-    Raises FileNotFoundError where a named or a needed file is missing, ValueError where the mode is unknown.
+    Raises FileNotFoundError where a named or a needed file is missing, ValueError where the data set is
+    unknown.
     """
     data, mode = config.data, config.mode
-    if mode not in _SPLITS:
-        raise ValueError(f'mode={mode!r} must be one of {", ".join(_SPLITS)}')
-    named = {split: data[KEYS[split]] for split in _SPLITS[mode] if data[KEYS[split]]}
-    for split, path in named.items():
+    if data.dataset and data.dataset not in hub.SOURCES:
+        raise ValueError(f'data.dataset={data.dataset!r} must be empty or one of {", ".join(hub.SOURCES)}')
+    found = {split: data[KEYS[split]] for split in _SPLITS[mode] if data[KEYS[split]]}
+    for split, path in found.items():
         if not hub.is_name(path) and not Path(path).is_file():
             raise FileNotFoundError(f'data.{KEYS[split]}={path}: there is no such file')
-    found = dict(named)
-    official = hub.SOURCES[data.dataset].files if data.dataset else {}
-    if mode == 'train' or not named:
-        for split in _SPLITS[mode]:
-            candidates = (Path(data.folder, name) for name in official.get(KEYS[split], ()))
-            path = next((path for path in candidates if path.is_file()), None)
-            if path and split not in found:
+    if data.dataset and not ('train' in found if mode == 'train' else found):
+        for split in set(_SPLITS[mode]) - set(found):
+            names = (Path(data.folder, name) for name in hub.SOURCES[data.dataset].files.get(KEYS[split], ()))
+            path = next((path for path in names if path.is_file()), None)
+            if path:
                 found[split] = str(path)
     needed = {'train': 'train', 'predict': 'test'}.get(mode)
     if needed and needed not in found or not found:
         raise FileNotFoundError(hub.missing(data.dataset, data.folder, needed or 'dev'))
     return {split: found[split] for split in _SPLITS[mode] if split in found}
+
+
+def check_size(data: ConfigDict, split: str, size: int) -> None:
+    """Warns where an official file has another number of examples than was published."""
+    if not data[KEYS[split]]:
+        hub.check_size(data.dataset, KEYS[split], size)

@@ -1,22 +1,20 @@
 """Data of reading comprehension: files → windows with the answer's place, logits → answers and scores."""
 
-import hashlib
 import json
 import logging
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import answers, buckets, hub, locations, questions, scorers, windows
-from input_pipeline.buckets import Rows
+from input_pipeline import answers, buckets, hub, labelled, locations, questions, scorers, windows
+from input_pipeline.buckets import Outputs, Rows
 from input_pipeline.questions import Question
 from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
-
-Outputs = list[dict[str, np.ndarray]]
 
 
 class Reading:
@@ -47,6 +45,11 @@ class Reading:
         ids = [self._windows.ids(window) for window in range(len(self._windows))]
         self.rows = Rows(ids, self._windows.question_length)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What `score` gives."""
+        return ('em', 'f1') if self._data.scorer == 'cmrc' else ('em', 'f1_drcd', 'em_cmrc', 'f1_cmrc')
+
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
         """`span` int32 [batch_size, 2]; −1 where no answer is known."""
         return {'span': buckets.completed(self._spans, planned, batch_size, -1)}
@@ -61,11 +64,9 @@ class Reading:
         if not all(gold.values()):
             return {}
         predicted = answers.predictions(self._originals, self._best(outputs))
-        if self._data.scorer == 'cmrc':
-            found = scorers.score_cmrc(gold, predicted)
-            return {'em': found['em'], 'f1': found['f1']}
-        found = scorers.score_drcd(gold, predicted)
-        return {name: found[name] for name in ('em', 'f1_drcd', 'em_cmrc', 'f1_cmrc')}
+        score = scorers.score_cmrc if self._data.scorer == 'cmrc' else scorers.score_drcd
+        found = score(gold, predicted)
+        return {name: found[name] for name in self.metrics}
 
     def confusion(self, outputs: Outputs) -> None:
         """None: there are no classes."""
@@ -113,31 +114,23 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
         files[name] = (
             questions.parse_questions(hub.fetch(path), path) if rows else questions.read_questions(path)
         )
-        hub.check_size(config.data.dataset, locations.KEYS[name], len(files[name]))
+        locations.check_size(config.data, name, len(files[name]))
     if config.mode == 'train' and 'validation' not in files and config.data.dev_fraction:
-        files['train'], files['validation'] = split_off(files['train'], config.data.dev_fraction)
+        files['train'], files['validation'] = labelled.split_off(
+            files['train'], config.data.dev_fraction, text=operator.attrgetter('context')
+        )
         log.info('No dev file: %d questions of train are kept for evaluation', len(files['validation']))
     splits = {}
     for name, found in files.items():
         asked, _ = questions.align(found)
         if name == 'train':
             found = asked = questions.trainable(asked)[0]
+            if not found:
+                raise ValueError('no question of the training set has an answer that is in its context')
+        without = next((question for question in found if not question.answers), None)
+        if without and config.mode == 'train' and name == 'validation':
+            raise ValueError(f'{without.where}: the question has no answer; to be evaluated on it needs one')
         if config.data.simplify:
             asked = questions.simplify(asked)
         splits[name] = Reading(found, asked, vocabulary, config.data)
     return splits
-
-
-def split_off(asked: Sequence[Question], fraction: float) -> tuple[list[Question], list[Question]]:
-    """(train, dev), about `fraction` of the questions dev, by the hash of the context: questions about the
-    same one are on the same side. Raises ValueError where a side would be empty."""
-    sides: tuple[list[Question], list[Question]] = ([], [])
-    for question in asked:
-        digest = hashlib.blake2b(question.context.encode(), digest_size=8).digest()
-        sides[int.from_bytes(digest) < fraction * 2**64].append(question)
-    if not all(sides):
-        raise ValueError(
-            f'{len(asked)} questions cannot be divided with data.dev_fraction={fraction:g}: all would be on '
-            'one side; give a file to evaluate on, --config.data.dev=FILE'
-        )
-    return sides

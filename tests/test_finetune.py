@@ -4,6 +4,8 @@ import copy
 import itertools
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import finetuned
@@ -13,7 +15,7 @@ import transformers
 from ml_collections import ConfigDict
 
 import run
-from clower_jax import finetune
+from clower_jax import finetune, initial, start
 from clower_jax.checkpoint import BEST, Checkpoints
 from clower_jax.progress import Best
 from clower_jax.writer import read_metrics
@@ -189,9 +191,72 @@ def test_cut_off_and_gone_on_is_never_cut_off(tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_the_best_of_a_killed_run_is_not_that_of_the_next(tmp_path):
+    """Killed before its first checkpoint, with a best/ already: another run in the same place, from the start
+    and with other settings, neither goes on from it nor takes its best for its own."""
+    first = finetuned.classify_config(tmp_path, num_epochs=6.0, checkpoint_every=100)
+    killed = tmp_path / 'run'
+    resolved, vocabulary = run.with_source(first, killed)
+    resolved, data = finetuning.prepare(resolved, vocabulary)
+    batches = data.batches
+
+    def broken(config, start_step=0, split='train', rows=None):
+        source = batches(config, start_step, split, rows)
+        return itertools.islice(source, 21) if split == 'train' else source
+
+    data.batches = broken
+    with pytest.raises(StopIteration):
+        finetune.run(resolved, killed, data, vocabulary)
+    assert list((killed / BEST).iterdir()) and not initial.is_begun(killed)
+    second = finetuned.classify_config(
+        tmp_path, num_epochs=6.0, batch_size=8, **{'optim.learning_rate': 1e-12}
+    )
+    assert go(second, killed) == go(second, tmp_path / 'fresh')
+    one, other = (folder / 'predictions.json' for folder in (killed, tmp_path / 'fresh'))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_selecting_by_nothing(tmp_path):
+    config = finetuned.classify_config(tmp_path, num_epochs=2.0, select='', **{'data.test': ''})
+    results = go(config, tmp_path / 'run')
+    assert results['per_seed'][0]['validation']['best'] == results['per_seed'][0]['validation']['last']
+    assert not (tmp_path / 'run' / BEST).exists()
+
+
+def test_errors_of_the_command_are_messages(tmp_path):
+    finetuned.write_table(tmp_path / 'train.tsv', [('一丁', 'good'), ('丁七', 'bad')] * 4)
+    command = [
+        sys.executable, 'run.py', '--config=configs/classify.py', f'--workdir={tmp_path}/run',
+        f'--config.data.train={tmp_path}/train.tsv', '--config.data.text_columns=title',
+        f'--config.data.vocab={finetuned.write_vocab(tmp_path)}',
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=Path(run.__file__).parent, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'train.tsv: there is no column title; its columns are: text, label' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('mode', 'score'), ('seeds', 0), ('data.max_length', 7), ('num_epochs', -1.0),
+        ('optim.warmup_fraction', 1.0), ('data.dev_fraction', 1.0), ('patience', -1), ('data.n_best', 0),
+        ('data.max_answer_length', 0), ('data.scorer', 'squad'), ('data.stride', 0),
+    ],
+)  # fmt: skip
+def test_settings_that_no_data_could_make_good(tmp_path, key, value):
+    start.check(finetuned.span_config(tmp_path))
+    with pytest.raises(ValueError, match=key):
+        start.check(finetuned.span_config(tmp_path, **{key: value}))
+
+
+def test_patience_needs_a_metric(tmp_path):
+    with pytest.raises(ValueError, match='patience=2 needs select'):
+        start.check(finetuned.classify_config(tmp_path, patience=2, select=''))
+
+
 def test_without_a_development_set(tmp_path):
     """Nothing to choose by, so the last parameters are the model; evaluation of a test set is of them."""
-    config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'data.dev': ''})
+    config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'data.dev': '', 'data.dev_fraction': 0.0})
     results = go(config, tmp_path / 'run')
     assert results['per_seed'][0].keys() == {'seed', 'test'}
     assert results['mean']['test']['best'] == results['mean']['test']['last']
@@ -265,12 +330,13 @@ def test_from_a_hugging_face_folder(tmp_path, caplog):
 )
 def test_the_best_evaluation(values, patience, improvements, exhausted):
     best = Best('acc', patience)
-    assert [best.improves({'acc': value}) for value in values] == improvements
+    assert [best.improves(step, {'acc': value}) for step, value in enumerate(values)] == improvements
     assert best.exhausted == exhausted
-    rows = [{'split': 'validation', 'acc': value} for value in values]
-    assert Best('acc', patience, [{'split': 'train'}, *rows]).exhausted == exhausted
+    rows = [{'split': 'validation', 'step': step, 'acc': value} for step, value in enumerate(values)]
+    again = Best('acc', patience, [{'split': 'train', 'step': 0}, *rows])
+    assert again.exhausted == exhausted and again.step == values.index(max(values)) == best.step
 
 
 def test_an_unknown_metric_to_select_by():
     with pytest.raises(ValueError, match="select='f1' is none of the held-out metrics: acc, loss"):
-        Best('f1', 0).improves({'loss': 1.0, 'acc': 0.5})
+        Best('f1', 0).improves(1, {'loss': 1.0, 'acc': 0.5})

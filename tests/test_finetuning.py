@@ -1,6 +1,7 @@
 """The door to labelled data: files found, split and refused, rows cut to length, batches, predictions."""
 
 import copy
+import itertools
 import json
 import logging
 
@@ -64,10 +65,12 @@ def test_official_files_are_found_and_named_ones_go_first(tmp_path):
     assert found(mode='evaluate') == {'validation': 'dev.json', 'test': 'test.json'}
     assert found(mode='evaluate', **mine) == {'test': 'mine.json'}
     assert found(mode='predict') == {'test': 'test.json'}
+    own = {'data.train': f'{tmp_path}/mine.json'}
+    assert found(**own) == {'train': 'mine.json'}  # official files are not its dev and test
     with pytest.raises(FileNotFoundError, match='data.dev=no.json: there is no such file'):
         found(**{'data.dev': 'no.json'})
-    with pytest.raises(ValueError, match="mode='score' must be one of train, evaluate, predict"):
-        found(mode='score')
+    with pytest.raises(ValueError, match="data.dataset='news' must be empty or one of chnsenticorp"):
+        found(**{'data.dataset': 'news'})
 
 
 # ---- from a config to numbers ----
@@ -98,7 +101,7 @@ def test_questions_are_kept_by_their_context(tmp_path):
     config = finetuned.span_config(tmp_path, **{'data.dev': '', 'data.dev_fraction': 0.3})
     _, data = prepared(config)
     assert set(data.splits) == {'train', 'validation'}
-    with pytest.raises(ValueError, match='cannot be divided.*data.dev_fraction=1e-09'):
+    with pytest.raises(ValueError, match='one side would be empty.*data.dev=FILE'):
         prepared(finetuned.span_config(tmp_path, **{'data.dev': '', 'data.dev_fraction': 1e-9}))
 
 
@@ -110,7 +113,84 @@ def test_too_many_positions(tmp_path):
 def test_texts_and_pairs_do_not_mix(tmp_path):
     config = finetuned.classify_config(tmp_path)
     (tmp_path / 'dev.tsv').write_text('sentence1\tsentence2\tlabel\n一\t二\tgood\n', encoding='utf-8')
-    with pytest.raises(ValueError, match="do not go together.*'validation': 'pairs'"):
+    with pytest.raises(ValueError, match='data.dev: pairs, where the training data has single texts'):
+        prepared(config)
+
+
+@pytest.mark.parametrize(
+    ('make', 'select', 'choices'),
+    [
+        (finetuned.classify_config, 'loss', 'acc, macro_f1'),
+        (finetuned.span_config, 'acc', 'em, f1'),
+    ],
+)
+def test_a_metric_that_is_not_measured(tmp_path, make, select, choices):
+    with pytest.raises(ValueError, match=f"select='{select}' must be empty or one of {choices}"):
+        prepared(make(tmp_path, select=select))
+
+
+def test_what_is_evaluated_does_not_change_what_is_trained(tmp_path):
+    """Widths are those that suit the training rows; longer rows elsewhere get one more."""
+    long = finetuned.classify_config(tmp_path, **{'data.buckets': 3})
+    _, with_test = prepared(long)
+    finetuned.write_table(tmp_path / 'test.tsv', [('丁' * 25, 'good'), ('丁', 'bad')])
+    config, other = prepared(long)
+    for one, two in zip(itertools.islice(with_test.batches(config), 8), other.batches(config)):
+        assert one['char_ids'].tolist() == two['char_ids'].tolist()
+    widths = {batch['char_ids'].shape[1] for batch in other.batches(config, split='test')}
+    assert max(widths) == 32 and not list(other.batches(config, split='other'))
+
+
+def test_a_rare_label_is_a_label_on_whichever_side_it_falls(tmp_path):
+    rows = [*finetuned.texts(40, 0), *((f'丁{c}', 'rare') for c in finetuned.CHARACTERS[5:6])]
+    for fraction in (0.1, 0.5, 0.9):
+        config = finetuned.classify_config(tmp_path, **{'data.dev': '', 'data.dev_fraction': fraction})
+        finetuned.write_table(tmp_path / 'train.tsv', rows)
+        finetuned.write_table(tmp_path / 'test.tsv', rows)
+        assert prepared(config)[0].data.labels == ('bad', 'good', 'rare')
+
+
+def test_a_header_that_is_not_known_is_no_example(tmp_path):
+    config = finetuned.classify_config(tmp_path)
+    (tmp_path / 'train.tsv').write_text('评价内容\t情感\n一丁\t0\n丁七\t1\n丂\t1\n七\t0\n', encoding='utf-8')
+    with pytest.raises(
+        ValueError, match=r"train\.tsv:1: the label '情感' is here alone: is this row a header"
+    ):
+        prepared(config)
+
+
+def test_evaluation_needs_labels_and_prediction_ignores_them(tmp_path):
+    config = finetuned.classify_config(tmp_path, mode='evaluate', **{'data.labels': ('good', 'bad')})
+    (tmp_path / 'test.tsv').write_text('text\tlable\n一丁\tgood\n', encoding='utf-8')
+    with pytest.raises(ValueError, match='there is no label column.*text, lable'):
+        prepared(config)
+    finetuned.write_table(tmp_path / 'test.tsv', [('一丁', '?'), ('丁七', '')])
+    config.mode = 'predict'
+    _, data = prepared(config)
+    assert next(data.batches(config, split='test'))['labels'].tolist() == [-1] * 16
+    (tmp_path / 'test.tsv').write_text('text_a\ttext_b\n一丁\t丁\n', encoding='utf-8')
+    config.data.pairs = False
+    with pytest.raises(ValueError, match='data.test: pairs, where the training data has single texts'):
+        prepared(config)
+
+
+def test_lists_on_the_command_line(tmp_path):
+    changes = {'data.labels': ('good,bad',), 'data.text_columns': ('text',)}
+    config, _ = prepared(finetuned.classify_config(tmp_path, **changes))
+    assert config.data.labels == ('good', 'bad') and config.data.text_columns == ('text',)
+
+
+def test_questions_without_answers(tmp_path):
+    config = finetuned.span_config(tmp_path)
+    document = finetuned.questions(4, 0)
+    document['data'][0]['paragraphs'][2]['qas'][0].pop('answers')
+    (tmp_path / 'dev.json').write_text(json.dumps(document), encoding='utf-8')
+    with pytest.raises(ValueError, match='dev.json, paragraph 3, question q2: the question has no answer'):
+        prepared(config)
+    for paragraph in document['data'][0]['paragraphs']:
+        paragraph['qas'][0].pop('answers', None)
+    (tmp_path / 'train.json').write_text(json.dumps(document), encoding='utf-8')
+    with pytest.raises(ValueError, match='no question of the training set has an answer'):
         prepared(config)
 
 
