@@ -47,12 +47,12 @@ class Data:
         name, *others = splits
         chosen = buckets.widths(splits[name].rows.lengths, max_length, num_widths)
         # What training sees does not depend on what is evaluated; the others take the same widths.
-        self._widths = {name: chosen}
+        self.widths = {name: chosen}
         for other in others:
             longest = buckets.widths(splits[other].rows.lengths, max_length, 1)
-            self._widths[other] = chosen + tuple(width for width in longest if width > chosen[-1])
+            self.widths[other] = chosen + tuple(width for width in longest if width > chosen[-1])
         for name, split in splits.items():
-            widths, lengths = self._widths[name], split.rows.lengths
+            widths, lengths = self.widths[name], split.rows.lengths
             filled = lengths.sum() / sum(widths[i] for i in np.searchsorted(widths, lengths))
             log.info('%s: %d rows, widths %s, %.0f %% filled', name, len(lengths), widths, 100 * filled)
 
@@ -73,7 +73,7 @@ class Data:
         if split not in self.splits:
             return
         chosen, size = self.splits[split], config.batch_size
-        lengths, widths = chosen.rows.lengths, self._widths[split]
+        lengths, widths = chosen.rows.lengths, self.widths[split]
         if split == 'train':
             plan = buckets.endless(lengths, widths, size, config.seed, start_step)
         else:
