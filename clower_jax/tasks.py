@@ -149,67 +149,17 @@ class Pretrain:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Classify:
-    """Classification of texts and of pairs: the mean cross-entropy over the rows whose label is not −1.
+class _Supervised:
+    """What the fine-tuning tasks share: a cross-entropy over labels in the batch, −1 where there is none."""
 
-    Batch: `char_ids`, `char_segments` [B, L], `labels` [B]; to evaluate also `example` [B], the row's number
-    in its set (−1: padding). Outputs: fp32 `logits` [B, C] and `example`.
-    """
-
-    model: Classifier
-
-    @classmethod
-    def from_config(cls, config: ConfigDict) -> 'Classify':
-        """Labels are those of `config.data.labels`."""
-        return cls(Classifier(**_encoder(config), num_labels=len(config.data.labels)))
+    model: Classifier | SpanFinder
+    _name: str  # of the loss in the metrics
+    _accuracy: str
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
-        return _init(self.model, key)
-
-    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
-        """The loss of one batch and the sums behind it."""
-        return self._loss(_apply(self.model, params, batch, key), batch)
-
-    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
-        """The sums of one batch, without dropout, and its logits."""
-        logits = _apply(self.model, params, batch, None)
-        return self._loss(logits, batch)[1], {'logits': logits, 'example': batch['example']}
-
-    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
-        part = losses.masked_cross_entropy(logits, batch['labels'])
-        sums = {'loss_label': (part.loss, part.count), 'acc': (part.correct, part.count)}
-        return part.loss / jnp.maximum(part.count, 1), sums | _counts(batch)
-
-    def total(self, means: dict) -> jax.Array:
-        """The mean cross-entropy; 0 where nothing has a label."""
-        return means.get('loss_label', 0.0)
-
-    def step_flops(self, config: ConfigDict) -> float:
-        """0: steps differ in length."""
-        return 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class FindSpan:
-    """Extractive question answering: the mean of the cross-entropies of the first and the last token.
-
-    Batch: `char_ids`, `char_segments` [B, L], `span` [B, 2] (positions in the row; [CLS], 0, where the row
-    does not hold the answer; −1: not known, does not count), and `example` as for `Classify`. Outputs: fp32
-    `start_logits`, `end_logits` [B, L], and `example`.
-    """
-
-    model: SpanFinder
-
-    @classmethod
-    def from_config(cls, config: ConfigDict) -> 'FindSpan':
-        """Nothing but the encoder's settings matter."""
-        return cls(SpanFinder(**_encoder(config)))
-
-    def init(self, key: jax.Array) -> dict:
-        """Random parameters (fp32), as BERT draws them."""
-        return _init(self.model, key)
+        ids = jnp.zeros((1, 2), jnp.int32)
+        return self.model.init(key, ids, ids)['params']
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
         """The loss of one batch and the sums behind it."""
@@ -218,29 +168,86 @@ class FindSpan:
     def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
         """The sums of one batch, without dropout, and its logits."""
         logits = self._logits(params, batch, None)
-        return self._loss(logits, batch)[1], {
-            'start_logits': logits[:, 0],
-            'end_logits': logits[:, 1],
-            'example': batch['example'],
-        }
-
-    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
-        """fp32 [B, 2, L]; padding is no candidate."""
-        logits = _apply(self.model, params, batch, key).swapaxes(1, 2)
-        return jnp.where(batch['char_ids'][:, None] != PAD_ID, logits, jnp.finfo(jnp.float32).min)
-
-    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
-        part = losses.masked_cross_entropy(logits, batch['span'])
-        sums = {'loss_span': (part.loss, part.count), 'acc_span': (part.correct, part.count)}
-        return part.loss / jnp.maximum(part.count, 1), sums | _counts(batch)
+        return self._loss(logits, batch)[1], self._outputs(logits) | {'example': batch['example']}
 
     def total(self, means: dict) -> jax.Array:
-        """The mean cross-entropy; 0 where no answer is known."""
-        return means.get('loss_span', 0.0)
+        """The mean cross-entropy; 0 where nothing has a label."""
+        return means.get(self._name, 0.0)
 
     def step_flops(self, config: ConfigDict) -> float:
         """0: steps differ in length."""
         return 0.0
+
+    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+        ids, segments = batch['char_ids'], batch['char_segments']
+        rngs = None if key is None else {'dropout': key}
+        return self.model.apply({'params': params}, ids, segments, deterministic=key is None, rngs=rngs)
+
+    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
+        part = losses.masked_cross_entropy(logits, self._labels(batch))
+        ids = batch['char_ids']
+        counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': (ids != PAD_ID).sum()}
+        sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
+        sums |= {self._name: (part.loss, part.count), self._accuracy: (part.correct, part.count)}
+        return part.loss / jnp.maximum(part.count, 1), sums
+
+    def _labels(self, batch: dict) -> jax.Array:
+        raise NotImplementedError
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(_Supervised):
+    """Classification of texts and of pairs: the mean cross-entropy over the rows whose label is not −1.
+
+    Batch: `char_ids`, `char_segments` [B, L], `labels` [B]; to evaluate also `example` [B], the row's number
+    in its set (−1: padding). Outputs: fp32 `logits` [B, C] and `example`.
+    """
+
+    model: Classifier
+    _name, _accuracy = 'loss_label', 'acc'
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> 'Classify':
+        """Labels are those of `config.data.labels`."""
+        return cls(Classifier(**_encoder(config), num_labels=len(config.data.labels)))
+
+    def _labels(self, batch: dict) -> jax.Array:
+        return batch['labels']
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        return {'logits': logits}
+
+
+@dataclasses.dataclass(frozen=True)
+class FindSpan(_Supervised):
+    """Extractive question answering: the mean of the cross-entropies of the first and the last token.
+
+    Batch: `char_ids`, `char_segments` [B, L], `span` [B, 2] (positions in the row; [CLS], 0, where the row
+    does not hold the answer; −1: not known, does not count), and `example` as for `Classify`. Outputs: fp32
+    `start_logits`, `end_logits` [B, L], and `example`.
+    """
+
+    model: SpanFinder
+    _name, _accuracy = 'loss_span', 'acc_span'
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> 'FindSpan':
+        """Nothing but the encoder's settings matter."""
+        return cls(SpanFinder(**_encoder(config)))
+
+    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+        """fp32 [B, 2, L]; padding is no candidate."""
+        logits = super()._logits(params, batch, key).swapaxes(1, 2)
+        return jnp.where(batch['char_ids'][:, None] != PAD_ID, logits, jnp.finfo(jnp.float32).min)
+
+    def _labels(self, batch: dict) -> jax.Array:
+        return batch['span']
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        return {'start_logits': logits[:, 0], 'end_logits': logits[:, 1]}
 
 
 def _encoder(config: ConfigDict) -> dict:
@@ -251,24 +258,6 @@ def _encoder(config: ConfigDict) -> dict:
         'max_positions': config.model.max_positions,
         'dtype': precision.compute_dtype(config.dtype),
     }
-
-
-def _init(model: Classifier | SpanFinder, key: jax.Array) -> dict:
-    ids = jnp.zeros((1, 2), jnp.int32)
-    return model.init(key, ids, ids)['params']
-
-
-def _apply(model: Classifier | SpanFinder, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
-    rngs = None if key is None else {'dropout': key}
-    return model.apply(
-        {'params': params}, batch['char_ids'], batch['char_segments'], deterministic=key is None, rngs=rngs
-    )
-
-
-def _counts(batch: dict) -> SumsByName:
-    ids = batch['char_ids']
-    counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': (ids != PAD_ID).sum()}
-    return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
 
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:

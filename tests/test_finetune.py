@@ -33,6 +33,21 @@ def go(config: ConfigDict, workdir: Path) -> dict:
     return finetune.run(config, workdir, data, vocabulary)
 
 
+def killed_after(steps: int, config: ConfigDict, workdir: Path) -> None:
+    """A run whose data ends too early."""
+    config, vocabulary = run.with_source(config, workdir)
+    config, data = finetuning.prepare(config, vocabulary)
+    batches = data.batches
+
+    def broken(config, start_step=0, split='train', rows=None):
+        source = batches(config, start_step, split, rows)
+        return itertools.islice(source, steps) if split == 'train' else source
+
+    data.batches = broken
+    with pytest.raises(StopIteration):
+        finetune.run(config, workdir, data, vocabulary)
+
+
 def validation_rows(folder: Path) -> list[dict]:
     return [row for row in read_metrics(folder / 'metrics.jsonl') if row['split'] == 'validation']
 
@@ -173,17 +188,7 @@ def test_cut_off_and_gone_on_is_never_cut_off(tmp_path):
     config = finetuned.classify_config(tmp_path, num_epochs=3.0, checkpoint_every=6, **{'data.test': ''})
     whole = go(config, tmp_path / 'whole')
 
-    resolved, vocabulary = run.with_source(config, tmp_path / 'cut')
-    resolved, data = finetuning.prepare(resolved, vocabulary)
-    batches = data.batches
-
-    def broken(config, start_step=0, split='train', rows=None):
-        source = batches(config, start_step, split, rows)
-        return itertools.islice(source, 10) if split == 'train' else source
-
-    data.batches = broken
-    with pytest.raises(StopIteration):
-        finetune.run(resolved, tmp_path / 'cut', data, vocabulary)
+    killed_after(10, config, tmp_path / 'cut')
     assert [row['step'] for row in validation_rows(tmp_path / 'cut')] == [4, 8]
     assert go(config, tmp_path / 'cut') == whole
     assert [row['step'] for row in validation_rows(tmp_path / 'cut')] == [4, 8, 12]
@@ -196,17 +201,7 @@ def test_the_best_of_a_killed_run_is_not_that_of_the_next(tmp_path):
     and with other settings, neither goes on from it nor takes its best for its own."""
     first = finetuned.classify_config(tmp_path, num_epochs=6.0, checkpoint_every=100)
     killed = tmp_path / 'run'
-    resolved, vocabulary = run.with_source(first, killed)
-    resolved, data = finetuning.prepare(resolved, vocabulary)
-    batches = data.batches
-
-    def broken(config, start_step=0, split='train', rows=None):
-        source = batches(config, start_step, split, rows)
-        return itertools.islice(source, 21) if split == 'train' else source
-
-    data.batches = broken
-    with pytest.raises(StopIteration):
-        finetune.run(resolved, killed, data, vocabulary)
+    killed_after(21, first, killed)
     assert list((killed / BEST).iterdir()) and not initial.is_begun(killed)
     second = finetuned.classify_config(
         tmp_path, num_epochs=6.0, batch_size=8, **{'optim.learning_rate': 1e-12}
