@@ -157,7 +157,9 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
     """What fine-tuning came to and what to do next."""
     if not results:
         return 'Not finished; the same command goes on.'
-    lines = [f'Curves: {workdir}/curves.png · every seed: {workdir}/results.json']
+    seed = finetune.best_seed(config, results['per_seed'])
+    model = finetune.seed_folder(workdir, seed, config.seeds)
+    lines = [f'Curves: {model}/curves.png · results: {workdir}/results.json']
     for split, found in results['mean'].items():
         for which, metrics in found.items():
             spread = results['std'][split][which]
@@ -166,8 +168,6 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
-    seed = finetune.best_seed(config, results['per_seed'])
-    model = finetune.seed_folder(workdir, seed, config.seeds)
     lines.append(f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf')
     lines.append(
         f'  or: python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'

@@ -52,12 +52,15 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
       ValueError: the source is no such thing, lacks a part of an encoder or of its head, or `workdir` is in
         the way.
     """
-    workdir = Path(workdir).absolute()
+    workdir = Path(workdir).resolve()
     info = source_info(source)
     if is_workdir(source):
         raise ValueError(f'{source} is a workdir already: runs start from it, and export takes it as it is')
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ValueError(f'{workdir} is in the way: give a folder that does not exist yet')
+    export.check_parents(workdir)
+    if info.other_head:
+        raise ValueError(f'{source} is a classifier of another kind: {info.other_head}')
     config = _config(source, info)
     init = _initialiser(config)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -86,9 +89,7 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         (folder / 'vocab.txt').write_bytes(''.join(f'{token}\n' for token in info.tokens).encode())
         with Checkpoints(folder) as checkpoints:
             checkpoints.save_params(0, flax.traverse_util.unflatten_dict(flat, sep='/'))
-        if workdir.exists():
-            workdir.rmdir()
-        folder.rename(workdir)
+        export.put(folder, workdir)
     return report
 
 
@@ -146,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         help="of a pre-trained encoder: all (BertForPreTraining), mlm (BertForMaskedLM), none (BertModel)",
     )  # fmt: skip
     out.add_argument('--license', default='', help='of the weights, for the model card: apache-2.0, other, …')
-    out.add_argument('--overwrite', action='store_true', help='replace an older export')
+    out.add_argument('--overwrite', action='store_true', help='replace an older export that nobody changed')
     into = commands.add_parser('import', help='a Hugging Face folder or TensorFlow checkpoint → a workdir')
     into.add_argument('--source', required=True, help='the folder, or the prefix of a TensorFlow checkpoint')
     into.add_argument('--output', required=True, help='the workdir to make')

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ from clower_jax.writer import read_metrics
 log = logging.getLogger(__name__)
 
 HEADS = ('all', 'mlm', 'none')
+# All that an export writes: a folder with anything else in it is somebody's own.
+FILES = {
+    *('README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'),
+    *('vocab.txt', 'word_vocab.txt', 'word_vocab.json'),
+}
 SPECIAL = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}
 
 
@@ -45,10 +50,11 @@ def export(
       keep_word_rows: of the character encoder too.
       which: 'best' or 'last'; empty: the best where the run kept it.
       heads: of a pre-trained encoder. 'all': the pooler and the heads for masked tokens and sentence order,
-        which make a BertForPreTraining. 'mlm': a BertForMaskedLM. 'none': a BertModel. Each class of
-        transformers mentions what else it finds and does not use.
+        as far as something trained them; with both heads it is a BertForPreTraining. 'mlm': a
+        BertForMaskedLM. 'none': a BertModel. Each class of transformers mentions what else it finds and does
+        not use.
       license: of the weights, for the model card.
-      overwrite: replace an older export there.
+      overwrite: replace an older export there, if nothing was put into it since.
 
     Returns:
       `output`.
@@ -56,13 +62,22 @@ def export(
     Raises:
       ValueError: there is nothing to export, `output` is in the way, or the choices do not go together.
     """
-    workdir, output = Path(workdir), Path(output).absolute()  # '.' has a name, too
+    workdir, output = Path(workdir), Path(output).resolve()  # '.' has a name, too
+    if not workdir.is_dir():
+        raise ValueError(f'there is no folder {workdir}: give the workdir of a run, such as runs/pretrain')
     info = source_info(workdir)
     if not is_workdir(workdir):
         raise ValueError(f'{workdir} is no workdir of a run. Weights from elsewhere: first convert import')
     task = info.task or 'pretrain'
     if encoder == 'word' and task != 'pretrain':
         raise ValueError(f'{workdir} is a fine-tuned model: it has no word encoder')
+    if task != 'pretrain' and (keep_word_rows or heads != 'all'):
+        raise ValueError(
+            f'{workdir} is a fine-tuned model: it has no word rows to keep, and one head. Leave out '
+            '--keep_word_rows and --heads'
+        )
+    if encoder == 'word' and len(info.tokens) == info.base_size:
+        raise ValueError(f'{workdir} has no words in its vocabulary, and so no word encoder to export')
     _check_free(output, overwrite)
     config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
     rows = len(info.tokens) if encoder == 'word' or keep_word_rows else info.base_size
@@ -71,6 +86,10 @@ def export(
         paths = _paths(checkpoints.param_shapes(), config, task, encoder, heads)
         tensors = state_dict(checkpoints.load_params(paths), rows)
     architecture = _architecture(tensors, task)
+    length = config['model']['max_positions']
+    if task != 'pretrain':
+        length = config['data'].get('max_length') or length
+    manifest = _manifest(config, workdir, info.tokens, info.base_size)
     own = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
     settings = bert_config(config['model'], architecture, rows, info.labels)
 
@@ -81,28 +100,46 @@ def export(
         safetensors.numpy.save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
         _write_json(folder / 'config.json', settings | {hugging_face.OWN_KEY: own})
         shutil.copymode(folder / 'config.json', folder / 'model.safetensors')  # else for its owner alone
-        write_tokenizer(folder, info.tokens[: info.base_size], config['model']['max_positions'])
+        write_tokenizer(folder, info.tokens[: info.base_size], length)
         if rows > info.base_size:
-            _write_words(folder, info.tokens, info.base_size, _segmenter(config, workdir))
+            _write_words(folder, info.tokens, info.base_size, _segmenter(config, workdir, manifest))
         card = model_card.render(
             model_card.Facts(
                 name=output.name,
                 encoder=encoder,
                 architecture=architecture,
                 word_rows=rows - info.base_size,
+                pooler=any('pooler.dense' in name for name in tensors),
                 step=step,
                 license=license,
                 config=config,
-                manifest=_manifest(config),
+                manifest=manifest,
                 held_out=_held_out(workdir, step),
                 results=_results(workdir),
             )
         )
         (folder / 'README.md').write_text(card, encoding='utf-8')
-        if output.exists():
+        if output.exists() and any(output.iterdir()):
             output.rename(Path(temporary, 'older'))
-        folder.rename(output)
+        put(folder, output)
     return output
+
+
+def put(folder: Path, output: Path) -> None:
+    """Moves a finished folder to `output`, or its contents, where that is an empty folder: it may be a mount
+    point, or have rights of its own."""
+    if not output.exists():
+        folder.rename(output)
+        return
+    for path in list(folder.iterdir()):
+        shutil.move(path, output / path.name)
+
+
+def check_parents(output: Path) -> None:
+    """Raises ValueError where a folder cannot be made, for what is to be above it is a file."""
+    above = next(path for path in output.parents if path.exists())
+    if not above.is_dir():
+        raise ValueError(f'{above} is a file, no folder: {output} cannot be made in it')
 
 
 def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
@@ -167,7 +204,10 @@ def write_tokenizer(folder: Path, tokens: list[str], max_length: int) -> None:
 
 
 def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: str) -> list[str]:
-    """Which parameters go into the folder: none that nothing has trained."""
+    """Which parameters go into the folder: of a head or the pooler none that is known to be as it was drawn.
+
+    Sentence order alone trains a pooler; initial weights may bring one.
+    """
     if heads not in HEADS:
         raise ValueError(f'heads={heads!r} must be one of {", ".join(HEADS)}')
     if task != 'pretrain':
@@ -179,7 +219,8 @@ def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: s
     parts += [f'{encoder}_sop/'] if heads == 'all' and predicts_order else []
     random = config.get('imported', {}).get('random', [])
     left_out = {_module(path) for path in random}
-    left_out |= {f'{encoder}_encoder/pooler.dense'} if heads == 'mlm' else set()
+    if heads == 'mlm' or not (predicts_order or config.get('init_from')):
+        left_out.add(f'{encoder}_encoder/pooler.dense')
     return [path for path in saved if path.startswith(tuple(parts)) and _module(path) not in left_out]
 
 
@@ -200,15 +241,18 @@ def _architecture(tensors: Mapping[str, np.ndarray], task: str) -> str:
 
 def _check_free(output: Path, overwrite: bool) -> None:
     """Raises ValueError where something is in the way that may not be replaced."""
+    check_parents(output)
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return
-    config = output / 'config.json'
-    try:
-        ours = hugging_face.OWN_KEY in json.loads(config.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        ours = False
-    if not ours:
+    config = _read_json(output / 'config.json') if output.is_dir() else None
+    if not config or hugging_face.OWN_KEY not in config:
         raise ValueError(f'{output} is in the way, and no export: give another folder')
+    strangers = sorted({path.name for path in output.iterdir()} - FILES)
+    if strangers:
+        found = ', '.join(strangers)
+        raise ValueError(f'{output} has files that no export wrote ({found}): give another folder')
+    if 'transformers_version' in config:  # which keeps our key
+        raise ValueError(f'{output} was saved by transformers since it was exported: give another folder')
     if not overwrite:
         raise ValueError(f'{output} holds an older export: give --overwrite to replace it, or another folder')
 
@@ -222,9 +266,9 @@ def _write_words(folder: Path, tokens: list[str], base_size: int, segmenter: dic
     _write_json(path.with_suffix('.json'), sidecar | {'num_words': len(tokens) - base_size, 'sha256': sha256})
 
 
-def _segmenter(config: dict, workdir: Path) -> dict[str, Any]:
+def _segmenter(config: dict, workdir: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:
     """What cut the words that the run was trained on."""
-    known = config.get('imported', {}).get('segmenter') or (_manifest(config) or {}).get('segmenter')
+    known = config.get('imported', {}).get('segmenter') or (manifest or {}).get('segmenter')
     if known:
         return known
     name = config.get('data', {}).get('segmenter', 'jieba')
@@ -235,9 +279,16 @@ def _segmenter(config: dict, workdir: Path) -> dict[str, Any]:
     return {'name': name}
 
 
-def _manifest(config: dict) -> dict[str, Any] | None:
-    """Of the corpus that the run was trained on, where it can still be read."""
-    return _read_json(Path(config.get('data', {}).get('corpus') or '/', 'manifest.json'))
+def _manifest(config: dict, workdir: Path, tokens: Sequence[str], base_size: int) -> dict[str, Any] | None:
+    """Of the corpus that the run was trained on, where it can still be read: one of its vocabulary."""
+    sha256 = hashlib.sha256(''.join(f'{token}\n' for token in tokens).encode()).hexdigest()
+    wanted = {'sha256': sha256, 'base_size': base_size}.items()
+    named = config.get('data', {}).get('corpus')
+    for folder in (*([Path(named)] if named else []), workdir / 'corpus'):
+        manifest = _read_json(folder / 'manifest.json')
+        if manifest and wanted <= manifest.get('vocabulary', {}).items():
+            return manifest
+    return None
 
 
 def _held_out(workdir: Path, step: int) -> dict[str, float]:
@@ -254,10 +305,12 @@ def _results(workdir: Path) -> dict[str, Any] | None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none."""
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        value = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return None
+    return value if isinstance(value, dict) else None
 
 
 def _write_json(path: Path, value: Any) -> None:

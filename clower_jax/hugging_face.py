@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from clower_jax.bert import LAYER_NORM_EPSILON
+
+log = logging.getLogger(__name__)
 
 # Written beside vocab.txt (the base block) where a folder has word rows: every token, and where words begin.
 WORD_VOCABULARY = 'word_vocab.txt'
@@ -43,8 +46,9 @@ FIXED = {
 TASKS = {'BertForSequenceClassification': 'classify', 'BertForQuestionAnswering': 'span'}
 _WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin')
 # The decoder of the MLM head is the token table; older folders write it, and its bias, a second time.
+DECODER = 'cls.predictions.decoder.weight'
 _TIED = {
-    'cls.predictions.decoder.weight': 'embeddings.word_embeddings.weight',
+    DECODER: 'embeddings.word_embeddings.weight',
     'cls.predictions.decoder.bias': 'cls.predictions.bias',
 }
 
@@ -93,8 +97,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     for name, same in _TIED.items():
         if name in tensors and (same not in tensors or np.array_equal(tensors[name], tensors[same])):
             tensors.setdefault(same, tensors.pop(name))
-    own = _read_json(folder / 'config.json').get(OWN_KEY, {})
-    if own.get('sentence_order'):
+    if own_entry(_read_json(folder / 'config.json'), 'sentence_order'):
         tensors = {name.replace(NEXT_SENTENCE, SENTENCE_ORDER): value for name, value in tensors.items()}
     return {name: value for name, value in tensors.items() if not name.endswith('position_ids')}
 
@@ -104,10 +107,17 @@ def _read_files(folder: Path) -> Mapping[str, np.ndarray]:
     if single.is_file():
         return _read_safetensors(single)
     if index.is_file():
-        shards = sorted(set(_read_json(index)['weight_map'].values()))
+        shards = sorted(set(_entry(index, 'weight_map').values()))
         return {name: value for shard in shards for name, value in _read_safetensors(folder / shard).items()}
     if pickled.is_file():
         return _read_torch(pickled)
+    pickles = folder / 'pytorch_model.bin.index.json'
+    if pickles.is_file():
+        raise ValueError(
+            f'{pickles} names shards in a form that is not read here. Convert them, with the class of '
+            "transformers that config.json names under 'architectures': "
+            f"CLASS.from_pretrained('{folder}').save_pretrained(FOLDER); then copy vocab.txt there"
+        )
     raise ValueError(f'{folder} has none of {", ".join(_WEIGHTS)}')
 
 
@@ -131,8 +141,15 @@ def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
         raise ValueError(
             f'{path} can only be read with torch: pip install torch, or use safetensors'
         ) from error
-    tensors = torch.load(path, map_location='cpu', weights_only=True)
-    return {name: value.float().numpy() for name, value in tensors.items()}
+    try:
+        tensors = torch.load(path, map_location='cpu', weights_only=True)
+        return {str(name): value.detach().float().numpy() for name, value in tensors.items()}
+    except Exception as error:  # a pickle can fail in any way
+        reason = str(error).strip().partition('\n')[0]
+        raise ValueError(
+            f'{path} cannot be read ({reason}). It is damaged, or holds more than tensors; convert it to '
+            'safetensors'
+        ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -157,6 +174,22 @@ def check_same(path: Path, settings: Mapping[str, tuple]) -> None:
         raise ValueError(f"{path} describes another encoder than this run's: {'; '.join(wrong)}")
 
 
+def own_entry(config: Mapping[str, Any], name: str) -> Any:
+    """What a config.json says under `OWN_KEY`; None where we did not write it."""
+    own = config.get(OWN_KEY)
+    return own.get(name) if isinstance(own, dict) else None
+
+
+def warn_if_cased(folder: Path) -> None:
+    """Logs that the folder's tokenizer keeps capitals, which ours does not."""
+    path = folder / 'tokenizer_config.json'
+    if path.is_file() and _read_json(path).get('do_lower_case') is False:
+        log.warning(
+            '%s has do_lower_case false: this model was trained on text with capitals, here text is '
+            'lower-cased. Chinese is not affected, Latin words are.', path,
+        )  # fmt: skip
+
+
 def read_segmenter(folder: Path) -> dict[str, Any] | None:
     """What cut the words of a folder that has word rows; else None."""
     path = (folder / WORD_VOCABULARY).with_suffix('.json')
@@ -170,7 +203,7 @@ def read_vocabulary(folder: Path) -> tuple[Path, list[str], int]:
     """
     words = folder / WORD_VOCABULARY
     if words.is_file():
-        return words, read_tokens(words), int(_read_json(words.with_suffix('.json'))['base_size'])
+        return words, read_tokens(words), int(_entry(words.with_suffix('.json'), 'base_size', kind=int))
     for name in ('vocab.txt', 'tokenizer.json'):
         if (folder / name).is_file():
             tokens = read_tokens(folder / name)
@@ -184,11 +217,20 @@ def read_tokens(path: Path) -> list[str]:
     """The tokens of a vocab.txt or a tokenizer.json, by id.
 
     Only a line feed ends a row of a vocab.txt: BERT's Chinese vocabulary has U+2028 as a token.
+
+    Raises ValueError where the file is not in UTF-8, or is the tokenizer of another kind of model.
     """
     if path.suffix == '.json':
-        ids = _read_json(path)['model']['vocab']
+        kind = _entry(path, 'model').get('type', 'WordPiece')
+        if kind != 'WordPiece':
+            raise ValueError(f"{path} is a tokenizer of the type {kind}; BERT's is WordPiece")
+        ids = _entry(path, 'model', 'vocab')
         return sorted(ids, key=ids.__getitem__)
-    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
+    try:
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b'\n', 0, error.start) + 1
+        raise ValueError(f'{path}:{line} is not UTF-8 ({error.reason}): save the file as UTF-8') from error
     return text.replace('\r\n', '\n').removesuffix('\n').split('\n')
 
 
@@ -199,10 +241,23 @@ def labels(config: Mapping[str, Any], number: int) -> list[str]:
     return [names[key] for key in sorted(names, key=int)]
 
 
-def _read_json(path: Path) -> Any:
+def _entry(path: Path, *keys: str, kind: type = dict) -> Any:
+    """The entry at `keys` of a JSON file. Raises ValueError where there is none of this kind."""
+    value: Any = _read_json(path)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(f'{path} has no {".".join(keys)} as such a file should: it may be damaged')
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        value = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise ValueError(f'{path} is missing') from error
     except ValueError as error:
         raise ValueError(f'{path} is no JSON ({error}): it may have been cut short') from error
+    if not isinstance(value, dict):
+        raise ValueError(f'{path} is no JSON object: it may belong to something else')
+    return value

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.traverse_util
 import jax
@@ -46,6 +46,7 @@ class SourceInfo:
     labels: of a classifier, in the order of its logits, LABEL_0, … where they have no names; else None.
     task: 'pretrain' (a CLOWER run), 'classify' or 'span'; None: an encoder, perhaps with BERT's own heads.
     rates: dropout, attention_dropout, initializer_range.
+    other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
     """
 
     model: dict[str, int]
@@ -54,18 +55,22 @@ class SourceInfo:
     labels: list[str] | None
     task: str | None
     rates: dict[str, float]
+    other_head: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
     """A source that was found. `kind`: 'workdir', 'hugging_face' or 'tensorflow'; `path`: the folder, or the
-    prefix of the TensorFlow checkpoint."""
+    prefix of the TensorFlow checkpoint; `random`: parameters of an imported workdir that its own source had
+    not; `untied`: the decoder for masked tokens need not be the token table."""
 
     kind: str
     path: Path
     config: Path
     vocabulary: Path
     info: SourceInfo
+    random: frozenset[str] = frozenset()
+    untied: bool = False
 
 
 def source_info(source: str | Path) -> SourceInfo:
@@ -97,23 +102,28 @@ def load_initial(
         their number alone.
 
     Raises:
-      ValueError: the source is none of these, its vocabulary or its kind of encoder is another one, or a
-        shape does not fit. A head of another shape is no error: it is left at random and listed.
+      ValueError: the source is none of these, its vocabulary or its kind of encoder is another one (ours for
+        words, too), or a shape does not fit. A head of another shape is no error: it is left at random and
+        listed.
     """
     found = _find(source)
     key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
     hugging_face.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
+    hugging_face.warn_if_cased(found.config.parent)
     fit_rows = _fit_rows(found, vocabulary)
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
         other_head = any(_other_head(path, found.info, labels) for path in flat)
-        if not other_head and (restored := _restore_whole(found.path, params)):
+        if not (other_head or found.random) and (restored := _restore_whole(found.path, params)):
             return restored, Report([], [])
     tensors, names, unused = _read(found, flat)
+    untied = found.untied and hugging_face.DECODER in tensors
     random, used = [], set()
     for path, leaf in flat.items():
         name = names[path]
         reason = 'absent' if name not in tensors else _other_head(path, found.info, labels)
+        if untied and '_mlm/' in path and not reason:
+            reason = 'in the source it goes with a decoder that is not the token table'
         if not reason:
             value = np.asarray(tensors[name], np.float32)
             value = value.T if path.endswith('/kernel') else value
@@ -218,12 +228,19 @@ def _workdir(folder: Path) -> _Source:
     labels = list(config['data']['labels']) if task == 'classify' else None
     rates = {name: config['model'][name] for name in hugging_face.RATES}
     info = SourceInfo(model, tokens, model['base_vocab_size'], labels, task, rates)
-    return _Source('workdir', folder, path, folder / 'vocab.txt', info)
+    random = frozenset(config.get('imported', {}).get('random', ()))
+    return _Source('workdir', folder, path, folder / 'vocab.txt', info, random)
 
 
 def _bert(folder: Path, kind: str, path: Path, config_path: Path) -> _Source:
     config = hugging_face.read_config(config_path)
+    if hugging_face.own_entry(config, 'encoder') == 'word':
+        raise ValueError(
+            f'{folder} holds a word encoder, which nothing starts from: export the character encoder of its '
+            'run (--encoder char), or start from the run itself'
+        )
     vocabulary, tokens, base_size = hugging_face.read_vocabulary(folder)
+    _check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
     model, rates = (
         {ours: config.get(theirs, default) for ours, (theirs, default) in names.items()}
         for names in (hugging_face.SIZES, hugging_face.RATES)
@@ -232,10 +249,36 @@ def _bert(folder: Path, kind: str, path: Path, config_path: Path) -> _Source:
     if kind == 'tensorflow':
         task, num_labels = tf_checkpoint.head(path)
     else:
-        task, num_labels = hugging_face.TASKS.get((config.get('architectures') or [''])[0]), 2
+        task = hugging_face.TASKS.get((config.get('architectures') or [''])[0])
+        num_labels = config.get('num_labels', 2)
     labels = hugging_face.labels(config, num_labels) if task == 'classify' else None
-    info = SourceInfo(model, tokens, base_size, labels, task, rates)
-    return _Source(kind, path, config_path, vocabulary, info)
+    other_head = _other_classifier(config, labels) if labels is not None else ''
+    if other_head:
+        task = labels = None
+    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head)
+    untied = config.get('tie_word_embeddings') is False
+    return _Source(kind, path, config_path, vocabulary, info, untied=untied)
+
+
+def _other_classifier(config: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Why a classifier does not choose one of several labels, or ''."""
+    kind = config.get('problem_type') or 'single_label_classification'
+    if kind != 'single_label_classification':
+        return f'its problem_type is {kind!r}, ours chooses one of several labels'
+    return '' if len(labels) > 1 else f'it has {len(labels)} label, ours chooses one of several'
+
+
+def _check_rows(config: Path, rows: int, vocabulary: Path, tokens: int) -> None:
+    if rows != tokens:
+        raise ValueError(
+            f'{config} says that the token table has {rows} rows (vocab_size), and {vocabulary} has {tokens} '
+            'tokens. '
+            + (
+                f'If the table was padded, append {rows - tokens} tokens that no text has, [pad1], [pad2], …'
+                if rows > tokens
+                else 'They are not of one model'
+            )
+        )
 
 
 def _restore_whole(folder: Path, params: dict) -> dict | None:
@@ -279,12 +322,12 @@ def _read(
         unused = [f'{states} states of the optimiser'] if states else []
         return tf_checkpoint.read_tensors(source.path), names, unused
     with open_checkpoints(source.path) as checkpoints:
-        saved = checkpoints.param_shapes()
+        saved = checkpoints.param_shapes().keys() - source.random
         wanted = {path for path in saved if path in names or source.info.task != 'pretrain'}
         tensors = checkpoints.load_params(wanted)
     tensors = {path: value.T if path.endswith('/kernel') else value for path, value in tensors.items()}
     if source.info.task == 'pretrain':
-        return tensors, {path: path for path in paths}, sorted(set(saved) - wanted)
+        return tensors, {path: path for path in paths}, sorted(saved - wanted)
     return {hugging_face.tensor_name(path): value for path, value in tensors.items()}, names, []
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clower_jax.initial import is_workdir
+
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
 SETTINGS = (
     *(f'model.{name}' for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size')),
@@ -40,7 +42,7 @@ from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained('FOLDER')
 model = AutoModel.from_pretrained('FOLDER')
-inputs = tokenizer(['今天天气很好。', '我们去公园。'], padding=True, return_tensors='pt')
+inputs = tokenizer(['今天天气很好。', '我们去公园。'], padding=True, truncation=True, return_tensors='pt')
 with torch.no_grad():
     vectors = model(**inputs).last_hidden_state  # [texts, tokens, hidden size]
 """
@@ -65,7 +67,7 @@ with torch.no_grad():
 CLASSIFY = """
 from transformers import pipeline
 
-classify = pipeline('text-classification', model='FOLDER')
+classify = pipeline('text-classification', model='FOLDER', truncation=True)
 print(classify('今天天气很好。'))
 print(classify({'text': '今天天气很好。', 'text_pair': '今天是晴天。'}))  # where it was trained on pairs
 """
@@ -93,6 +95,7 @@ class Facts(NamedTuple):
     """What a card is made of.
 
     name: the folder's. encoder: 'char' or 'word'. word_rows: how many words are in the token table.
+    pooler: whether there is one.
     config: the run's config.json. manifest: of its corpus; held_out: metrics at `step`, the step exported;
     results: a fine-tuned run's results.json; each empty or None where there is none.
     """
@@ -101,6 +104,7 @@ class Facts(NamedTuple):
     encoder: str
     architecture: str
     word_rows: int
+    pooler: bool
     step: int
     license: str
     config: dict[str, Any]
@@ -117,7 +121,7 @@ def render(facts: Facts) -> str:
         # Pipelines take the tokenizer of the folder, which gives characters.
         'pipeline_tag': 'feature-extraction' if facts.encoder == 'word' else PIPELINES[facts.architecture],
         'license': facts.license or 'unknown',
-        'base_model': _initial(facts),
+        'base_model': _hub_id(facts.config.get('init_from') or ''),
         'tags': ['clower', 'bert'],
     }
     lines = [
@@ -144,16 +148,11 @@ def snippets(facts: Facts) -> list[str]:
     if facts.encoder == 'word':
         found = [WORDS]
     else:
-        found = [
-            code
-            for code, architectures in (
-                (VECTORS, ('BertModel', 'BertForPreTraining')),
-                (FILL, ('BertForMaskedLM', 'BertForPreTraining')),
-                (CLASSIFY, ('BertForSequenceClassification',)),
-                (ANSWER, ('BertForQuestionAnswering',)),
-            )
-            if facts.architecture in architectures
-        ]
+        kind = facts.architecture
+        tuned = {'BertForSequenceClassification': CLASSIFY, 'BertForQuestionAnswering': ANSWER}
+        found = [tuned[kind]] if kind in tuned else []
+        found += [VECTORS] if not found and (facts.pooler or kind == 'BertModel') else []
+        found += [FILL] if kind in ('BertForMaskedLM', 'BertForPreTraining') else []
     return [code.replace("'FOLDER'", repr(facts.name)).strip('\n') for code in found]
 
 
@@ -182,9 +181,17 @@ def _limits(facts: Facts) -> str:
         'BertForQuestionAnswering': 'It points at a part of the text, also where the text holds no answer.',
     }.get(facts.architecture, 'It is made to be fine-tuned, or to give vectors; it does not generate text.')
     return (
-        f'For Chinese text, lower-cased, up to {positions} tokens at a time. {task} It has learned what its '
-        'training text says, with its mistakes and prejudices: do not let it decide about people unchecked.'
+        f'For Chinese text, lower-cased, up to {positions} tokens at a time{_trained_length(facts)}. {task} '
+        'It has learned what its training text says, with its mistakes and prejudices: do not let it decide '
+        'about people unchecked.'
     )
+
+
+def _trained_length(facts: Facts) -> str:
+    """', trained on …': BERT's later positions are as they came."""
+    data = facts.config.get('data', {})
+    length = data.get('max_length') or data.get(f'{facts.encoder}_length')
+    return f'; it was trained on up to {length}' if length and 'imported' not in facts.config else ''
 
 
 def _how(facts: Facts) -> str:
@@ -196,6 +203,16 @@ def _how(facts: Facts) -> str:
             'swapped). `AutoModel` and `AutoModelForMaskedLM` find all of their weights, and report as '
             'unexpected those that they have no use for.'
         )
+    elif facts.architecture == 'BertForMaskedLM' and facts.pooler:
+        parts.append(
+            'The folder is a `BertForMaskedLM` and has the pooler too, which `AutoModel` takes. Each class '
+            'reports as unexpected what it has no use for. There is no head for the order of sentences.'
+        )
+    elif facts.architecture in ('BertForMaskedLM', 'BertModel') and not facts.pooler:
+        parts.append(
+            'There is no pooler: `AutoModel` draws one at random and says so; `last_hidden_state` does not '
+            'depend on it.'
+        )
     if facts.encoder == 'word':
         parts.append(
             '`WordTokenizer` comes with CLOWER-JAX and cuts a text into words as in training. '
@@ -206,7 +223,12 @@ def _how(facts: Facts) -> str:
         parts.append(
             f'The last {facts.word_rows:,} rows of the token table are words (`word_vocab.txt`). '
             'The tokenizer never gives them. '
-            + ('The head for masked tokens was never asked for them.' if branch else 'A guess may be one.')
+            + (
+                'The head for masked tokens was never trained on them but scores them, too: keep the first '
+                f'{facts.config["model"]["base_vocab_size"]:,} logits.'
+                if branch
+                else 'A guess may be one.'
+            )
         )
     else:
         parts.append('Token ids are those of `vocab.txt`, of the BERT that this one stands in for.')
@@ -256,16 +278,21 @@ def _settings(facts: Facts) -> str:
 def _metrics(facts: Facts) -> str:
     per_seed = (facts.results or {}).get('per_seed', [])
     of_this = [entry for entry in per_seed if entry['seed'] == facts.config['seed']]
-    if of_this:
-        return _fine_tuned(facts.step, of_this[0], facts.results or {}, len(per_seed))
+    which = _which(of_this[0], facts.step, facts.config.get('total_steps')) if of_this else ''
+    if which:
+        return _fine_tuned(which, of_this[0], facts.results or {}, len(per_seed))
     rows = [(name, _number(value)) for name, value in facts.held_out.items() if name not in ('step', 'split')]
     return _table(('held out', f'at step {facts.held_out["step"]}'), rows) if rows else 'None were measured.'
 
 
-def _fine_tuned(step: int, measured: dict, results: dict, seeds: int) -> str:
+def _which(measured: dict, step: int, total_steps: int | None) -> str:
+    """'best' or 'last', whichever results.json has of this step; '' where it is of others."""
+    validation = measured.get('validation') or {'last': {'step': total_steps}}  # none: measured at the end
+    return next((which for which, metrics in validation.items() if metrics.get('step') == step), '')
+
+
+def _fine_tuned(which: str, measured: dict, results: dict, seeds: int) -> str:
     """The metrics of the exported parameters, and where there are several seeds what all of them gave."""
-    chosen = measured.get('validation', {}).get('best', {}).get('step') == step
-    which = 'best' if chosen else 'last'
     head = ('metric', 'value', *((f'mean of {seeds} seeds', 'standard deviation') if seeds > 1 else ()))
     rows: list[tuple] = []
     for split in ('validation', 'test'):
@@ -279,6 +306,14 @@ def _fine_tuned(step: int, measured: dict, results: dict, seeds: int) -> str:
 def _initial(facts: Facts) -> str:
     """The name of what the weights started from; '' for nothing."""
     return _basename(facts.config.get('init_from') or '')
+
+
+def _hub_id(init_from: str) -> str:
+    """What model hubs call the initial weights, where that is known; a place on a disk is no such name."""
+    if _basename(init_from) == 'bert-base-chinese':
+        return 'bert-base-chinese'
+    named = re.fullmatch(r'[A-Za-z0-9][\w-]*/[\w.-]+', init_from) and not init_from.startswith('runs/')
+    return init_from if named and not is_workdir(init_from) else ''
 
 
 def _basename(path: str) -> str:

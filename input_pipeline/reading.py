@@ -128,7 +128,7 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
             if not found:
                 raise ValueError('no question of the training set has an answer that is in its context')
         without = next((question for question in found if not question.answers), None)
-        if without and config.mode == 'train' and name == 'validation':
+        if without and (config.mode == 'evaluate' or name == 'validation'):
             raise ValueError(f'{without.where}: the question has no answer; to be evaluated on it needs one')
         if config.data.simplify:
             asked = questions.simplify(asked)

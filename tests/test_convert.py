@@ -74,7 +74,7 @@ def test_a_next_sentence_head_is_listed_and_left(imported, tmp_path):
     assert_same(workdirs.tensors(export(workdir, tmp_path / 'back')), expected)
 
 
-@pytest.mark.parametrize('options', [{}, {'keep_word_rows': True}, {'encoder': 'word'}], ids=str)
+@pytest.mark.parametrize('options', [{}, {'keep_word_rows': True}], ids=str)
 def test_our_own_folders_come_back(tmp_path, options):
     """With the sentence-order head, which is none for next sentences, and the words."""
     workdirs.make(tmp_path / 'run', 'pretrain')
@@ -122,18 +122,32 @@ def test_an_imported_head_is_ready_to_evaluate(imported, name):
         np.testing.assert_allclose(logits[real], expected[real], rtol=0, atol=1e-5)
 
 
-def test_runs_start_from_an_imported_workdir_as_from_its_source(imported):
-    """But for the heads that the source has not."""
-    _, folder, workdir, report = imported('BertForMaskedLM')
+@pytest.mark.parametrize('name', ['BertModel', 'BertForMaskedLM'])
+def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
+    """What the source has not is absent from the workdir too, though random values are saved there."""
+    _, folder, workdir, report = imported(name)
     task = tasks.from_config(workdirs.config_of('pretrain'), data_shards=1)
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
     loaded = []
     for source in (folder, workdir):
-        params, _ = initial.load_initial(fresh, source, workdirs.vocabulary(), 4)
+        params, found = initial.load_initial(fresh, source, workdirs.vocabulary(), 4)
         flat = flax.traverse_util.flatten_dict(params, sep='/')
-        loaded.append({path: np.asarray(value) for path, value in flat.items() if path not in report.random})
+        loaded.append({path: np.asarray(value) for path, value in flat.items()})
+        assert sorted(found.random) == sorted(report.random) and found.unused == []
     assert report.random and len(loaded[0]) > 60
     assert_same(*loaded)
+
+
+def test_what_was_drawn_is_not_taken_though_all_the_shapes_are_the_same(imported):
+    _, _, workdir, report = imported('BertModel')
+    changes = {'model.vocab_size': len(workdirs.BASE)}
+    task = tasks.from_config(workdirs.config_of('pretrain', **changes), data_shards=1)
+    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
+    vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
+    params, found = initial.load_initial(fresh, workdir, vocabulary, 4)
+    assert sorted(found.random) == sorted(report.random)
+    flat = flax.traverse_util.flatten_dict(params, sep='/')
+    assert {path for path, value in flat.items() if not np.any(value)} == set(report.random)
 
 
 def test_what_a_source_has_not_is_drawn_as_a_new_run_draws_it(imported):
@@ -187,6 +201,54 @@ def test_half_a_model_is_refused(tmp_path, architecture, absent, path):
     with pytest.raises(ValueError, match=rf'is incomplete\. It lacks: {path}'):
         convert.import_weights(folder, tmp_path / 'run')
     assert [path.name for path in tmp_path.iterdir()] == ['bert']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'problem_type': 'regression'}, "its problem_type is 'regression', ours chooses one of several"),
+        ({'problem_type': 'multi_label_classification'}, "its problem_type is 'multi_label"),
+        ({'num_labels': 1}, 'it has 1 label, ours chooses'),
+    ],
+    ids=str,
+)
+def test_a_classifier_of_another_kind_is_no_classifier(tmp_path, change, message):
+    model = workdirs.bert(transformers.BertForSequenceClassification, **change)
+    folder = workdirs.saved(model, tmp_path / 'bert')
+    with pytest.raises(ValueError, match=f'a classifier of another kind: {message}'):
+        convert.import_weights(folder, tmp_path / 'run')
+    assert initial.source_info(folder).task is None  # an encoder all the same
+    assert [path.name for path in tmp_path.iterdir()] == ['bert']
+
+
+def test_a_word_encoder_is_no_source(tmp_path):
+    workdirs.make(tmp_path / 'run', 'pretrain')
+    folder = export(tmp_path / 'run', tmp_path / 'words', encoder='word')
+    with pytest.raises(ValueError, match='holds a word encoder.*export the character encoder'):
+        convert.import_weights(folder, tmp_path / 'again')
+    with pytest.raises(ValueError, match='holds a word encoder'):
+        initial.source_info(folder)
+
+
+def test_a_decoder_of_its_own_leaves_the_head_behind(tmp_path):
+    model = workdirs.bert(transformers.BertForMaskedLM, tie_word_embeddings=False)
+    report = convert.import_weights(workdirs.saved(model, tmp_path / 'bert'), tmp_path / 'run')
+    head = [path for path in report.random if path.startswith('char_mlm/')]
+    assert len(head) == 5 and all('decoder that is not the token table' in path for path in head)
+    assert 'cls.predictions.decoder.weight' in report.unused
+    back = workdirs.tensors(export(tmp_path / 'run', tmp_path / 'back'))
+    assert not any('cls.' in name for name in back)
+
+
+def test_the_output_may_be_a_link_to_an_empty_folder_but_not_below_a_file(imported, tmp_path):
+    _, folder, *_ = imported('BertModel')
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'disk')
+    convert.import_weights(folder, tmp_path / 'link')
+    assert (tmp_path / 'link').is_symlink() and initial.is_workdir(tmp_path / 'disk')
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(ValueError, match='file is a file, no folder'):
+        convert.import_weights(folder, tmp_path / 'file' / 'run')
 
 
 def test_the_commands(imported, tmp_path, capsys):

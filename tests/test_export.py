@@ -181,8 +181,17 @@ def test_the_best_is_exported_where_it_was_kept(tmp_path):
 def test_a_head_that_nothing_trained_stays_behind(tmp_path, changes):
     workdirs.make(tmp_path / 'run', 'pretrain', **changes)
     folder = export(tmp_path / 'run', tmp_path / 'out')
-    assert not any('seq_relationship' in name for name in workdirs.tensors(folder))
-    assert workdirs.settings(folder)['architectures'] == ['BertForMaskedLM']
+    assert not any('seq_relationship' in name or 'pooler' in name for name in workdirs.tensors(folder))
+    _, unexpected, logged = load(AutoModelForMaskedLM, folder)
+    assert not unexpected and not logged
+    assert 'There is no pooler' in (folder / 'README.md').read_text('utf-8')
+    workdirs.make(tmp_path / 'next', 'pretrain', init_from='bert', **changes)
+    folder = export(tmp_path / 'next', tmp_path / 'with-pooler')
+    assert {name for name in workdirs.tensors(folder) if 'pooler' in name} == {
+        'bert.pooler.dense.weight', 'bert.pooler.dense.bias'
+    }  # fmt: skip
+    text = (folder / 'README.md').read_text('utf-8')
+    assert 'has the pooler too' in text and 'AutoModel.from_pretrained' in text and 'fill-mask' in text
 
 
 # ---- tokenizers ----
@@ -257,6 +266,8 @@ def test_the_cards_code_runs(folders, task, options, monkeypatch, capsys):
         assert words[:6] == ['[CLS]', '我们', '去', '公园', '。', '[SEP]']
     if 'vectors' in names:
         assert names['vectors'].shape[-1] == 32
+    if task == 'classify':
+        assert names['classify']('好' * 600)  # longer than there are positions
 
 
 def test_the_card_tells_the_run(tmp_path):
@@ -265,6 +276,7 @@ def test_the_card_tells_the_run(tmp_path):
     manifest = {
         'documents': {'read': 2100, 'kept': 2000, 'validation': 20}, 'characters': 1_234_567,
         'segmenter': workdirs.SEGMENTER, 'input': [{'path': f'{tmp_path}/secret/news.txt', 'bytes': 1}],
+        'vocabulary': {'sha256': workdirs.vocabulary().sha256(), 'base_size': len(BASE), 'size': ALL},
     }  # fmt: skip
     (corpus / 'manifest.json').write_text(json.dumps(manifest))
     changes = {'data.corpus': str(corpus), 'init_from': f'{tmp_path}/secret/bert-base-chinese'}
@@ -286,6 +298,62 @@ def test_the_card_tells_the_run(tmp_path):
         assert str(tmp_path).encode() not in path.read_bytes(), path
     sidecar = json.loads((folder / 'word_vocab.json').read_text('utf-8'))
     assert sidecar['segmenter'] == workdirs.SEGMENTER and sidecar['base_size'] == len(BASE)
+    # The same corpus where the run made it itself; then one of another vocabulary.
+    corpus.rename(tmp_path / 'run' / 'corpus')
+    assert '2,000 documents' in card_of(export(tmp_path / 'run', tmp_path / 'moved'))
+    manifest['vocabulary']['sha256'] = '0'
+    (tmp_path / 'run' / 'corpus' / 'manifest.json').write_text(json.dumps(manifest))
+    text = card_of(export(tmp_path / 'run', tmp_path / 'other'))
+    assert '2,000' not in text and '`my-corpus`, which was not at hand' in text
+
+
+def card_of(folder):
+    return (folder / 'README.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize(
+    ('init_from', 'named'),
+    [
+        ('hfl/chinese-macbert-base', 'hfl/chinese-macbert-base'),
+        ('/disk/bert-base-chinese', 'bert-base-chinese'),
+        ('runs/pretrain-base', None),
+        ('pretrain-base', None),
+        ('/disk/hfl/bert', None),
+        ('', None),
+    ],
+)
+def test_only_a_hubs_name_is_a_base_model(tmp_path, init_from, named):
+    workdirs.make(tmp_path / 'run', 'span', init_from=init_from)
+    text = card_of(export(tmp_path / 'run', tmp_path / 'out'))
+    assert huggingface_hub.ModelCard(text).data.base_model == named
+
+
+@pytest.mark.parametrize('task', ['classify', 'span', 'pretrain'])
+def test_the_length_it_was_trained_on(folders, task):
+    folder, _ = folders(task)
+    config = workdirs.config_of(task)
+    length = config.data.char_length if task == 'pretrain' else 32
+    assert f'up to 64 tokens at a time; it was trained on up to {length}.' in card_of(folder)
+    kept = AutoTokenizer.from_pretrained(folder).model_max_length
+    assert kept == (64 if task == 'pretrain' else 32)
+
+
+def test_logits_of_rows_that_nothing_trained(tmp_path):
+    workdirs.make(tmp_path / 'run', 'pretrain', **{'loss.mlm_candidates': 'branch'})
+    text = card_of(export(tmp_path / 'run', tmp_path / 'out', keep_word_rows=True))
+    assert f'keep the first {len(BASE)} logits' in text
+
+
+@pytest.mark.parametrize('step', [2, 4, 3], ids=['best', 'last', 'neither'])
+def test_the_metrics_are_those_of_the_exported_step(tmp_path, step):
+    workdirs.make(tmp_path / 'run', 'classify', step=step, seed=0)
+    validation = {'best': {'step': 2, 'acc': 0.75}, 'last': {'step': 4, 'acc': 0.5}}
+    results = {'per_seed': [{'seed': 0, 'validation': validation}]}
+    (tmp_path / 'run' / 'results.json').write_text(json.dumps(results))
+    (tmp_path / 'run' / 'metrics.jsonl').write_text('{"step": 3, "split": "validation", "acc": 0.625}\n')
+    text = card_of(export(tmp_path / 'run', tmp_path / 'out'))
+    shown = re.findall(r'^\| (?:validation )?acc \| (\S+) \|', text, re.MULTILINE)
+    assert shown == [{2: '0.75', 4: '0.5', 3: '0.625'}[step]]
 
 
 def test_the_card_of_one_of_several_seeds(tmp_path):
@@ -339,6 +407,40 @@ def test_only_an_older_export_is_replaced_and_only_when_asked(runs, tmp_path):
         export(runs['span'][0], tmp_path / 'thesis', overwrite=True)
 
 
+def test_what_others_put_into_an_export_is_kept(runs, tmp_path):
+    output = export(runs['span'][0], tmp_path / 'out')
+    (output / 'notes.txt').write_text('mine')
+    with pytest.raises(ValueError, match=r'files that no export wrote \(notes\.txt\): give another'):
+        export(runs['span'][0], output, overwrite=True)
+    (output / 'notes.txt').unlink()
+    AutoModelForQuestionAnswering.from_pretrained(output).save_pretrained(output)  # trained on, say
+    assert 'clower_jax' in workdirs.settings(output)
+    with pytest.raises(ValueError, match='was saved by transformers since it was exported'):
+        export(runs['span'][0], output, overwrite=True)
+    assert 'transformers_version' in workdirs.settings(output)
+
+
+def test_an_empty_folder_stays_the_same_folder(runs, tmp_path):
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'disk')
+    number = (tmp_path / 'disk').stat().st_ino
+    export(runs['span'][0], tmp_path / 'link')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'disk').stat().st_ino == number
+    export(runs['classify'][0], tmp_path / 'link', overwrite=True)
+    assert (tmp_path / 'link').is_symlink() and 'classifier.bias' in workdirs.tensors(tmp_path / 'disk')
+    with pytest.raises(ValueError, match='config.json is a file, no folder'):
+        export(runs['span'][0], tmp_path / 'disk' / 'config.json' / 'out')
+
+
+def test_without_words_there_is_no_word_encoder(tmp_path):
+    folder = workdirs.saved(workdirs.bert(transformers.BertForMaskedLM), tmp_path / 'bert')
+    convert.import_weights(folder, tmp_path / 'run')
+    with pytest.raises(ValueError, match='has no words in its vocabulary'):
+        export(tmp_path / 'run', tmp_path / 'out', encoder='word')
+    text = card_of(export(tmp_path / 'run', tmp_path / 'out'))
+    assert 'sentence order' not in text and 'There is no pooler' in text and 'trained on up to' not in text
+
+
 def test_a_failed_export_leaves_nothing(tmp_path):
     workdirs.make(tmp_path / 'run', 'span')
     tokens = (tmp_path / 'run' / 'vocab.txt').read_text('utf-8').replace('[MASK]', 'mask')
@@ -352,8 +454,10 @@ def test_a_failed_export_leaves_nothing(tmp_path):
     ('task', 'options', 'message'),
     [
         ('span', ['--encoder', 'word'], 'a fine-tuned model: it has no word encoder'),
+        ('span', ['--heads', 'none'], 'no word rows to keep, and one head'),
+        ('classify', ['--keep_word_rows'], 'no word rows to keep, and one head'),
         ('span', ['--which', 'best'], 'has no best checkpoint'),
-        (None, [], 'is neither a workdir'),
+        (None, [], 'there is no folder .*nothing: give the workdir of a run'),
     ],
 )
 def test_errors_are_messages(runs, tmp_path, task, options, message):

@@ -473,6 +473,54 @@ def test_damaged_weights_are_explained(tensors, tmp_path):
         load(folder)
 
 
+def test_odd_files_are_named(tensors, tmp_path):
+    folder = write(tmp_path, tensors, form='bin')
+    weights = folder / 'pytorch_model.bin'
+    for content in (b'version https://git-lfs', weights.read_bytes()[:5000]):
+        weights.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r'pytorch_model\.bin cannot be read .*convert it to safetensors'
+        ):
+            load(folder)
+    torch.save({'state_dict': {'a': torch.ones(1)}, 'epoch': 3}, weights)
+    with pytest.raises(ValueError, match='or holds more than tensors'):
+        load(folder)
+    weights.rename(folder / 'pytorch_model.bin.index.json')
+    with pytest.raises(ValueError, match=r'pytorch_model\.bin\.index\.json names shards .*save_pretrained'):
+        load(folder)
+    (folder / 'vocab.txt').write_bytes('[PAD]\n天\n'.encode('gbk'))
+    with pytest.raises(ValueError, match=r'vocab\.txt:2 is not UTF-8 .*save the file as UTF-8'):
+        load(folder)
+    (folder / 'vocab.txt').unlink()
+    for model, message in (
+        ({'type': 'Unigram', 'vocab': [['a', 0]]}, "of the type Unigram; BERT's is WordPiece"),
+        ({'type': 'WordPiece'}, r'has no model\.vocab'),
+    ):
+        (folder / 'tokenizer.json').write_text(json.dumps({'model': model}))
+        with pytest.raises(ValueError, match=rf'tokenizer\.json .*{message}'):
+            load(folder)
+    (folder / 'config.json').write_text('[]')
+    with pytest.raises(ValueError, match=r'config\.json is no JSON object'):
+        load(folder)
+
+
+def test_padded_rows_are_explained(tensors, tmp_path):
+    folder = write(tmp_path, tensors)
+    settings = json.loads((folder / 'config.json').read_text('utf-8'))
+    for rows, message in ((64, r'append 24 tokens that no text has'), (30, 'not of one model')):
+        (folder / 'config.json').write_text(json.dumps(settings | {'vocab_size': rows}))
+        with pytest.raises(ValueError, match=rf'{rows} rows \(vocab_size\), .*40 tokens\. .*{message}'):
+            load(folder)
+
+
+def test_a_cased_tokenizer_is_worth_a_warning(tensors, tmp_path, caplog):
+    folder = write(tmp_path, tensors)
+    for lower in (True, False):
+        (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': lower}))
+        load(folder)
+        assert ('do_lower_case false' in caplog.text) == (not lower)
+
+
 @pytest.mark.parametrize(
     'change',
     [{'type_vocab_size': 1}, {'is_decoder': True}, {'position_embedding_type': 'relative_key'}],
