@@ -15,7 +15,7 @@ import transformers
 from ml_collections import ConfigDict
 
 import run
-from clower_jax import finetune, initial, start
+from clower_jax import finetune, initial, start, writer
 from clower_jax.checkpoint import BEST, Checkpoints
 from clower_jax.progress import Best
 from clower_jax.writer import read_metrics
@@ -335,3 +335,10 @@ def test_the_best_evaluation(values, patience, improvements, exhausted):
 def test_an_unknown_metric_to_select_by():
     with pytest.raises(ValueError, match="select='f1' is none of the held-out metrics: acc, loss"):
         Best('f1', 0).improves(1, {'loss': 1.0, 'acc': 0.5})
+
+
+@pytest.mark.parametrize('labels', [['0', '1'], ['好', '坏'], ['$a', 'b$_^']])
+def test_a_confusion_matrix_of_any_labels(tmp_path, labels):
+    """A missing glyph would be a warning, and so an error here."""
+    writer.draw_confusion(np.array([[3, 1], [0, 0]]), labels, tmp_path / 'confusion.png')
+    assert (tmp_path / 'confusion.png').stat().st_size > 1000
