@@ -103,7 +103,9 @@ def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
         return finetune_farewell(job, workdir, finetune.run(config, workdir, data, vocabulary), config)
     results = finetune.apply(config, workdir, data)
     lines = [
-        f'{split}: {", ".join(f"{k} {v:.4f}" for k, v in found.items())}' for split, found in results.items()
+        f'{split}: {", ".join(f"{name} {value:.4f}" for name, value in found.items())}'
+        for split, found in results.items()
+        if found  # no labels, no metrics
     ]
     return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
 
