@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy and macro F1 of classes, the scorers of CMRC 2018 and DRCD for spans.
+"""How good predictions are: macro F1 of classes, the scorers of CMRC 2018 and of DRCD for spans.
 
 Papers report two different numbers as DRCD's F1. `score_drcd` gives both, each under its own name.
 """
@@ -39,12 +39,6 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int
             raise ValueError(f'{name} contain class {wrong[0]}; there are {num_classes} classes, from 0')
     pairs = np.bincount(gold * num_classes + predicted, minlength=num_classes**2)
     return pairs.reshape(num_classes, num_classes).astype(np.int64)
-
-
-def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """The share, 0 to 1, of the integers [N] that agree. Raises as `confusion_matrix`."""
-    gold, predicted = _classes(labels, predictions)
-    return float(np.mean(gold == predicted))
 
 
 def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> float:

@@ -63,10 +63,6 @@ class Windows:
         context = self.context_ids[question][first : first + self.length[window]]
         return np.concatenate([self.question_ids[question], context, [self.sep]], dtype=np.int32)
 
-    def segments(self, window: int) -> np.ndarray:
-        """int32 [total_length]: 0 for [CLS] question [SEP], 1 for the rest."""
-        return np.repeat(np.array([0, 1], np.int32), [self.question_length[window], self.length[window] + 1])
-
 
 def encode(
     questions: Sequence[Question],

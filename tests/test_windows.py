@@ -72,9 +72,9 @@ def test_a_window_as_the_model_reads_it():
         ['[CLS]', *'爱我', '[SEP]', *'北京', '[SEP]'],
         ['[CLS]', *'中国', '[SEP]', '安', '[SEP]'],
     ]
-    assert windows.segments(0).tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert windows.question_length.tolist() == [4, 4, 4, 4]
     assert windows.total_length.tolist() == [7, 7, 7, 6]
-    for array in (windows.ids(0), windows.segments(0), windows.question, windows.first, windows.offsets[0]):
+    for array in (windows.ids(0), windows.question, windows.first, windows.offsets[0]):
         assert array.dtype == np.int32
 
 
