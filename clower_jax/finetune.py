@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, 
             if config.seeds > 1:
                 log.info('Seed %d, in %s', seed, folder)
             batches = functools.partial(data.batches, one)
-            score = validation and validation.score
+            score = validation and (lambda outputs: validation.score(validation.decode(outputs)))
             train.train(one, folder, batches, vocabulary, score, programs, stop)
             rows = [
                 row for row in writer.read_metrics(folder / 'metrics.jsonl') if row['split'] == 'validation'
@@ -114,11 +114,11 @@ def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
     `std` divides by n − 1; it is null for one seed.
     """
 
-    def over(function, path=()):
-        found = [_at(result, path) for result in per_seed]
-        if all(isinstance(value, Mapping) for value in found):
-            return {name: over(function, (*path, name)) for name in found[0] if name not in ('seed', 'step')}
-        return function(found)
+    def over(function, found):
+        if not isinstance(found[0], Mapping):
+            return function(found)
+        names = [name for name in found[0] if name not in ('seed', 'step')]
+        return {name: over(function, [one[name] for one in found]) for name in names}
 
     def deviation(values):
         return statistics.stdev(values) if len(values) > 1 else None
@@ -128,15 +128,9 @@ def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
         'select': config.select,
         'init_from': Path(config.init_from).name,
         'per_seed': per_seed,
-        'mean': over(statistics.fmean),
-        'std': over(deviation),
+        'mean': over(statistics.fmean, per_seed),
+        'std': over(deviation, per_seed),
     }
-
-
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
 
 
 def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
@@ -172,18 +166,17 @@ def _pass(
     """The metrics of one pass over a split ({} where nothing has a label); its files go to `folder`."""
     split = data.splits[name]
     rows = sharding.local_rows(evaluator.mesh, config.batch_size)
-    kept: evaluate.Outputs = []
 
     def score(outputs: evaluate.Outputs) -> dict[str, float]:
-        kept.extend(outputs)
-        return split.score(outputs)
+        found = split.decode(outputs)
+        if folder and jax.process_index() == 0:
+            split.write_predictions(folder, found)
+            confusion = split.confusion(found)
+            if confusion is not None and len(confusion) <= MAX_PICTURED:
+                writer.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
+        return split.score(found)
 
     metrics = evaluator(params, data.batches(config, split=name, rows=rows), score)
-    if folder and jax.process_index() == 0:
-        split.write_predictions(folder, kept)
-        confusion = split.confusion(kept)
-        if confusion is not None and len(confusion) <= MAX_PICTURED:
-            writer.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
     return metrics if len(metrics) > 1 else {}
 
 

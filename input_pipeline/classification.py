@@ -58,29 +58,36 @@ class Classification:
         """`labels` int32 [batch_size]; −1 where there is none."""
         return {'labels': buckets.completed(self._gold, planned, batch_size, NO_LABEL)}
 
-    def score(self, outputs: Outputs) -> dict[str, float]:
-        """`macro_f1` of a pass's outputs, over the examples that have a label; {} where none has one."""
+    def decode(self, outputs: Outputs) -> np.ndarray:
+        """A pass's logits, fp32 [N, C], in file order."""
+        logits = np.full((len(self.rows), len(self.labels)), np.nan, np.float32)
+        for out in outputs:
+            real = out['example'] >= 0
+            logits[out['example'][real]] = out['logits'][real]
+        return logits
+
+    def score(self, logits: np.ndarray) -> dict[str, float]:
+        """`macro_f1` of the logits [N, C], over the examples that have a label; {} where none has one."""
         known = self._gold != NO_LABEL
         if not known.any():
             return {}
-        predicted = self._logits(outputs).argmax(axis=1)
+        predicted = logits.argmax(axis=1)
         return {'macro_f1': scorers.macro_f1(self._gold[known], predicted[known], len(self.labels))}
 
-    def confusion(self, outputs: Outputs) -> np.ndarray | None:
+    def confusion(self, logits: np.ndarray) -> np.ndarray | None:
         """int64 [C, C] counts: rows are the true labels; None where no example has a label."""
         known = self._gold != NO_LABEL
-        predicted = self._logits(outputs).argmax(axis=1)
+        predicted = logits.argmax(axis=1)
         return (
             scorers.confusion_matrix(self._gold[known], predicted[known], len(self.labels))
             if known.any()
             else None
         )
 
-    def write_predictions(self, folder: Path, outputs: Outputs) -> None:
+    def write_predictions(self, folder: Path, logits: np.ndarray) -> None:
         """predictions.json, an object a line in file order, as CLUE takes them: `id`, `label` (as the data
         set's own files call it; then `label_desc` is our name for it); and the label's `probability`, and
         `where` the text stands."""
-        logits = self._logits(outputs)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probability = weights.max(axis=1) / weights.sum(axis=1)
         with (folder / 'predictions.json').open('w', encoding='utf-8') as out:
@@ -91,14 +98,6 @@ class Classification:
                 where = Path(self._examples[number].where).name
                 line |= {'probability': round(float(p), 6), 'where': where}
                 out.write(json.dumps(line, ensure_ascii=False) + '\n')
-
-    def _logits(self, outputs: Outputs) -> np.ndarray:
-        """fp32 [N, C], in file order."""
-        logits = np.full((len(self.rows), len(self.labels)), np.nan, np.float32)
-        for out in outputs:
-            real = out['example'] >= 0
-            logits[out['example'][real]] = out['logits'][real]
-        return logits
 
 
 def _encode(examples: Sequence[Example], vocabulary: Vocabulary, max_length: int) -> tuple[Rows, int]:

@@ -10,7 +10,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Split(Protocol):
-    """One set of examples: token rows, what each is to be, and what the model's outputs for them mean."""
+    """One set of examples: token rows, what each is to be, and what the model's outputs for them mean.
+
+    `decode` reads the outputs of a pass, once; the others take what it found.
+    """
 
     rows: buckets.Rows
 
@@ -32,11 +35,13 @@ class Split(Protocol):
 
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]: ...
 
-    def score(self, outputs: Outputs) -> dict[str, float]: ...
+    def decode(self, outputs: Outputs) -> Any: ...
 
-    def confusion(self, outputs: Outputs) -> np.ndarray | None: ...
+    def score(self, found: Any) -> dict[str, float]: ...
 
-    def write_predictions(self, folder: Path, outputs: Outputs) -> None: ...
+    def confusion(self, found: Any) -> np.ndarray | None: ...
+
+    def write_predictions(self, folder: Path, found: Any) -> None: ...
 
 
 class Data:

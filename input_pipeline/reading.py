@@ -16,6 +16,8 @@ from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
 
+Best = list[list[answers.Candidate]]  # for each question its answers, the best first
+
 
 class Reading:
     """One split of a reading comprehension data set, as token rows [CLS] question [SEP] window [SEP].
@@ -54,34 +56,7 @@ class Reading:
         """`span` int32 [batch_size, 2]; −1 where no answer is known."""
         return {'span': buckets.completed(self._spans, planned, batch_size, -1)}
 
-    def score(self, outputs: Outputs) -> dict[str, float]:
-        """Exact match and F1 in percent over all questions; {} where not every question has an answer.
-
-        By CMRC 2018's scorer `em`, `f1`; by DRCD's `em`, `f1_drcd` (its own, of bags of characters) and
-        by CMRC's `em_cmrc`, `f1_cmrc`, because papers report either.
-        """
-        gold = {q.id: [answer.text for answer in q.answers] for q in self._originals}
-        if not all(gold.values()):
-            return {}
-        predicted = answers.predictions(self._originals, self._best(outputs))
-        score = scorers.score_cmrc if self._data.scorer == 'cmrc' else scorers.score_drcd
-        found = score(gold, predicted)
-        return {name: found[name] for name in self.metrics}
-
-    def confusion(self, outputs: Outputs) -> None:
-        """None: there are no classes."""
-
-    def write_predictions(self, folder: Path, outputs: Outputs) -> None:
-        """predictions.json, {id: answer}, as the official scorers read it; nbest.json, {id: candidates}."""
-        best = self._best(outputs)
-        for name, content in (
-            ('predictions.json', answers.predictions(self._originals, best)),
-            ('nbest.json', answers.nbest_json(self._originals, best)),
-        ):
-            text = json.dumps(content, ensure_ascii=False, indent=1)
-            (folder / name).write_text(text + '\n', encoding='utf-8')
-
-    def _best(self, outputs: Outputs) -> list[list[answers.Candidate]]:
+    def decode(self, outputs: Outputs) -> Best:
         """For each question its best answers, in the text of the file."""
         logits: dict[str, list] = {}
         for name in ('start_logits', 'end_logits'):
@@ -101,6 +76,32 @@ class Reading:
             ]
             for question, found in zip(self._originals, best)
         ]
+
+    def score(self, best: Best) -> dict[str, float]:
+        """Exact match and F1 in percent over all questions; {} where not every question has an answer.
+
+        By CMRC 2018's scorer `em`, `f1`; by DRCD's `em`, `f1_drcd` (its own, of bags of characters) and
+        by CMRC's `em_cmrc`, `f1_cmrc`, because papers report either.
+        """
+        gold = {q.id: [answer.text for answer in q.answers] for q in self._originals}
+        if not all(gold.values()):
+            return {}
+        predicted = answers.predictions(self._originals, best)
+        score = scorers.score_cmrc if self._data.scorer == 'cmrc' else scorers.score_drcd
+        found = score(gold, predicted)
+        return {name: found[name] for name in self.metrics}
+
+    def confusion(self, best: Best) -> None:
+        """None: there are no classes."""
+
+    def write_predictions(self, folder: Path, best: Best) -> None:
+        """predictions.json, {id: answer}, as the official scorers read it; nbest.json, {id: candidates}."""
+        for name, content in (
+            ('predictions.json', answers.predictions(self._originals, best)),
+            ('nbest.json', answers.nbest_json(self._originals, best)),
+        ):
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            (folder / name).write_text(text + '\n', encoding='utf-8')
 
 
 def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:

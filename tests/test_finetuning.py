@@ -286,14 +286,15 @@ def test_predictions_of_tnews_have_the_codes_of_clue(tmp_path):
     logits[1, config.data.labels.index('news_stock')] = 1.0
     outputs = [{'logits': logits[[1, 0]], 'example': np.array([1, 0])}]
     split = data.splits['validation']
-    split.write_predictions(tmp_path, outputs)
+    found = split.decode(outputs)
+    split.write_predictions(tmp_path, found)
     lines = [json.loads(line) for line in (tmp_path / 'predictions.json').read_text('utf-8').splitlines()]
     assert [(line['id'], line['label'], line['label_desc']) for line in lines] == [
         (0, '116', 'news_game'),
         (1, '114', 'news_stock'),
     ]
     assert lines[0]['probability'] == pytest.approx(np.exp(3) / (np.exp(3) + 14), abs=1e-6)
-    assert split.score(outputs)['macro_f1'] == 0 and np.trace(split.confusion(outputs)) == 0
+    assert split.score(found)['macro_f1'] == 0 and np.trace(split.confusion(found)) == 0
 
 
 def test_drcd_is_answered_as_it_is_written(tmp_path):
@@ -315,9 +316,10 @@ def test_drcd_is_answered_as_it_is_written(tmp_path):
     (first, last) = batch['span'][0]
     start[0, first] = end[0, last] = 9.0
     outputs = [{'start_logits': start, 'end_logits': end, 'example': np.array([0])}]
-    split.write_predictions(tmp_path, outputs)
+    found = split.decode(outputs)
+    split.write_predictions(tmp_path, found)
     assert json.loads((tmp_path / 'predictions.json').read_text('utf-8')) == {'1': '臺灣'}
-    scores = split.score(outputs)
+    scores = split.score(found)
     assert scores == {'em': 100.0, 'f1_drcd': 100.0, 'em_cmrc': 100.0, 'f1_cmrc': 100.0}
 
 
