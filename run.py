@@ -63,6 +63,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
     speak()
+    start.keep_compiled()
     if not (COORDINATOR.value or CLUSTER.value) and (NUM_PROCESSES.value or PROCESS_ID.value is not None):
         raise app.UsageError('--num_processes and --process_id need --coordinator=host:port (or --cluster)')
     if COORDINATOR.value or CLUSTER.value:

@@ -6,18 +6,39 @@ softmax and every residual sum's statistics are fp32 whatever `dtype` is.
 """
 
 import dataclasses
+import zlib
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from clower_jax import dropout
+from clower_jax.attention import attention, library_attention
+from clower_jax.products import linear
 
 LAYER_NORM_EPSILON = 1e-12  # BERT's
+SAVED = 'qkv'  # the name of what remat='qkv' keeps of each layer, beside its input
+
+# What the backward pass finds in memory and what it computes again.
+REMAT = {
+    'none': None,
+    'qkv': jax.checkpoint_policies.save_only_these_names(SAVED),
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+ATTENTION = ('own', 'cudnn')
 
 
 @dataclasses.dataclass(frozen=True)
 class BertShape:
-    """The sizes of one encoder; dropout rates are probabilities of dropping."""
+    """The sizes of one encoder; dropout rates are probabilities of dropping.
+
+    `remat` trades time for memory: 'none' keeps all activations, 'full' only every layer's input (a third
+    more FLOPs), 'qkv' also queries, keys and values (a tenth more). `attention` is 'own' (every device) or
+    'cudnn' (NVIDIA GPUs, 16 bits, without attention_dropout).
+    """
 
     hidden_size: int
     num_layers: int
@@ -26,11 +47,27 @@ class BertShape:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+    remat: str = 'none'
+    attention: str = 'own'
+
+    @classmethod
+    def of(cls, model: Mapping) -> 'BertShape':
+        """From `config.model`; what it does not say is as it is by default."""
+        return cls(**{f.name: model[f.name] for f in dataclasses.fields(cls) if f.name in model})
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f'model.hidden_size={self.hidden_size} is not a multiple of model.num_heads={self.num_heads}'
+            )
+        if self.remat not in REMAT:
+            raise ValueError(f'model.remat={self.remat!r} must be one of {", ".join(REMAT)}')
+        if self.attention not in ATTENTION:
+            raise ValueError(f'model.attention={self.attention!r} must be one of {", ".join(ATTENTION)}')
+        if self.attention == 'cudnn' and self.attention_dropout:
+            raise ValueError(
+                f'model.attention=cudnn drops nothing, but model.attention_dropout={self.attention_dropout}: '
+                'set that to 0, or take model.attention=own'
             )
 
 
@@ -54,9 +91,35 @@ def _gelu_and_derivative(x):
 gelu.defvjp(_gelu_and_derivative, lambda derivative, g: (g * derivative,))
 
 
-def dense(features: int, dtype, name: str | None, initializer_range: float = 0.02) -> nn.Dense:
-    """A linear layer as BERT initialises it: N(0, initializer_range²) kernel, zero bias."""
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(initializer_range), name=name)
+class Dense(nn.Module):
+    """A linear layer as BERT initialises it: N(0, initializer_range²) kernel, zero bias. [..., D] →
+    [..., features] of `dtype`."""
+
+    features: int
+    dtype: jnp.dtype
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        normal = nn.initializers.normal(self.initializer_range)
+        kernel = self.param('kernel', normal, (x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        return linear(x.astype(self.dtype), kernel, bias)
+
+
+class Dropout(nn.Module):
+    """`dropout.dropout` at a place of its own."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        return dropout.dropout(x, self.rate, keys, place_of(self))
+
+
+def place_of(module: nn.Module) -> int:
+    """Another number for every path in the network."""
+    return zlib.crc32('/'.join(module.path).encode())
 
 
 def layer_norm(name: str) -> nn.LayerNorm:
@@ -65,61 +128,65 @@ def layer_norm(name: str) -> nn.LayerNorm:
 
 
 class BertLayer(nn.Module):
-    """One post-LayerNorm Transformer layer: [B, L, D] → [B, L, D]."""
+    """One post-LayerNorm Transformer layer: [B, L, D] → [B, L, D].
+
+    `attends`: bool [B, 1 or L, L], which tokens (last axis) each token sees. `keys`: uint32 [B, 2] of
+    `dropout.row_keys`, None for no dropout.
+    """
 
     shape: BertShape
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, attends: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, attends: jax.Array, keys: jax.Array | None) -> jax.Array:
         shape, dtype = self.shape, self.dtype
 
-        def dropout(h):
-            return nn.Dropout(shape.dropout)(h, deterministic=deterministic)
-
         def linear(features, name):
-            return dense(features, dtype, name, shape.initializer_range)
+            return Dense(features, dtype, shape.initializer_range, name=name)
 
         def heads(name):
-            h = linear(shape.hidden_size, name)(x)
-            return h.reshape(*h.shape[:-1], shape.num_heads, -1)  # (B, L, N, H)
+            h = linear(shape.hidden_size, f'attention.self.{name}')(x)
+            h = h.reshape(*h.shape[:-1], shape.num_heads, -1).swapaxes(1, 2)  # (B, N, L, H)
+            return checkpoint_name(h, SAVED)
 
-        query, key, value = (heads(f'attention.self.{part}') for part in ('query', 'key', 'value'))
-        scores = jnp.einsum('BTNH,BSNH->BNTS', query, key, preferred_element_type=jnp.float32)
-        scores = scores / np.float32(np.sqrt(query.shape[-1]))
-        scores = jnp.where(attends[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
-        weights = nn.Dropout(shape.attention_dropout)(weights, deterministic=deterministic)
-        context = jnp.einsum('BNTS,BSNH->BTNH', weights, value).reshape(x.shape)
-
-        context = dropout(linear(shape.hidden_size, 'attention.output.dense')(context))
+        inputs = *(heads(part) for part in ('query', 'key', 'value')), attends
+        if shape.attention == 'cudnn':
+            context = library_attention(*inputs, 'cudnn')
+        else:
+            context = attention(*inputs, shape.attention_dropout, keys, place_of(self))
+        context = linear(shape.hidden_size, 'attention.output.dense')(context.swapaxes(1, 2).reshape(x.shape))
+        context = Dropout(shape.dropout, name='attention.output.dropout')(context, keys)
         x = layer_norm('attention.output.LayerNorm')(x + context).astype(dtype)
         h = gelu(linear(shape.intermediate_size, 'intermediate.dense')(x))
-        h = dropout(linear(shape.hidden_size, 'output.dense')(h))
+        h = Dropout(shape.dropout, name='output.dropout')(linear(shape.hidden_size, 'output.dense')(h), keys)
         return layer_norm('output.LayerNorm')(x + h).astype(dtype)
 
 
 class BertEncoder(nn.Module):
     """`num_layers` layers and the pooler of one encoder.
 
-    Called with vectors [B, L, D] and `attends` bool [B, L] (False on padding), it returns the last hidden
-    states [B, L, D]. `pool` turns them into tanh(dense([CLS])) [B, D], which BERT's sentence heads read.
+    Called with vectors [B, L, D], `attends` and `keys` as `BertLayer`, it returns the last hidden states
+    [B, L, D]. `pool` turns vectors of [CLS] into tanh(dense(·)), which BERT's sentence heads read.
     """
 
     shape: BertShape
     dtype: jnp.dtype
 
     def setup(self):
+        policy = REMAT[self.shape.remat]
+        layer = BertLayer if policy is None else nn.remat(BertLayer, policy=policy)
         self.layers = [
-            BertLayer(self.shape, self.dtype, name=f'encoder.layer.{i}') for i in range(self.shape.num_layers)
+            layer(self.shape, self.dtype, name=f'encoder.layer.{i}') for i in range(self.shape.num_layers)
         ]
-        self.pooler = dense(self.shape.hidden_size, self.dtype, 'pooler.dense', self.shape.initializer_range)
+        self.pooler = Dense(
+            self.shape.hidden_size, self.dtype, self.shape.initializer_range, name='pooler.dense'
+        )
 
-    def __call__(self, x: jax.Array, attends: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, attends: jax.Array, keys: jax.Array | None) -> jax.Array:
         for layer in self.layers:
-            x = layer(x, attends, deterministic)
+            x = layer(x, attends, keys)
         return x
 
-    def pool(self, hidden: jax.Array) -> jax.Array:
-        """[B, L, D] → [B, D]."""
-        return jnp.tanh(self.pooler(hidden[:, 0]))
+    def pool(self, cls: jax.Array) -> jax.Array:
+        """[..., D] → [..., D]."""
+        return jnp.tanh(self.pooler(cls))

@@ -8,7 +8,6 @@ from, that fine-tuned heads are evaluated in, and that can be exported again.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 import tempfile
@@ -112,9 +111,9 @@ def _config(source: str | Path, info: SourceInfo) -> ConfigDict:
 def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
     """The `init` of the network that a config describes."""
     if config.task != 'pretrain':
-        return tasks.from_config(config, data_shards=1).init
+        return tasks.from_config(config).init
     model = config.model
-    shape = BertShape(**{field.name: model[field.name] for field in dataclasses.fields(BertShape)})
+    shape = BertShape.of(model)
     network = Clower(shape, model.vocab_size, model.base_vocab_size, model.max_positions)
     ids = jnp.zeros((1, 2), jnp.int32)
     names = ('ids', 'segments', 'mlm_positions')

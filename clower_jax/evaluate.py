@@ -27,7 +27,7 @@ class Evaluator(NamedTuple):
     def of(cls, config: ConfigDict) -> 'Evaluator':
         """The evaluation of a resolved config."""
         mesh = sharding.make_mesh(config)
-        task = tasks.from_config(config, sharding.data_shards(mesh))
+        task = tasks.from_config(config, mesh)
         return cls.on(mesh, task, config.batch_size, precision.matmul_precision(config.dtype))
 
     @classmethod

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from clower_jax import hugging_face, model_card
 from clower_jax.initial import is_workdir, open_checkpoints, source_info
 from clower_jax.model import PAD_ID
-from clower_jax.tasks import SOP_VIEWS
+from clower_jax.pretraining import SOP_VIEWS
 from clower_jax.writer import read_metrics
 
 log = logging.getLogger(__name__)

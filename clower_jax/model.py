@@ -3,9 +3,11 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from clower_jax.bert import BertEncoder, BertShape, dense, layer_norm
+from clower_jax.bert import BertEncoder, BertShape, Dense, Dropout, layer_norm
 from clower_jax.heads import MlmHead, SopHead
+from clower_jax.products import dot, rows_at
 
 VIEWS = ('char', 'word')
 PAD_ID = 0
@@ -14,7 +16,8 @@ PAD_ID = 0
 class Embeddings(nn.Module):
     """Token, position and segment embeddings, LayerNorm, dropout; shared by both encoders.
 
-    ids, segments: int [B, L] → [B, L, D] of `dtype`.
+    ids, segments: int [B, L]; positions: int [B, L], or None for 0, 1, … in every row; keys as `BertLayer`
+    has them → [B, L, D] of `dtype`.
     """
 
     shape: BertShape
@@ -32,19 +35,30 @@ class Embeddings(nn.Module):
         self.position_embeddings = table(self.max_positions, 'position_embeddings')
         self.token_type_embeddings = table(2, 'token_type_embeddings')
         self.norm = layer_norm('LayerNorm')
-        self.dropout = nn.Dropout(self.shape.dropout)
+        self.dropout = Dropout(self.shape.dropout)
 
-    def __call__(self, ids: jax.Array, segments: jax.Array, deterministic: bool) -> jax.Array:
-        x = self.word_embeddings(ids) + self.token_type_embeddings(segments)
-        x = x + self.position_embeddings.embedding[: ids.shape[1]]
-        return self.dropout(self.norm(x).astype(self.dtype), deterministic=deterministic)
+    def __call__(
+        self, ids: jax.Array, segments: jax.Array, positions: jax.Array | None, keys: jax.Array | None
+    ) -> jax.Array:
+        table = self.position_embeddings.embedding
+        first, second = self.token_type_embeddings.embedding
+        # Neither table is gathered from: thousands of tokens share a row, which makes the derivative of a
+        # gather, a scatter, slow.
+        at_position = table[: ids.shape[1]] if positions is None else rows_at(table[None], positions)
+        x = self.word_embeddings(ids) + jnp.where(segments[..., None] == 0, first, second) + at_position
+        return self.dropout(self.norm(x).astype(self.dtype), keys)
 
 
 class Clower(nn.Module):
     """Both encoders over one table. `view` is 'char' or 'word' everywhere.
 
-    Called with a batch (see `docs/architecture.md`, the batch) it returns, for each view, `hidden`
-    [B, L, D], fp32 `mlm_logits` [B, P, V] at the masked positions only, and fp32 `sop_logits` [B, 2].
+    Rows hold one text, or several one after another (docs/architecture.md, the batch): `texts` says which
+    token is of which, counted from 1, 0 on padding, and `starts` [B, S] where each text's [CLS] is. Without
+    them a row is one text.
+
+    Called with a batch it returns, for each view, `hidden` [B, L, D], `cls` [B, S, D], `mlm_vectors`
+    [B, P, D] at the masked positions only, whose products with the rows of `decoder` are the logits, and
+    fp32 `sop_logits` [B, S, 2].
     """
 
     shape: BertShape
@@ -63,38 +77,64 @@ class Clower(nn.Module):
         self.char_sop = SopHead(self.shape, self.dtype)
         self.word_sop = SopHead(self.shape, self.dtype)
 
-    def encode(self, view: str, ids: jax.Array, segments: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Last hidden states [B, L, D] of one view; ids, segments: int [B, L], 0 = [PAD]."""
-        x = self.embeddings(ids, segments, deterministic)
-        return self._part(view, 'encoder')(x, ids != PAD_ID, deterministic)
+    def encode(
+        self,
+        view: str,
+        ids: jax.Array,
+        segments: jax.Array,
+        texts: jax.Array | None = None,
+        starts: jax.Array | None = None,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Last hidden states [B, L, D] of one view; ids, segments, texts: int [B, L], 0 = [PAD]; starts: int
+        [B, S]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout."""
+        if keys is not None:  # the embedding layer is shared; what it drops is not
+            keys = keys + np.uint32(VIEWS.index(view))
+        positions = None if texts is None else positions_in_texts(texts, starts)
+        x = self.embeddings(ids, segments, positions, keys)
+        return self._part(view, 'encoder')(x, attends(ids, texts), keys)
 
-    def pool(self, view: str, hidden: jax.Array) -> jax.Array:
-        """tanh(dense([CLS])): [B, L, D] → [B, D]."""
-        return self._part(view, 'encoder').pool(hidden)
+    def pool(self, view: str, cls: jax.Array) -> jax.Array:
+        """tanh(dense([CLS])): [..., D] → [..., D]."""
+        return self._part(view, 'encoder').pool(cls)
 
-    def mlm_logits(self, view: str, hidden: jax.Array, positions: jax.Array) -> jax.Array:
-        """fp32 logits [B, P, candidates] at int positions [B, P] of hidden [B, L, D].
+    def mlm_vectors(self, view: str, hidden: jax.Array, positions: jax.Array) -> jax.Array:
+        """[B, P, D]: the MLM head, up to the decoder, at int positions [B, P] of hidden [B, L, D]."""
+        return self._part(view, 'mlm')(rows_at(hidden, positions))
+
+    def decoder(self, view: str) -> tuple[jax.Array, jax.Array]:
+        """The rows that a view's tokens are predicted among, fp32 [candidates, D], and their biases.
 
         With `mlm_candidates='branch'` characters are predicted among the base rows only: the targets are
         the same, and the word rows, which no character can be, cost nothing.
         """
-        at_positions = jnp.take_along_axis(hidden, positions[..., None], axis=1)
         candidates = self.base_vocab_size if view == 'char' and self.mlm_candidates == 'branch' else None
-        table = self.embeddings.word_embeddings.embedding
-        return self._part(view, 'mlm')(at_positions, table, candidates)
+        table, bias = self.embeddings.word_embeddings.embedding, self._part(view, 'mlm').bias
+        return table[:candidates], bias[:candidates]
 
-    def sop_logits(self, view: str, hidden: jax.Array) -> jax.Array:
-        """fp32 logits [B, 2] of hidden [B, L, D]; 1 = the two segments are swapped."""
-        return self._part(view, 'sop')(self.pool(view, hidden))
+    def mlm_logits(self, view: str, hidden: jax.Array, positions: jax.Array) -> jax.Array:
+        """fp32 logits [B, P, candidates] at int positions [B, P] of hidden [B, L, D]."""
+        vectors = self.mlm_vectors(view, hidden, positions)
+        table, bias = self.decoder(view)
+        logits = dot(vectors.reshape(-1, vectors.shape[-1]), table.astype(self.dtype), transposed=True)
+        return logits.reshape(*positions.shape, -1) + bias
 
-    def __call__(self, batch: dict[str, jax.Array], deterministic: bool = True) -> dict[str, dict]:
+    def sop_logits(self, view: str, cls: jax.Array) -> jax.Array:
+        """fp32 logits [..., 2] of vectors of [CLS] [..., D]; 1 = the two segments are swapped."""
+        return self._part(view, 'sop')(self.pool(view, cls))
+
+    def __call__(self, batch: dict[str, jax.Array], keys: jax.Array | None = None) -> dict[str, dict]:
         out = {}
         for view in VIEWS:
-            hidden = self.encode(view, batch[f'{view}_ids'], batch[f'{view}_segments'], deterministic)
+            texts, starts = batch.get(f'{view}_texts'), batch.get(f'{view}_starts')
+            hidden = self.encode(view, batch[f'{view}_ids'], batch[f'{view}_segments'], texts, starts, keys)
+            cls = hidden[:, :1] if starts is None else rows_at(hidden, starts)
             out[view] = {
                 'hidden': hidden,
-                'mlm_logits': self.mlm_logits(view, hidden, batch[f'{view}_mlm_positions']),
-                'sop_logits': self.sop_logits(view, hidden),
+                'cls': cls,
+                'mlm_vectors': self.mlm_vectors(view, hidden, batch[f'{view}_mlm_positions']),
+                'decoder': self.decoder(view),
+                'sop_logits': self.sop_logits(view, cls),
             }
         return out
 
@@ -102,6 +142,19 @@ class Clower(nn.Module):
         if view not in VIEWS:
             raise ValueError(f'view must be one of {VIEWS}, not {view!r}')
         return getattr(self, f'{view}_{part}')
+
+
+def attends(ids: jax.Array, texts: jax.Array | None) -> jax.Array:
+    """bool [B, 1 or L, L]: which tokens (last axis) each token sees: those of its own text, no padding."""
+    real = (ids != PAD_ID)[:, None, :]
+    return real if texts is None else real & (texts[:, :, None] == texts[:, None, :])
+
+
+def positions_in_texts(texts: jax.Array, starts: jax.Array) -> jax.Array:
+    """int [B, L]: each token's position in its text; 0 on padding. texts: int [B, L]; starts: int [B, S]."""
+    row = jnp.arange(texts.shape[1], dtype=jnp.int32)
+    start = jnp.take_along_axis(starts, jnp.maximum(texts - 1, 0), axis=1)
+    return jnp.where(texts > 0, row - start, 0)
 
 
 class _CharEncoder(nn.Module):
@@ -116,40 +169,40 @@ class _CharEncoder(nn.Module):
         self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
         self.char_encoder = BertEncoder(self.shape, self.dtype)
 
-    def encode(self, ids: jax.Array, segments: jax.Array, deterministic: bool) -> jax.Array:
-        x = self.embeddings(ids, segments, deterministic)
-        return self.char_encoder(x, ids != PAD_ID, deterministic)
+    def encode(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None) -> jax.Array:
+        return self.char_encoder(self.embeddings(ids, segments, None, keys), attends(ids, None), keys)
 
 
 class Classifier(_CharEncoder):
     """The encoder, its pooler, dropout and a dense layer: BERT's sentence and sentence-pair classifier.
 
-    ids, segments: int [B, L], 0 = [PAD] → fp32 logits [B, num_labels]. The token table needs the base rows
-    only (`vocab_size`): word rows are for pre-training.
+    ids, segments: int [B, L], 0 = [PAD]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout →
+    fp32 logits [B, num_labels]. The token table needs the base rows only (`vocab_size`): word rows are for
+    pre-training.
     """
 
     num_labels: int
 
     def setup(self):
         super().setup()
-        self.dropout = nn.Dropout(self.shape.dropout)
-        self.classifier = dense(self.num_labels, self.dtype, None, self.shape.initializer_range)
+        self.dropout = Dropout(self.shape.dropout)
+        self.classifier = Dense(self.num_labels, self.dtype, self.shape.initializer_range)
 
-    def __call__(self, ids: jax.Array, segments: jax.Array, deterministic: bool = True) -> jax.Array:
-        pooled = self.char_encoder.pool(self.encode(ids, segments, deterministic))
-        return self.classifier(self.dropout(pooled, deterministic=deterministic)).astype(jnp.float32)
+    def __call__(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        pooled = self.char_encoder.pool(self.encode(ids, segments, keys)[:, 0])
+        return self.classifier(self.dropout(pooled, keys)).astype(jnp.float32)
 
 
 class SpanFinder(_CharEncoder):
     """The encoder and a dense layer: BERT's extractive question answering.
 
-    ids, segments: int [B, L], 0 = [PAD] → fp32 logits [B, L, 2] of each token being the answer's first and
-    its last.
+    ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 logits [B, L, 2] of each token being
+    the answer's first and its last.
     """
 
     def setup(self):
         super().setup()
-        self.qa_outputs = dense(2, self.dtype, None, self.shape.initializer_range)
+        self.qa_outputs = Dense(2, self.dtype, self.shape.initializer_range)
 
-    def __call__(self, ids: jax.Array, segments: jax.Array, deterministic: bool = True) -> jax.Array:
-        return self.qa_outputs(self.encode(ids, segments, deterministic)).astype(jnp.float32)
+    def __call__(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        return self.qa_outputs(self.encode(ids, segments, keys)).astype(jnp.float32)

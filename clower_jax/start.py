@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -26,6 +28,8 @@ DECIDE_BATCHES = (
     'data.word_length',
     'data.mask_rate',
     'data.max_anchors',
+    'data.pack',
+    'data.max_texts',
     *(
         f'data.{key}'
         for key in ('train', 'dev', 'folder', 'dataset', 'dev_fraction', 'max_length', 'buckets')
@@ -42,7 +46,8 @@ def check(config: ConfigDict) -> None:
     )  # fine-tuning takes 0 for 'as the data or init_from say'
     rules = (
         ('seed', 0, 2**32 - 1),
-        *((key, 1, None) for key in ('batch_size', 'log_every', 'max_bad_steps')),
+        *((key, 1, None) for key in ('batch_size', 'microbatches', 'log_every', 'max_bad_steps')),
+        ('data.max_texts', 1, None),
         *((f'model.{key}', found_out, None) for key in ('hidden_size', 'num_heads', 'intermediate_size')),
         ('total_steps', found_out, None),
         ('num_epochs', 0.0, None),
@@ -73,6 +78,16 @@ def check(config: ConfigDict) -> None:
     if config.total_steps:
         optim.learning_rate(config)
     sharding.local_rows(sharding.make_mesh(config), config.batch_size)
+
+
+def keep_compiled() -> None:
+    """Has JAX keep what it compiles for the next start, under $XDG_CACHE_HOME or ~/.cache, unless it was told
+    where: JAX_COMPILATION_CACHE_DIR, empty for nowhere. A folder for each machine: what one compiles for its
+    CPU another may not be able to run."""
+    if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+        return
+    caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    jax.config.update('jax_compilation_cache_dir', str(caches / 'clower_jax' / platform.node()))
 
 
 def first_state(

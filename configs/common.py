@@ -23,6 +23,8 @@ def model(size: str) -> ConfigDict:
             'dropout': 0.1,  # of hidden states; BERT's
             'attention_dropout': 0.1,  # of attention weights; BERT's
             'initializer_range': 0.02,  # standard deviation of random weights; BERT's
+            'attention': 'own',  # or 'cudnn': NVIDIA GPUs, 16 bits, attention_dropout 0
+            'remat': 'none',  # activations kept: none recomputed; 'qkv', 'full': a tenth, a third more FLOPs
             'max_positions': 512,  # rows of the position table; BERT's
             'vocab_size': 0,  # 0: from the corpus; base block and word block together
             'base_vocab_size': 0,  # 0: from the corpus; rows of the base block

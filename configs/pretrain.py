@@ -31,6 +31,7 @@ def get_config(variant: str = '') -> ConfigDict:
         )
     config = common.run()
     config.task = 'pretrain'
+    config.microbatches = 1  # parts of a batch that are encoded one after another: memory of one part
     config.model = common.model('base')
     config.loss = ConfigDict(
         {
@@ -57,6 +58,10 @@ def get_config(variant: str = '') -> ConfigDict:
             'mask_rate': 0.15,  # of each view's tokens; the paper's
             'max_anchors': 20,  # words per sequence that are contrasted; the paper's
             'eval_examples': 0,  # of the held-out set; 0: all
+            # Several texts in a row: batch_size counts rows, char_length and word_length are a row's, 0 being
+            # 4 times the corpus's and the words that go with it.
+            'pack': False,
+            'max_texts': 16,  # in a row
         }
     )
     variants[variant](config)
@@ -91,7 +96,8 @@ def small(config: ConfigDict) -> None:
     """A medium model from random weights, for one GPU. Its speed and memory are not yet measured."""
     config.model = common.model('medium')
     config.dtype = 'bfloat16'
-    config.total_steps, config.batch_size = 100_000, 64
+    config.data.pack = True
+    config.total_steps, config.batch_size = 100_000, 16  # rows of about five texts
     config.optim.learning_rate, config.optim.warmup_steps = 2e-4, 4000
     config.data.eval_examples = 4096
 
@@ -100,7 +106,8 @@ def base(config: ConfigDict) -> None:
     """BERT-base twice, from a Hugging Face BERT, for one large GPU. Not yet measured there."""
     config.dtype = 'bfloat16'
     config.init_from = 'bert-base-chinese'
-    config.total_steps, config.batch_size = 50_000, 32
+    config.data.pack = True
+    config.total_steps, config.batch_size = 50_000, 8  # rows of about five texts
     config.optim.learning_rate, config.optim.warmup_steps = 2e-5, 2000
     config.data.eval_examples = 4096
 

@@ -22,7 +22,7 @@ def shrunk_config(**mesh):
 
 def loss_and_gradients(config, mesh) -> dict[str, np.ndarray]:
     """Every metric of one step under 'metric/…' and every gradient under 'gradient/…', whole, on the host."""
-    task = Pretrain.from_config(config, sharding.data_shards(mesh))
+    task = Pretrain.from_config(config, mesh)
     places = sharding.tree_shardings(mesh, jax.eval_shape(task.init, jax.random.key(0)))
     params = jax.jit(task.init, out_shardings=places)(jax.random.key(0))
     rows = sharding.local_rows(mesh, config.batch_size)

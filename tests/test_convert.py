@@ -105,7 +105,7 @@ def test_our_own_fine_tuned_folders_come_back(tmp_path, task):
 def test_an_imported_head_is_ready_to_evaluate(imported, name):
     model, _, workdir, report = imported(name)
     config = ConfigDict(workdirs.settings(workdir))
-    network = tasks.from_config(config, data_shards=1)
+    network = tasks.from_config(config)
     mesh = sharding.make_mesh(workdirs.config_of('span'))
     assert report == initial.Report([], []) and config.dtype == 'float32'
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -126,7 +126,7 @@ def test_an_imported_head_is_ready_to_evaluate(imported, name):
 def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
     """What the source has not is absent from the workdir too, though random values are saved there."""
     _, folder, workdir, report = imported(name)
-    task = tasks.from_config(workdirs.config_of('pretrain'), data_shards=1)
+    task = tasks.from_config(workdirs.config_of('pretrain'))
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
     loaded = []
     for source in (folder, workdir):
@@ -141,7 +141,7 @@ def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
 def test_what_was_drawn_is_not_taken_though_all_the_shapes_are_the_same(imported):
     _, _, workdir, report = imported('BertModel')
     changes = {'model.vocab_size': len(workdirs.BASE)}
-    task = tasks.from_config(workdirs.config_of('pretrain', **changes), data_shards=1)
+    task = tasks.from_config(workdirs.config_of('pretrain', **changes))
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
     vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
     params, found = initial.load_initial(fresh, workdir, vocabulary, 4)
@@ -155,7 +155,7 @@ def test_what_a_source_has_not_is_drawn_as_a_new_run_draws_it(imported):
     assert set(workdirs.settings(workdir)['imported']['random']) == set(report.random)
     assert all(('_mlm/' in path) or ('_sop/' in path) for path in report.random) and len(report.random) == 14
     base = len(workdirs.BASE)
-    task = tasks.from_config(workdirs.config_of('pretrain', **{'model.vocab_size': base}), data_shards=1)
+    task = tasks.from_config(workdirs.config_of('pretrain', **{'model.vocab_size': base}))
     drawn = flax.traverse_util.flatten_dict(task.init(jax.random.key(0)), sep='/')
     with Checkpoints(workdir, read_only=True) as checkpoints:
         saved = checkpoints.load_params(report.random)

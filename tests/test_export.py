@@ -65,7 +65,7 @@ def load(architecture, folder):
 
 def ours(task, params, method, *args, **changes):
     """What a method of our network gives for these parameters by path."""
-    model = tasks.from_config(workdirs.config_of(task, **changes), data_shards=1).model
+    model = tasks.from_config(workdirs.config_of(task, **changes)).model
     return model.apply({'params': flax.traverse_util.unflatten_dict(params, sep='/')}, *args, method=method)
 
 
@@ -135,7 +135,7 @@ def test_a_pre_trained_encoder_is_the_same_function(folders, view, options, rows
 
     def outputs(model, ids, segments):
         hidden = model.encode(view, ids, segments)
-        return hidden, model.mlm_logits(view, hidden, positions), model.sop_logits(view, hidden)
+        return hidden, model.mlm_logits(view, hidden, positions), model.sop_logits(view, hidden[:, 0])
 
     hidden, mlm, sop = ours('pretrain', params, outputs, ids, segments)
     out = workdirs.torch_outputs(load(AutoModelForPreTraining, folder)[0], batch)

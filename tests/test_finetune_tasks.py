@@ -25,7 +25,7 @@ def config_of(kind: str, tmp_path, **changes):
 @pytest.fixture(params=['classify', 'span'])
 def case(request, tmp_path):
     """(task, params, batch): a full row, a short one, one without a label or answer, and padding."""
-    task = tasks.from_config(config_of(request.param, tmp_path), data_shards=1)
+    task = tasks.from_config(config_of(request.param, tmp_path))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
@@ -120,7 +120,7 @@ def test_padding_changes_nothing(case):
 
 
 def test_dropout_follows_its_key(tmp_path):
-    task = tasks.from_config(config_of('classify', tmp_path), data_shards=1)
+    task = tasks.from_config(config_of('classify', tmp_path))
     params = task.init(jax.random.key(0))
     ids = np.full((8, 6), 7, np.int32)
     batch = {'char_ids': ids, 'char_segments': 0 * ids, 'labels': np.zeros(8, np.int32)}
@@ -131,4 +131,4 @@ def test_dropout_follows_its_key(tmp_path):
 
 def test_an_unknown_task(tmp_path):
     with pytest.raises(ValueError, match="task='tag' must be one of pretrain, classify, span"):
-        tasks.from_config(config_of('classify', tmp_path, **{'task': 'tag'}), data_shards=1)
+        tasks.from_config(config_of('classify', tmp_path, **{'task': 'tag'}))

@@ -34,7 +34,7 @@ def config_of(**changes):
 
 def fresh(**changes) -> dict:
     """The parameters of a new run, each entry UNTOUCHED."""
-    task = Pretrain.from_config(config_of(**changes), data_shards=1)
+    task = Pretrain.from_config(config_of(**changes))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     return jax.tree.map(lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), shapes)
 
@@ -322,7 +322,7 @@ def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
 
 def load_task(source, task, labels=None, **changes):
     """What `source` gives for the network of a task over the vocabulary of `workdirs`."""
-    network = tasks.from_config(workdirs.config_of(task, **changes), data_shards=1)
+    network = tasks.from_config(workdirs.config_of(task, **changes))
     params = jax.tree.map(
         lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), jax.eval_shape(network.init, jax.random.key(0))
     )
@@ -393,7 +393,7 @@ def test_a_fine_tuned_run_gives_its_best(sources, tmp_path):
 def test_arrays_stay_where_the_run_has_them(sources):
     """Part of the tree, so that it goes over the host; 8 simulated devices."""
     config = workdirs.config_of('span', **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})
-    network = tasks.from_config(config, data_shards=4)
+    network = tasks.from_config(config)
     places = sharding.tree_shardings(
         sharding.make_mesh(config), jax.eval_shape(network.init, jax.random.key(0))
     )

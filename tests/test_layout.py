@@ -12,7 +12,8 @@ MAX_LINES = 350
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
-        *('metrics', 'losses', 'precision', 'optim', 'sharding', 'writer', 'bert', 'heads', 'model', 'tasks'),
+        *('metrics', 'losses', 'precision', 'optim', 'sharding', 'writer', 'products', 'dropout'),
+        *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads', 'model', 'pretraining', 'tasks'),
         *(
             'train_state',
             'train_step',
@@ -25,9 +26,9 @@ LAYERS = {
         *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'replay'),
     ),
     'input_pipeline': (
-        *('english_words', 'scorers', 'segment', 'tokenizer', 'formats', 'sources', 'examples'),
+        *('english_words', 'scorers', 'segment', 'lexicon', 'tokenizer', 'formats', 'sources', 'examples'),
         *('word_tokenizer', 'masking', 'records', 'manifest', 'beam_job', 'build_vocab', 'build_corpus'),
-        *('loader', 'batches', 'hub', 'locations', 'buckets', 'labelled_formats', 'labelled'),
+        *('packing', 'loader', 'batches', 'hub', 'locations', 'buckets', 'labelled_formats', 'labelled'),
         *('classification', 'questions', 'windows', 'answers', 'reading', 'finetuning'),
     ),
 }

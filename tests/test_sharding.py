@@ -82,7 +82,7 @@ def test_negatives_are_global_unless_asked_to_be_local(on_one_device):
 def test_parameters_and_moments_are_really_split():
     config = shrunk_config(data=2, fsdp=2, tensor=2)
     mesh = sharding.make_mesh(config)
-    task = Pretrain.from_config(config, sharding.data_shards(mesh))
+    task = Pretrain.from_config(config, mesh)
     optimizer = optim.optimizer(config)
     state = jax.eval_shape(lambda: TrainState.create(task.init(jax.random.key(0)), optimizer, config.dtype))
     specs = {

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import synthetic
+from jax.sharding import AxisType
 from test_losses import contrast, cross_entropy, span_mean
 
 from clower_jax import sharding
@@ -19,8 +20,10 @@ def shallow_config(**changes):
     return synthetic.tiny_config(**{'model.num_layers': 1, **changes})
 
 
-def task_of(data_shards=1, **changes) -> Pretrain:
-    return Pretrain.from_config(shallow_config(**changes), data_shards)
+def task_of(devices=1, **changes) -> Pretrain:
+    shape = (devices, 1, 1)
+    mesh = jax.make_mesh(shape, sharding.AXES, (AxisType.Auto,) * 3, devices=jax.devices()[:devices])
+    return Pretrain.from_config(shallow_config(**changes), mesh)
 
 
 def row(**values) -> dict[str, np.ndarray]:
@@ -79,7 +82,7 @@ def outputs(params):
     def run(model, view):
         hidden = model.encode(view, batch[f'{view}_ids'], batch[f'{view}_segments'])
         positions = np.tile(np.arange(hidden.shape[1]), (len(hidden), 1))
-        return hidden, model.mlm_logits(view, hidden, positions), model.sop_logits(view, hidden)
+        return hidden, model.mlm_logits(view, hidden, positions), model.sop_logits(view, hidden[:, 0])
 
     for view in VIEWS:
         values = task_of().model.apply({'params': params}, view, method=run)
@@ -125,8 +128,8 @@ VARIANTS = {
     'sop on char': ({'loss.sop_on': 'char'}, {'sop': ('char',)}),
     'sop on word': ({'loss.sop_on': 'word'}, {'sop': ('word',)}),
     'same word': ({'loss.same_word_negatives': False}, {'same_word_negatives': False}),
-    'local': ({'loss.contrast_scope': 'local', 'data_shards': 2}, {'groups': 2}),
-    'global on two shards': ({'data_shards': 2}, {}),
+    'local': ({'loss.contrast_scope': 'local', 'devices': 2}, {'groups': 2}),
+    'global on two shards': ({'devices': 2}, {}),
     'weights': ({'loss.sop_weight': 0.25, 'loss.contrast_weight': 3.0}, {}),
     'MLM only': ({'loss.sop_weight': 0.0, 'loss.contrast_weight': 0.0}, {}),
 }
@@ -209,7 +212,7 @@ def test_evaluation_does_not_depend_on_batches():
         # Without layers: what is tested is the summing.
         config = shallow_config(**{'batch_size': size, 'model.num_layers': 0})
         mesh = sharding.make_mesh(config)
-        task = Pretrain.from_config(config, sharding.data_shards(mesh))
+        task = Pretrain.from_config(config, mesh)
         params = synthetic.random_params(task)
         batches = synthetic.batches(config, split='validation')
         out[size] = Evaluator.on(mesh, task, size)(params, batches)

@@ -63,7 +63,7 @@ def config_of(task: str, **changes) -> ConfigDict:
 def make(workdir: Path, task: str, shift: float = 0, step: int = 3, folder: str = FOLDER, **changes) -> dict:
     """A workdir with random parameters (plus `shift`), which are returned by path."""
     config = config_of(task, **changes)
-    network = tasks.from_config(config, data_shards=1)
+    network = tasks.from_config(config)
     params = synthetic.random_params(network)
     if shift:
         params = {part: _shifted(tree, shift) for part, tree in params.items()}

@@ -1,0 +1,68 @@
+"""Dropout whose mask is a hash of where an element is.
+
+A mask is a function of two random numbers of the row, the place in the network, and the element's index in
+the row. So it depends neither on the batch that the row is in nor on the devices that hold it: micro-batches
+drop what the whole batch would. It is computed inside the operation that uses it, and again in the backward
+pass, so that no mask is ever kept. The hash is a 32-bit integer mixer, keyed twice (multiplications and
+shifts with constants found by search, Wellons 2018, 'Prospecting for Hash Functions': lowbias32).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+KEYS_PER_ROW = 2
+
+
+def row_keys(key: jax.Array, rows: int) -> jax.Array:
+    """uint32 [rows, 2]: the random numbers of each row of a batch."""
+    return jax.random.bits(key, (rows, KEYS_PER_ROW), jnp.uint32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 3))
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None, place: int) -> jax.Array:
+    """x with each element 0 with probability `rate`, else divided by 1 − rate.
+
+    Args:
+      x: [B, ...].
+      keys: uint32 [B, 2] from `row_keys`; None: no dropout.
+      place: which application of dropout in the network this is.
+    """
+    if keys is None or rate == 0:
+        return x
+    return jnp.where(keep(x.shape, rate, keys, place), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+
+
+def _forward(x, rate, keys, place):
+    return dropout(x, rate, keys, place), keys
+
+
+def _backward(rate, place, keys, g):
+    return dropout(g, rate, keys, place), None
+
+
+dropout.defvjp(_forward, _backward)
+
+
+def keep(shape: tuple[int, ...], rate: float, keys: jax.Array, place: int) -> jax.Array:
+    """bool of `shape`, [B, ...]: False with probability `rate`; see `dropout`."""
+    if math.prod(shape[1:]) >= 2**32:
+        raise ValueError(f'a row of shape {shape[1:]} has more elements than the hash has numbers')
+    index = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(1, len(shape))):
+        index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
+        stride *= shape[axis]
+    per_row = (-1,) + (1,) * (len(shape) - 1)
+    first = keys[:, 0].reshape(per_row) + np.uint32(place * 0x9E3779B9 % 2**32)
+    hashed = _mix(_mix(index ^ first) + keys[:, 1].reshape(per_row))
+    return hashed >= np.uint32(round(rate * 2**32))
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)

@@ -1,0 +1,197 @@
+"""The task of pre-training CLOWER: both views' MLM, sentence order, and the contrast between the views."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from clower_jax import dropout, losses, metrics, precision, sharding
+from clower_jax.bert import BertShape
+from clower_jax.contrast import nt_xent
+from clower_jax.linear_cross_entropy import linear_cross_entropy
+from clower_jax.model import PAD_ID, VIEWS, Clower
+from clower_jax.products import rows_at
+
+SumsByName = dict[str, tuple[jax.Array, jax.Array]]
+
+SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """L = L_mlm + sop_weight·L_sop + contrast_weight·(L_tcl + L_scl) (the paper, section 3).
+
+    One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
+    m-th of the batch at a time and run again in the backward pass (as in GradCache, Gao et al. 2021): memory
+    is that of one micro-batch, while negatives, dropout and every mean are those of the whole batch. `mesh`
+    is where the batch lies; None for one device.
+    """
+
+    model: Clower
+    sop_weight: float
+    contrast_weight: float
+    temperature: float
+    same_word_negatives: bool
+    contrast_scope: str
+    sop_on: str
+    microbatches: int = 1
+    mesh: Mesh | None = None
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Pretrain':
+        """Raises ValueError where a config value is not one of its choices."""
+        one_of('loss.mlm_candidates', config.loss.mlm_candidates, ('shared', 'branch'))
+        one_of('loss.contrast_scope', config.loss.contrast_scope, ('global', 'local'))
+        one_of('loss.sop_on', config.loss.sop_on, tuple(SOP_VIEWS))
+        shards = sharding.data_shards(mesh) if mesh else 1
+        if config.batch_size % (config.microbatches * shards):
+            raise ValueError(
+                f'batch_size={config.batch_size} does not divide into microbatches={config.microbatches} on '
+                f'{shards} device(s) each'
+            )
+        longest = max(config.data.char_length, config.data.word_length)
+        if longest > config.model.max_positions and not config.data.get('pack', False):
+            raise ValueError(
+                f'data.char_length={config.data.char_length} and data.word_length={config.data.word_length} '
+                f'must not exceed model.max_positions={config.model.max_positions}'
+            )
+        model = Clower(
+            **encoder_settings(config),
+            base_vocab_size=config.model.base_vocab_size,
+            mlm_candidates=config.loss.mlm_candidates,
+        )
+        chosen = ('sop_weight', 'contrast_weight', 'temperature', 'same_word_negatives')
+        return cls(
+            model=model,
+            contrast_scope=config.loss.contrast_scope,
+            sop_on=config.loss.sop_on,
+            microbatches=config.microbatches,
+            mesh=mesh,
+            **{name: config.loss[name] for name in chosen},
+        )
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters (fp32), as BERT draws them."""
+        ids = jnp.zeros((1, 2), jnp.int32)
+        names = ('ids', 'segments', 'mlm_positions')
+        return self.model.init(key, {f'{view}_{name}': ids for view in VIEWS for name in names})['params']
+
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+        """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
+        rows = len(batch['char_ids'])
+        keys = None if key is None else dropout.row_keys(key, rows)
+        if self.microbatches == 1 or key is None:
+            sums, vectors = self._encoded(params, batch, keys)
+        else:
+            sums, vectors = self._encoded_in_parts(params, batch, keys)
+        sums |= self._contrast(vectors, batch)
+        means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
+        tokens = sum((batch[f'{view}_ids'] != PAD_ID).sum() for view in VIEWS)
+        per_batch = {'examples': real_texts(batch).sum(), 'tokens': tokens, 'anchors': sums['acc_tcl'][1]}
+        sums |= {name: (jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in per_batch.items()}
+        return self.total(means), sums
+
+    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+        """The sums of one batch, without dropout; no outputs."""
+        return self.loss(params, batch, None)[1], {}
+
+    def step_flops(self, config: ConfigDict) -> float:
+        """See `metrics.step_flops`."""
+        return metrics.step_flops(config)
+
+    def total(self, means: dict) -> jax.Array:
+        """The loss that is minimised, from the means of its parts; a part that nothing counts in is 0."""
+        mlm_char, mlm_word, sop, tcl, scl = (
+            means.get(f'loss_{part}', 0.0) for part in ('mlm_char', 'mlm_word', 'sop', 'tcl', 'scl')
+        )
+        return mlm_char + mlm_word + self.sop_weight * sop + self.contrast_weight * (tcl + scl)
+
+    def _encoded(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
+        """The sums of the losses that need no other row, and the vectors that are contrasted: `char_cls`,
+        `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]."""
+        out = self.model.apply({'params': params}, batch, keys)
+        sums: SumsByName = {}
+        for view in VIEWS:
+            labels = batch[f'{view}_mlm_labels']
+            part = linear_cross_entropy(
+                out[view]['mlm_vectors'], *out[view]['decoder'], labels, mesh=self.mesh
+            )
+            sums |= _named(f'mlm_{view}', part)
+        sop_labels = batch['sop_labels'].reshape(out['char']['cls'].shape[:2])
+        sop = [
+            losses.masked_cross_entropy(out[view]['sop_logits'], sop_labels)
+            for view in SOP_VIEWS[self.sop_on]
+        ]
+        sums |= _named('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
+        start, length = batch['anchor_char_start'], batch['anchor_char_length']
+        vectors = {f'{view}_cls': out[view]['cls'] for view in VIEWS} | {
+            'anchor_chars': losses.span_means(out['char']['hidden'], start, length),
+            'anchor_words': rows_at(out['word']['hidden'], batch['anchor_word_position']),
+        }
+        return sums, vectors
+
+    def _encoded_in_parts(self, params: dict, batch: dict, keys: jax.Array) -> tuple[SumsByName, dict]:
+        """As `_encoded`, a micro-batch at a time; only its results are kept."""
+        parts = self.microbatches
+
+        def split(x):  # every device keeps its rows: a micro-batch has some of each device's
+            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+        def joined(x):
+            return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+        encoded = jax.checkpoint(lambda part: self._encoded(params, *part))
+        sums, vectors = jax.lax.map(encoded, jax.tree.map(split, (batch, keys)))
+        return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(joined, vectors)
+
+    def _contrast(self, vectors: dict, batch: dict) -> SumsByName:
+        """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text
+        (the paper, equations 2–4)."""
+        local = self.contrast_scope == 'local' and self.mesh is not None
+        contrast = functools.partial(
+            nt_xent,
+            temperature=self.temperature,
+            groups=sharding.data_shards(self.mesh) if local else 1,
+            mesh=self.mesh,
+            # The vectors come in bf16: so they travel between devices, and so their products are made.
+            operands='bfloat16' if self.model.dtype == jnp.bfloat16 else 'float32',
+        )
+
+        def flat(x):
+            return x.reshape(-1, *x.shape[2:])
+
+        ids = None if self.same_word_negatives else flat(batch['anchor_ids'])
+        real = flat(batch['anchor_char_length']) > 0
+        tokens = contrast(flat(vectors['anchor_chars']), flat(vectors['anchor_words']), real, ids=ids)
+        texts = contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), real_texts(batch).reshape(-1))
+        return _named('tcl', tokens) | _named('scl', texts)
+
+
+def real_texts(batch: dict) -> jax.Array:
+    """bool [B, S]: which texts there are; a row that is all padding has none."""
+    first = batch['char_ids'][:, :1] != PAD_ID
+    starts = batch.get('char_starts')
+    return first if starts is None else jnp.concatenate([first, starts[:, 1:] > 0], axis=1)
+
+
+def _named(name: str, part: losses.Sums) -> SumsByName:
+    return {f'loss_{name}': (part.loss, part.count), f'acc_{name}': (part.correct, part.count)}
+
+
+def encoder_settings(config: ConfigDict) -> dict:
+    """What every network is made with."""
+    return {
+        'shape': BertShape.of(config.model),
+        'vocab_size': config.model.vocab_size,
+        'max_positions': config.model.max_positions,
+        'dtype': precision.compute_dtype(config.dtype),
+    }
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError where the value is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f'{key}={value!r} must be one of {", ".join(choices)}')
