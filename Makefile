@@ -2,6 +2,7 @@
 #   make demo                     train a small model on the embedded corpus
 #   make demo TEXT='my/*.txt'     the same on your own text
 #   make test                     run the whole test suite
+#   make bench-gpu PARTS='step'   benchmarks on a GPU, all of them or these
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,6 +11,9 @@ TEXT ?=
 WORKDIR ?= runs/my-text
 # One process per core; a file's tests stay together, so that they share what its fixtures build.
 PYTEST_FLAGS ?= -n 2 --dist loadfile --timeout 600
+# Of bench-gpu: an interpreter that has jax[cuda13] and torch for CUDA (this Makefile installs neither).
+GPU_PYTHON ?= $(PYTHON)
+PARTS ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -19,10 +23,10 @@ TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench-check bench-gpu clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into WORKDIR
 	$(BIN)/python run.py --config=configs/pretrain.py$(DEMO_FLAGS)
@@ -34,6 +38,12 @@ lint: $(TEST_STAMP)  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-check: $(TEST_STAMP)  ## measure again what bench/reference.json has; fail where it became slower
+	$(BIN)/python bench/check.py
+
+bench-gpu:  ## measure on a GPU with GPU_PYTHON, all parts or PARTS; figures go to runs/bench-gpu
+	PYTHON='$(GPU_PYTHON)' bench/gpu.sh $(PARTS)
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -47,7 +57,7 @@ $(VENV)/pyvenv.cfg:
 
 $(DEMO_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo 'Installing into $(VENV): about 3 GB, some minutes, once.'
-	$(INSTALL) -e '.[beam]'
+	$(INSTALL) -e '.[beam,rjieba]'
 	@touch $@
 
 $(TEST_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg

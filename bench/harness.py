@@ -1,8 +1,8 @@
 """Timing contenders against each other: separate processes, a new random order each round, ratios of medians.
 
 A contender is a command whose last line on stdout is a JSON object with `seconds`, a list of timings of the
-same unit of work (its own warm-up left out), and whatever else is to be reported. One at a time: processes that
-wait beside each other, or a fixed order, favour one of them.
+same unit of work (its own warm-up left out), and whatever else is to be reported. One at a time: processes
+that wait beside each other, or a fixed order, favour one of them.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Scaled dot-product attention (Vaswani et al. 2017) with a derivative of its own."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,18 +57,26 @@ attention.defvjp(_forward, _backward)
 
 
 def library_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, attends: jax.Array, implementation: str
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    attends: jax.Array,
+    implementation: Literal['cudnn', 'xla'],
 ) -> jax.Array:
     """`attention` without dropout by `jax.nn.dot_product_attention`: 'cudnn' (bf16 and fp16 on NVIDIA GPUs,
     without an [L, L] array in memory) or 'xla'. Rows of one text go by their lengths; a token of no text
     gets zeros or a mean of values."""
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    if attends.shape[1] == 1:
-        lengths = attends[:, 0].sum(-1, dtype=jnp.int32)
-        which = {'query_seq_lengths': lengths, 'key_value_seq_lengths': lengths}
-    else:
-        which = {'mask': attends[:, None]}
-    out = jax.nn.dot_product_attention(query, key, value, implementation=implementation, **which)
+    lengths = attends[:, 0].sum(-1, dtype=jnp.int32) if attends.shape[1] == 1 else None
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=attends[:, None] if lengths is None else None,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
     return out.swapaxes(1, 2)
 
 

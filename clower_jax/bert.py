@@ -149,11 +149,12 @@ class BertLayer(nn.Module):
             h = h.reshape(*h.shape[:-1], shape.num_heads, -1).swapaxes(1, 2)  # (B, N, L, H)
             return checkpoint_name(h, SAVED)
 
-        inputs = *(heads(part) for part in ('query', 'key', 'value')), attends
+        query, key, value = (heads(part) for part in ('query', 'key', 'value'))
         if shape.attention == 'cudnn':
-            context = library_attention(*inputs, 'cudnn')
+            context = library_attention(query, key, value, attends, 'cudnn')
         else:
-            context = attention(*inputs, shape.attention_dropout, keys, place_of(self))
+            rate = shape.attention_dropout
+            context = attention(query, key, value, attends, rate, keys, place_of(self))
         context = linear(shape.hidden_size, 'attention.output.dense')(context.swapaxes(1, 2).reshape(x.shape))
         context = Dropout(shape.dropout, name='attention.output.dropout')(context, keys)
         x = layer_norm('attention.output.LayerNorm')(x + context).astype(dtype)

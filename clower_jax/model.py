@@ -90,7 +90,7 @@ class Clower(nn.Module):
         [B, S]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout."""
         if keys is not None:  # the embedding layer is shared; what it drops is not
             keys = keys + np.uint32(VIEWS.index(view))
-        positions = None if texts is None else positions_in_texts(texts, starts)
+        positions = None if texts is None or starts is None else positions_in_texts(texts, starts)
         x = self.embeddings(ids, segments, positions, keys)
         return self._part(view, 'encoder')(x, attends(ids, texts), keys)
 

@@ -83,10 +83,8 @@ class Pretrain:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
         rows = len(batch['char_ids'])
         keys = None if key is None else dropout.row_keys(key, rows)
-        if self.microbatches == 1 or key is None:
-            sums, vectors = self._encoded(params, batch, keys)
-        else:
-            sums, vectors = self._encoded_in_parts(params, batch, keys)
+        in_parts = self.microbatches > 1
+        sums, vectors = (self._encoded_in_parts if in_parts else self._encoded)(params, batch, keys)
         sums |= self._contrast(vectors, batch)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         tokens = sum((batch[f'{view}_ids'] != PAD_ID).sum() for view in VIEWS)
@@ -116,9 +114,8 @@ class Pretrain:
         sums: SumsByName = {}
         for view in VIEWS:
             labels = batch[f'{view}_mlm_labels']
-            part = linear_cross_entropy(
-                out[view]['mlm_vectors'], *out[view]['decoder'], labels, mesh=self.mesh
-            )
+            table, bias = out[view]['decoder']
+            part = linear_cross_entropy(out[view]['mlm_vectors'], table, bias, labels, mesh=self.mesh)
             sums |= _named(f'mlm_{view}', part)
         sop_labels = batch['sop_labels'].reshape(out['char']['cls'].shape[:2])
         sop = [
@@ -133,7 +130,7 @@ class Pretrain:
         }
         return sums, vectors
 
-    def _encoded_in_parts(self, params: dict, batch: dict, keys: jax.Array) -> tuple[SumsByName, dict]:
+    def _encoded_in_parts(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
         """As `_encoded`, a micro-batch at a time; only its results are kept."""
         parts = self.microbatches
 
@@ -150,11 +147,10 @@ class Pretrain:
     def _contrast(self, vectors: dict, batch: dict) -> SumsByName:
         """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text
         (the paper, equations 2–4)."""
-        local = self.contrast_scope == 'local' and self.mesh is not None
         contrast = functools.partial(
             nt_xent,
             temperature=self.temperature,
-            groups=sharding.data_shards(self.mesh) if local else 1,
+            groups=sharding.data_shards(self.mesh) if self.mesh and self.contrast_scope == 'local' else 1,
             mesh=self.mesh,
             # The vectors come in bf16: so they travel between devices, and so their products are made.
             operands='bfloat16' if self.model.dtype == jnp.bfloat16 else 'float32',

@@ -35,8 +35,10 @@ def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[st
 
 
 def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
-    """One example as text: both views as the model read them, what was to be predicted, and the anchors."""
-    lines = [f'example {row}, sentences {"swapped" if batch["sop_labels"][row] else "in order"}']
+    """One row as text: both views as the model read them, what was to be predicted, and the anchors. Packed,
+    a row is several texts, each from its [CLS] on."""
+    orders = [('in order', 'swapped')[label] for label in np.ravel(batch['sop_labels'][row]) if label >= 0]
+    lines = [f'example {row}, sentences {"; ".join(orders)}']
     for view in ('char', 'word'):
         ids = batch[f'{view}_ids'][row]
         shown = [tokens[i] for i in ids[ids != 0]]

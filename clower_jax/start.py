@@ -175,7 +175,8 @@ def _settings_before(workdir: Path, config: ConfigDict) -> dict:
     before = flatten(json.loads(path.read_text(encoding='utf-8')))
     now = flatten(json.loads(config.to_json()))
     changed = {key: f'{key}: {before.get(key)} → {now[key]}' for key in now if before.get(key) != now[key]}
-    fixed = [changed[key] for key in DECIDE_BATCHES if key in changed]
+    # A setting that there was not yet is of no account, unless it is switched on.
+    fixed = [changed[key] for key in DECIDE_BATCHES if key in changed and (key in before or now[key] is True)]
     if fixed:
         raise ValueError(
             f'the run in {workdir} was started with other settings, which decide its batches: '

@@ -11,6 +11,7 @@ import copy
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -23,12 +24,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from input_pipeline import loader, masking, sources
+from input_pipeline.examples import SPECIAL_TOKENS
 from input_pipeline.tokenizer import Vocabulary
 
 EMBEDDED = Path(__file__).parent / 'embedded'
 VALIDATION_SEED = 0  # not the run's seed: every run is measured on the same masks
 PADDING = {'sop_labels': -1, 'char_mlm_labels': masking.IGNORE, 'word_mlm_labels': masking.IGNORE}
 LENGTHS = ('char_length', 'word_length')
+PACKED_ROW = 4  # times the longest text that the corpus may hold; rows twice as long waste over 3 %
 HOW_TO_BUILD = """  python -m input_pipeline.build_vocab --input 'text/*.txt' --output vocab.txt
   python -m input_pipeline.build_corpus --input 'text/*.txt' --vocab vocab.txt --output corpus"""
 
@@ -52,13 +55,21 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
                 'and give it with --config.data.corpus=corpus; or, for a small text, let the run make it: '
                 "--config.data.text='text/*.txt'"
             )
-        data.corpus = os.fspath(corpus_of_text(data, Path(workdir)))
+        texts = copy.deepcopy(data)
+        if data.get('pack', False):  # a row may be longer than any text
+            texts.update({name: min(data[name], config.model.max_positions) for name in LENGTHS})
+        data.corpus = os.fspath(corpus_of_text(texts, Path(workdir)))
     manifest = read_manifest(data.corpus)
+    packed = data.get('pack', False)
+    if packed:
+        data.char_length = data.char_length or PACKED_ROW * manifest['char_length']
+        data.word_length = data.word_length or words_beside(data.char_length, manifest)
     for name in LENGTHS:
         data[name] = data[name] or manifest[name]
-        if data[name] > config.model.max_positions:
+        longest = manifest[name] if packed else data[name]  # positions begin anew in each text of a row
+        if longest > config.model.max_positions:
             raise ValueError(
-                f'data.{name} is {data[name]}, but the model has {config.model.max_positions} positions '
+                f'data.{name} is {longest}, but the model has {config.model.max_positions} positions '
                 f'(model.max_positions): build a corpus with a smaller --{name}'
             )
     check_lengths(data, manifest)
@@ -70,7 +81,8 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
 def batches(
     config: ConfigDict, start_step: int = 0, split: str = 'train', rows: tuple[int, int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of a resolved config, from `start_step` on, as `masking.make_batch` describes them.
+    """The batches of a resolved config, from `start_step` on, as `masking.make_batch` describes them, or with
+    `data.pack` as `packing.pack` does; then a row of a batch is one of the plan's.
 
     Args:
       split: 'train' never ends and shuffles anew each epoch. 'validation' is one pass in order over the first
@@ -95,10 +107,11 @@ def batches(
         raise ValueError(f'data.eval_examples is {data.eval_examples}; it must be 0 (all) or more')
     manifest = read_manifest(data.corpus)
     check_lengths(data, manifest)
-    if not 1 <= data.max_anchors <= data.word_length:
+    of_text = {name: (manifest if data.get('pack', False) else data)[name] for name in LENGTHS}
+    if not 1 <= data.max_anchors <= of_text['word_length']:
         raise ValueError(
-            f'data.max_anchors is {data.max_anchors}; it must be between 1 and data.word_length, '
-            f'{data.word_length}'
+            f'data.max_anchors is {data.max_anchors}; it must be between 1 and the words of a text, '
+            f'{of_text["word_length"]}'
         )
     train = split == 'train'
     if not manifest['records'][split]:
@@ -111,18 +124,21 @@ def batches(
         masking.make_batch,
         vocabulary=vocabulary(config),
         seed=config.seed if train else VALIDATION_SEED,
-        char_length=data.char_length,
-        word_length=data.word_length,
         mask_rate=data.mask_rate,
         max_anchors=data.max_anchors,
+        **of_text,
     )
+    limit = 0 if train else data.eval_examples
+    packed = None
+    if data.get('pack', False):
+        capacity = (data.char_length, data.word_length)
+        plan = loader.plan_rows(data.corpus, split, capacity, data.max_texts, limit)
+        packed = loader.Packed(plan, plan.widths(data.mask_rate, data.max_anchors))
     if train:
-        dataset = loader.train_batches(source, make_batch, batch_size, (lo, hi), config.seed, start_step)
-    else:
-        dataset = loader.validation_batches(
-            source, make_batch, batch_size, (lo, hi), PADDING, start_step, data.eval_examples
-        )
-    return loader.as_numpy(dataset)
+        return loader.train_batches(source, make_batch, batch_size, (lo, hi), config.seed, start_step, packed)
+    return loader.validation_batches(
+        source, make_batch, batch_size, (lo, hi), PADDING, start_step, limit, packed
+    )
 
 
 def vocabulary(config: ConfigDict) -> Vocabulary:
@@ -159,6 +175,14 @@ def check_lengths(data: ConfigDict, manifest: dict[str, Any]) -> None:
                 f'data.{name} is {data[name]}, but the records of {data.corpus} have up to {manifest[name]} '
                 f'tokens: give that or more (0 takes it), or build a corpus with --{name}={data[name]}'
             )
+
+
+def words_beside(char_length: int, manifest: dict[str, Any]) -> int:
+    """The words that a row of packed texts needs room for beside so many characters: as the corpus has them,
+    rounded up to a multiple of 8, and never less than a text may have."""
+    special = SPECIAL_TOKENS * sum(manifest['records'].values())
+    ratio = (manifest['tokens']['word'] + special) / max(manifest['tokens']['char'] + special, 1)
+    return max(8 * math.ceil(char_length * ratio / 8), manifest['word_length'])
 
 
 def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:

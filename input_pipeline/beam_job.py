@@ -26,6 +26,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def run_chunks(
     folder = _run(
         chunks, work_dir, beam_args, label, lambda tasks, folder: tasks | beam.Map(_work, fn, folder)
     )
-    return (_load(folder / f'{index}.result') for index in range(len(chunks)))
+    return (load(folder / f'{index}.result') for index in range(len(chunks)))
 
 
 def find_duplicates(
@@ -113,7 +114,7 @@ def find_duplicates(
 
     folder = _run(chunks, work_dir, beam_args, label, transform)
     files = (folder / f'{index}.repeats' for index in range(len(chunks)))
-    return (_load(file) if file.exists() else np.empty(0, np.int64) for file in files)
+    return (load(file) if file.exists() else np.empty(0, np.int64) for file in files)
 
 
 def _run(
@@ -130,7 +131,7 @@ def _run(
     with _interruptible(), _progress(folder, chunks, label), beam.Pipeline(runner, options) as pipeline:
         transform(pipeline | beam.Create(list(enumerate(chunks))) | beam.Reshuffle(), folder)
     if failed := _failed(folder):
-        message, trace = _load(folder / f'{min(failed)}.error')
+        message, trace = load(folder / f'{min(failed)}.error')
         failure = ValueError(message)
         failure.add_note(f'Raised by a worker:\n{trace}')
         raise failure
@@ -246,7 +247,7 @@ def _attempt(task: tuple[int, Any], fn: Callable[[Any], Any], folder: epath.Path
     try:
         return (fn(chunk),)
     except (ValueError, OSError) as error:
-        _save(folder / f'{index}.error', (str(error), traceback.format_exc()))
+        save(folder / f'{index}.error', (str(error), traceback.format_exc()))
         return None
 
 
@@ -256,7 +257,7 @@ def _failed(folder: epath.Path) -> list[int]:
 
 def _work(task: tuple[int, Any], fn: Callable[[Any], Any], folder: epath.Path) -> None:
     if result := _attempt(task, fn, folder):
-        _save(folder / f'{task[0]}.result', result[0])
+        save(folder / f'{task[0]}.result', result[0])
 
 
 def _hash(task: tuple[int, Any], hash_fn: Callable[[Any], np.ndarray], folder: epath.Path) -> Iterator[Any]:
@@ -267,7 +268,7 @@ def _hash(task: tuple[int, Any], hash_fn: Callable[[Any], np.ndarray], folder: e
         for bucket in np.unique(buckets):
             rows = np.flatnonzero(buckets == bucket)
             yield int(bucket), (task[0], rows, digests[rows])
-        _save(folder / f'{task[0]}.result', len(digests))  # for the progress bar
+        save(folder / f'{task[0]}.result', len(digests))  # for the progress bar
 
 
 def _repeats(bucket: tuple[int, Iterable[Any]]) -> Iterator[tuple[int, np.ndarray]]:
@@ -283,17 +284,18 @@ def _repeats(bucket: tuple[int, Iterable[Any]]) -> Iterator[tuple[int, np.ndarra
 
 def _save_repeats(rows_of_chunk: tuple[int, Iterable[np.ndarray]], folder: epath.Path) -> None:
     index, rows = rows_of_chunk
-    _save(folder / f'{index}.repeats', np.sort(np.concatenate(list(rows))))
+    save(folder / f'{index}.repeats', np.sort(np.concatenate(list(rows))))
 
 
-def _save(path: epath.Path, value: Any) -> None:
-    """Whole or not at all: a worker may be killed, and Beam may try the same chunk twice."""
+def save(path: epath.Path | Path, value: Any) -> None:
+    """Pickles a value into a file, whole or not at all: a worker may be killed, or Beam try a chunk twice."""
     unfinished = path.parent / f'.{path.name}-{uuid.uuid4().hex}'
     unfinished.write_bytes(pickle.dumps(value))
     unfinished.replace(path)
 
 
-def _load(path: epath.Path) -> Any:
+def load(path: epath.Path | Path) -> Any:
+    """What `save` wrote."""
     return pickle.loads(path.read_bytes())
 
 

@@ -14,8 +14,9 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from absl import logging
 
 from input_pipeline import beam_job, segment, sources
 from input_pipeline.build_vocab import input_arguments
-from input_pipeline.examples import check_lengths, encode_document, pause_ids, record
+from input_pipeline.examples import check_lengths, encode_documents, in_batches, pause_ids
 from input_pipeline.manifest import DIGESTS, Tally, one_line, statistics, summary, versions
 from input_pipeline.records import SPLITS, ShardWriter, assemble
 from input_pipeline.tokenizer import Tokenizer, Vocabulary
@@ -36,15 +37,18 @@ FORMAT_VERSION = 1
 class _Job:
     """What a worker must know besides its chunk."""
 
-    work_dir: Path  # holds corpus/vocab.txt, duplicates/, and the shards that the workers write
+    work_dir: Path  # holds corpus/vocab.txt, digests/, duplicates/, and the shards that the workers write
     segmenter: str
     hmm: bool
     char_length: int
     word_length: int
     held_out: range  # digests of the documents that go to validation
 
+    def digests(self, chunk: sources.Chunk) -> Path:
+        return self.work_dir / 'digests' / f'{chunk.index:06d}'
+
     def duplicates(self, chunk: sources.Chunk) -> Path:
-        return self.work_dir / 'duplicates' / f'{chunk.index:06d}.npy'
+        return self.work_dir / 'duplicates' / f'{chunk.index:06d}'
 
     def shard(self, split: str, chunk: sources.Chunk) -> Path:
         return self.work_dir / f'shards-{self.held_out.stop}' / f'{split}-{chunk.index:06d}'
@@ -202,10 +206,12 @@ def _input_files(chunks: Sequence[sources.Chunk]) -> list[dict[str, Any]]:
 
 def _save_duplicates(job: _Job, chunks: Sequence[sources.Chunk], beam: str | None) -> None:
     """Writes for each chunk the numbers of its documents that occurred before."""
-    found = beam_job.find_duplicates(_digests, chunks, job.work_dir / 'hashes', beam, 'finding duplicates')
-    (job.work_dir / 'duplicates').mkdir()
+    for name in ('digests', 'duplicates'):
+        (job.work_dir / name).mkdir()
+    digest = functools.partial(_save_digests, job)
+    found = beam_job.find_duplicates(digest, chunks, job.work_dir / 'hashes', beam, 'finding duplicates')
     for chunk, numbers in zip(chunks, found, strict=True):
-        np.save(job.duplicates(chunk), numbers)
+        beam_job.save(job.duplicates(chunk), numbers)
 
 
 def _pack(job: _Job, chunks: Sequence[sources.Chunk], beam: str | None) -> tuple[list[Tally], Tally]:
@@ -227,10 +233,12 @@ def _digest(document: sources.Document) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _digests(chunk: sources.Chunk) -> np.ndarray:
-    """uint64 [documents, 2]."""
-    digests = b''.join(map(_digest, sources.read(chunk, sources.Report())))
-    return np.frombuffer(digests, '<u8').reshape(-1, 2)
+def _save_digests(job: _Job, chunk: sources.Chunk) -> np.ndarray:
+    """uint64 [documents, 2], which it also writes."""
+    text = b''.join(map(_digest, sources.read(chunk, sources.Report())))
+    digests = np.frombuffer(text, '<u8').reshape(-1, 2)
+    beam_job.save(job.digests(chunk), digests)
+    return digests
 
 
 @functools.lru_cache(maxsize=1)
@@ -240,32 +248,38 @@ def _tools(vocab: Path, segmenter: str, hmm: bool) -> tuple[segment.Segment, Tok
     return segment.segmenter(segmenter, hmm), tokenizer, pause_ids(tokenizer)
 
 
+def _unique(job: _Job, chunk: sources.Chunk, tally: Tally) -> Iterator[tuple[sources.Document, int]]:
+    """The documents of a chunk that did not occur before, with the first half of their digests."""
+    duplicates = set(beam_job.load(job.duplicates(chunk)).tolist())
+    digests = beam_job.load(job.digests(chunk))[:, 0].tolist()
+    for number, document in enumerate(sources.read(chunk, tally.problems)):
+        if number in duplicates:
+            tally.dropped.add('duplicate', document.source)
+        else:
+            yield document, digests[number]
+
+
 def _pack_chunk(job: _Job, chunk: sources.Chunk) -> Tally:
     """Writes the records of one chunk, one file for each split that has any."""
     cut, tokenizer, pauses = _tools(job.work_dir / 'corpus' / 'vocab.txt', job.segmenter, job.hmm)
-    duplicates = set(np.load(job.duplicates(chunk)).tolist())
     tally = Tally()
     shards: dict[str, ShardWriter] = {}
     with contextlib.ExitStack() as stack:
-        for number, document in enumerate(sources.read(chunk, tally.problems)):
-            if number in duplicates:
-                tally.dropped.add('duplicate', document.source)
-                continue
-            encoded = encode_document(
-                document.paragraphs, cut, tokenizer, pauses, job.char_length, job.word_length
-            )
-            if not encoded.windows:
-                tally.dropped.add('one_sentence' if encoded.sentences else 'no_tokens', document.source)
-                continue
-            digest = int.from_bytes(_digest(document)[:8], 'little')
-            split = 'validation' if digest in job.held_out else 'train'
-            if split not in shards:
-                shards[split] = stack.enter_context(ShardWriter(job.shard(split, chunk)))
-            tally.add_document(split, digest, encoded)
-            for window in encoded.windows:
-                features = record(window)
-                shards[split].write(features)
-                tally.add_record(features, tokenizer.vocabulary.unk)
+        for batch in in_batches(_unique(job, chunk, tally), lambda item: item[0].paragraphs):
+            paragraphs = [document.paragraphs for document, _ in batch]
+            encoded = encode_documents(paragraphs, cut, tokenizer, pauses, job.char_length, job.word_length)
+            for (document, digest), made in zip(batch, encoded, strict=True):
+                if not made.windows:
+                    tally.dropped.add('one_sentence' if made.sentences else 'no_tokens', document.source)
+                    continue
+                split = 'validation' if digest in job.held_out else 'train'
+                if split not in shards:
+                    shards[split] = stack.enter_context(ShardWriter(job.shard(split, chunk)))
+                tally.add_document(split, digest, made)
+                for window in made.windows:
+                    shards[split].write(window._asdict())
+            windows = list(chain.from_iterable(made.windows for made in encoded))
+            tally.add_records(windows, tokenizer.vocabulary.unk)
     tally.shards = {split: (shard.records, shard.num_bytes) for split, shard in shards.items()}
     return tally
 

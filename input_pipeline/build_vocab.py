@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from absl import logging
 
 from input_pipeline import beam_job, segment, sources
-from input_pipeline.examples import sentences
+from input_pipeline.examples import END, in_batches, segmented
 from input_pipeline.manifest import advice, one_line
 from input_pipeline.tokenizer import Tokenizer, Vocabulary, basic_tokens, read_tokens, word_key
 
@@ -46,7 +47,7 @@ class _Job:
 
 @dataclass
 class _Counted:
-    """Of one chunk; its counts of words and characters are in files, for they are large."""
+    """Of one chunk; its counts of characters and words are in a file, for they are large."""
 
     problems: sources.Report
     documents: int = 0
@@ -113,8 +114,8 @@ def build(
             total.documents += counted.documents
             total.characters += counted.characters
             total.words += counted.words
-            _add_counts(chars, _counts_file(work_dir, 'chars', chunk.index))
-            _add_counts(words, _counts_file(work_dir, 'words', chunk.index))
+            for counts, more in zip((chars, words), beam_job.load(_counts_file(work_dir, chunk))):
+                counts.update(more)
             if len(words) > MAX_COUNTED:
                 before = len(words)
                 words = Counter({word: n for word, n in words.items() if n > 1})
@@ -159,42 +160,45 @@ def _check_output(output: Path) -> None:
         ) from error
 
 
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    """One that knows where BERT sees boundaries between words, whatever the vocabulary; once in a process."""
+    return Tokenizer(Vocabulary(SPECIALS, len(SPECIALS)))
+
+
 def _count_chunk(job: _Job, chunk: sources.Chunk) -> _Counted:
     """Writes the counts of a chunk's normalised words (two characters or more) and of all its characters."""
     cut = segment.segmenter(job.segmenter, job.hmm)
-    join = Tokenizer(Vocabulary(SPECIALS, len(SPECIALS))).join
+    tokenizer = _tokenizer()
     counted = _Counted(sources.Report())
     spelled: Counter[str] = Counter()
-    for document in sources.read(chunk, counted.problems):
-        counted.documents += 1
-        counted.characters += sum(map(len, document.paragraphs))
-        for sentence in chain.from_iterable(map(sentences, document.paragraphs)):
-            spelled.update(join(cut(sentence)))
+    documents = (document.paragraphs for document in sources.read(chunk, counted.problems))
+    for batch in in_batches(documents, lambda paragraphs: paragraphs):
+        counted.documents += len(batch)
+        counted.characters += sum(map(len, chain.from_iterable(batch)))
+        tokenizer.trim()
+        met = np.bincount(segmented(batch, cut, tokenizer)[0])
+        numbers = np.flatnonzero(met)
+        for word, n in zip(tokenizer.lexicon.words_of(numbers), met[numbers].tolist(), strict=True):
+            spelled[word] += n
+    del spelled[END]
     words: Counter[str] = Counter()
     chars: Counter[str] = Counter()
     for word, n in spelled.items():
-        key = word if _PLAIN.fullmatch(word) else word_key(word)
+        plain = _PLAIN.fullmatch(word)
+        key = word if plain else word_key(word)
         for char in key:
             chars[char] += n
         # A row of dots or dashes is a word to jieba, but none that has a meaning of its own.
-        if 2 <= len(key) <= MAX_WORD_LENGTH and any(map(str.isalnum, key)):
+        if 2 <= len(key) <= MAX_WORD_LENGTH and (plain or any(map(str.isalnum, key))):
             words[key] += n
     counted.words = words.total()
-    for name, counts in (('chars', chars), ('words', words)):
-        with _counts_file(job.work_dir, name, chunk.index).open('w', encoding='utf-8', newline='\n') as file:
-            file.writelines(f'{token} {n}\n' for token, n in counts.items())
+    beam_job.save(_counts_file(job.work_dir, chunk), (dict(chars), dict(words)))
     return counted
 
 
-def _counts_file(work_dir: str, name: str, index: int) -> Path:
-    return Path(work_dir, f'{name}-{index:06d}.txt')
-
-
-def _add_counts(counts: Counter[str], path: Path) -> None:
-    with path.open(encoding='utf-8', newline='\n') as file:
-        for line in file:
-            token, n = line.rsplit(' ', 1)
-            counts[token] += int(n)
+def _counts_file(work_dir: str, chunk: sources.Chunk) -> Path:
+    return Path(work_dir, f'counts-{chunk.index:06d}')
 
 
 def _most_frequent(counts: Iterable[tuple[str, int]], limit: int) -> list[str]:

@@ -4,54 +4,115 @@ Pure functions. A record is one window with two sentences or more, because sente
 cut it in two.
 """
 
+import operator
 import re
-from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple, TypeVar
 
+import numpy as np
+
+from input_pipeline.lexicon import Lexicon
 from input_pipeline.segment import Segment
-from input_pipeline.tokenizer import Encoded, Tokenizer
+from input_pipeline.tokenizer import Tokenizer
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
 SHORTEST = 16  # tokens; in less, three one-token sentences might need two windows
+END = '\0'  # between sentences and between paragraphs: no text has it, and to every segmenter it is a word
 
 # A full-width end mark always ends a sentence; '!' and '?' do unless they stand in a URL or in code (a?b=c,
 # !=). Straight quotes are left out of the closers: nothing tells a closing one from an opening one.
-_END = re.compile('(?:[。！？；…]|[!?](?![0-9A-Za-z=]))[。！？；…!?]*[”’」』）】》〉〕]*')
+_SENTENCE_END = re.compile('([。！？；…!?](?<![!?](?=[0-9A-Za-z=]))[。！？；…!?]*[”’」』）】》〉〕]*)')
 _INVISIBLE = re.compile('[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]')
 _PAUSES = '，、,;:：'
 _LONGEST_SENTENCE = 4096  # characters; jieba needs memory in proportion to the text that it is given at once
+_BATCH_CHARACTERS = 1 << 16
 _LAST_PAUSE = re.compile(rf'.*[{_PAUSES}\s]', re.DOTALL)
+
+T = TypeVar('T')
+
+
+class Piece(NamedTuple):
+    """A sentence or a part of one: the numbers of its words, int [n], and its tokens in each view."""
+
+    words: np.ndarray
+    chars: int
+    tokens: int
+
+
+class Window(NamedTuple):
+    """The features of a record, int32 each: see `Encoded`; `sentence_words`: the word tokens of each
+    sentence. No special tokens."""
+
+    char_ids: np.ndarray
+    word_ids: np.ndarray
+    word_char_len: np.ndarray
+    whole_word_tokens: np.ndarray
+    sentence_words: np.ndarray
 
 
 class Windows(NamedTuple):
     """A document as windows. `sentences` counts those with tokens, before any was cut; `characters` those
     read; `closed_by_words` the windows that the word view filled first."""
 
-    windows: list[list[Encoded]]
+    windows: list[Window]
     sentences: int
     characters: int
     closed_by_words: int
 
 
-def sentences(paragraph: str) -> Iterator[str]:
-    """The sentences of a paragraph; joined they are the paragraph without its invisible format characters.
+def sentences(text: str) -> list[str]:
+    """The sentences of a paragraph, or of several with END between them; joined they are the text without END
+    and without its invisible format characters.
 
     BERT drops those characters anyway (zero-width spaces, soft hyphens, byte order marks); here they would
     only break words apart. A sentence is at most 4,096 characters: longer ones are cut, after a pause or a
     space where there is one.
     """
-    paragraph = _INVISIBLE.sub('', paragraph)
-    start = 0
-    for stop in chain((end.end() for end in _END.finditer(paragraph)), (len(paragraph),)):
-        while stop - start > _LONGEST_SENTENCE:
-            part = paragraph[start : start + _LONGEST_SENTENCE]
-            pause = _LAST_PAUSE.match(part)
-            yield pause.group() if pause else part
-            start += pause.end() if pause else len(part)
-        if start < stop:
-            yield paragraph[start:stop]
-        start = stop
+    parts = _SENTENCE_END.split(_INVISIBLE.sub('', text))  # every second one is an end mark
+    marked = END.join((*map(operator.add, parts[:-1:2], parts[1::2]), parts[-1]))
+    found = list(filter(None, marked.split(END)))
+    if max(map(len, found), default=0) > _LONGEST_SENTENCE:
+        found = list(chain.from_iterable(map(_short, found)))
+    return found
+
+
+def _short(sentence: str) -> Iterator[str]:
+    while len(sentence) > _LONGEST_SENTENCE:
+        part = sentence[:_LONGEST_SENTENCE]
+        pause = _LAST_PAUSE.match(part)
+        stop = pause.end() if pause else len(part)
+        yield sentence[:stop]
+        sentence = sentence[stop:]
+    yield sentence
+
+
+def in_batches(items: Iterable[T], paragraphs: Callable[[T], Sequence[str]]) -> Iterator[list[T]]:
+    """Consecutive documents, together about 64k characters: enough for NumPy to be worth its calls, few
+    enough for the processor's caches. `paragraphs`: those of an item."""
+    batch: list[T] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += sum(map(len, paragraphs(item)))
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def segmented(
+    documents: Iterable[Sequence[str]], segment: Segment, tokenizer: Tokenizer
+) -> tuple[np.ndarray, list[int]]:
+    """The words of documents, each given as its paragraphs: int [n], by their number in
+    `tokenizer.lexicon`, with that of END after each sentence; and the number of sentences of each document.
+
+    All of them go to the segmenter as one text, for they may be short; END keeps sentences apart.
+    """
+    found = [sentences(END.join(paragraphs)) for paragraphs in documents]
+    text = END.join((*chain.from_iterable(found), ''))
+    return tokenizer.numbers(segment(text), END), list(map(len, found))
 
 
 def pause_ids(tokenizer: Tokenizer) -> frozenset[int]:
@@ -68,21 +129,46 @@ def encode_document(
     char_length: int,
     word_length: int,
 ) -> Windows:
-    """A document's windows; fewer than two sentences make none, and `sentences` tells how many there were.
+    """One document's windows, as `encode_documents` makes them."""
+    return encode_documents([paragraphs], segment, tokenizer, pauses, char_length, word_length)[0]
+
+
+def encode_documents(
+    documents: Sequence[Sequence[str]],
+    segment: Segment,
+    tokenizer: Tokenizer,
+    pauses: Collection[int],
+    char_length: int,
+    word_length: int,
+) -> list[Windows]:
+    """The windows of documents, each given as its paragraphs. Fewer than two sentences make no window, and
+    `sentences` tells how many there were.
 
     `char_length`, `word_length`: tokens of a row, special tokens included, SHORTEST at least. `pauses`: from
-    `pause_ids`.
+    `pause_ids`. Many documents at once are faster than one by one; memory is in proportion to them.
     """
+    tokenizer.trim()
     char_room, word_room = char_length - SPECIAL_TOKENS, word_length - SPECIAL_TOKENS
-    pieces: list[Encoded] = []
-    count = 0
-    for sentence in chain.from_iterable(map(sentences, paragraphs)):
-        encoded = tokenizer.encode(segment(sentence))
-        if encoded.char_ids:
-            count += 1
-            pieces += cut(encoded, char_room // 2, word_room // 2, pauses)
-    windows, closed_by_words = pack(pieces, char_room, word_room, pauses) if len(pieces) > 1 else ([], 0)
-    return Windows(windows, count, sum(map(len, paragraphs)), closed_by_words)
+    char_limit, word_limit = char_room // 2, word_room // 2  # of a sentence
+    numbers, counts = segmented(documents, segment, tokenizer)
+    lexicon = tokenizer.lexicon
+    all_sentences = _sentences(numbers, lexicon)
+    packed: list[tuple[list[list[Piece]], int, int]] = []  # windows, closed by words, sentences
+    for start, stop in pairwise(accumulate(counts, initial=0)):
+        found = [sentence for sentence in all_sentences[start:stop] if sentence.chars]
+        pieces: list[Piece] = []
+        for sentence in found:
+            if sentence.chars > char_limit or sentence.tokens > word_limit:
+                pieces += cut(sentence, char_limit, word_limit, pauses, lexicon)
+            else:
+                pieces.append(sentence)
+        windows, closed = pack(pieces, char_room, word_room, pauses, lexicon) if len(pieces) > 1 else ([], 0)
+        packed.append((windows, closed, len(found)))
+    made = iter(_windows([window for windows, _, _ in packed for window in windows], lexicon))
+    return [
+        Windows([next(made) for _ in windows], count, sum(map(len, paragraphs)), closed)
+        for paragraphs, (windows, closed, count) in zip(documents, packed, strict=True)
+    ]
 
 
 def check_lengths(char_length: int, word_length: int) -> None:
@@ -92,32 +178,30 @@ def check_lengths(char_length: int, word_length: int) -> None:
             raise ValueError(f'{name} is {length}; it must be {SHORTEST} or more')
 
 
-def cut(sentence: Encoded, char_limit: int, word_limit: int, pauses: Collection[int]) -> list[Encoded]:
+def cut(
+    sentence: Piece, char_limit: int, word_limit: int, pauses: Collection[int], lexicon: Lexicon
+) -> list[Piece]:
     """A sentence as pieces of at most `char_limit` and `word_limit` tokens: cut after the last pause that
     leaves the piece within both, else between two words, and inside a word only where the word alone is over
     a limit."""
-    if len(sentence.char_ids) <= char_limit and len(sentence.word_ids) <= word_limit:
-        return [sentence]
-    pieces: list[Encoded] = []
-    piece: list[Encoded] = []  # of words
-    pause = 0  # words of the piece up to its last pause
-    chars = tokens = 0  # of the piece
-    for word in _words(sentence, char_limit, word_limit):
-        while chars + len(word.char_ids) > char_limit or tokens + len(word.word_ids) > word_limit:
-            pieces.append(_joined(piece[: pause or None]))
-            piece, pause = piece[pause:] if pause else [], 0
-            chars, tokens = sum(len(w.char_ids) for w in piece), sum(len(w.word_ids) for w in piece)
-        piece.append(word)
-        chars += len(word.char_ids)
-        tokens += len(word.word_ids)
-        if word.word_ids[-1] in pauses:
-            pause = len(piece)
-    return [*pieces, _joined(piece)]
+    words = _divided(sentence.words, char_limit, word_limit, lexicon)
+    sizes = list(zip(*(size.tolist() for size in lexicon.sizes(words))))
+    stops = [0]
+    pause = chars = tokens = 0  # where the last pause of the piece ends; its tokens so far
+    for position, (more_chars, more_tokens) in enumerate(sizes):
+        while chars + more_chars > char_limit or tokens + more_tokens > word_limit:
+            stops.append(pause if pause > stops[-1] else position)
+            chars, tokens = map(sum, zip((0, 0), *sizes[stops[-1] : position]))
+        chars += more_chars
+        tokens += more_tokens
+        if lexicon.last_id(words[position]) in pauses:
+            pause = position + 1
+    return [piece(words[start:stop], lexicon) for start, stop in pairwise((*stops, len(words)))]
 
 
 def pack(
-    sentences: Sequence[Encoded], char_room: int, word_room: int, pauses: Collection[int]
-) -> tuple[list[list[Encoded]], int]:
+    pieces: Sequence[Piece], char_room: int, word_room: int, pauses: Collection[int], lexicon: Lexicon
+) -> tuple[list[list[Piece]], int]:
     """Two sentences or more, each within half of both rooms, as windows within both rooms; also how many
     windows the word view closed while the character view had room.
 
@@ -125,15 +209,15 @@ def pack(
     last sentence borrows from the window before it; where that leaves one alone in turn the next one lends,
     and where it is the first window that is left with one, a sentence is cut in two.
     """
-    windows: list[list[Encoded]] = []
+    windows: list[list[Piece]] = []
     chars, words, closed_by_words = char_room + 1, 0, 0  # the first sentence opens a window
-    for sentence in sentences:
-        chars += len(sentence.char_ids)
-        words += len(sentence.word_ids)
+    for sentence in pieces:
+        chars += sentence.chars
+        words += sentence.tokens
         if chars > char_room or words > word_room:
             closed_by_words += chars <= char_room
             windows.append([])
-            chars, words = len(sentence.char_ids), len(sentence.word_ids)
+            chars, words = sentence.chars, sentence.tokens
         windows[-1].append(sentence)
     for before, window in zip(windows[-2::-1], windows[:0:-1], strict=True):
         if len(window) > 1:
@@ -142,46 +226,79 @@ def pack(
     if len(windows[0]) == 1:
         # One of the two has two tokens: had both one, the third sentence would have fitted behind them.
         lone, following = windows[0][0], windows[1][0]
-        if len(lone.char_ids) > 1:
-            windows[0] = _halve(lone, pauses)
+        if lone.chars > 1:
+            windows[0] = _halve(lone, pauses, lexicon)
         else:
-            head, tail = _halve(following, pauses)
+            head, tail = _halve(following, pauses, lexicon)
             windows[0].append(head)
             windows[1][0] = tail
     return windows, closed_by_words
 
 
-def record(window: Sequence[Encoded]) -> dict[str, list[int]]:
-    """A window's features, each a list of ints: `char_ids`, `word_ids`, `word_char_len`, `whole_word_tokens`
-    are its sentences' joined (see Encoded), `sentence_words` the word tokens of each sentence. No special
-    tokens."""
-    return {**_joined(window)._asdict(), 'sentence_words': [len(sentence.word_ids) for sentence in window]}
+def record(window: Window) -> dict[str, list[int]]:
+    """A window's features as lists of ints."""
+    return {name: values.tolist() for name, values in window._asdict().items()}
 
 
-def _joined(parts: Sequence[Encoded]) -> Encoded:
-    return Encoded(*(list(chain.from_iterable(view)) for view in zip(*parts, strict=True)))
+def piece(words: np.ndarray, lexicon: Lexicon) -> Piece:
+    """The piece that consists of these words."""
+    chars, tokens = lexicon.sizes(words)
+    return Piece(words, int(chars.sum()), int(tokens.sum()))
 
 
-def _words(sentence: Encoded, char_limit: int, word_limit: int) -> Iterator[Encoded]:
-    """A sentence's words one by one; of a word over a limit its base tokens, each as a word."""
-    word_start = char_start = 0
-    for tokens in sentence.whole_word_tokens:
-        word_stop = word_start + tokens
-        char_len = sentence.word_char_len[word_start:word_stop]
-        char_stop = char_start + sum(char_len)
-        char_ids = sentence.char_ids[char_start:char_stop]
-        if len(char_ids) > char_limit or tokens > word_limit:
-            yield from (Encoded([token], [token], [1], [1]) for token in char_ids)
-        else:
-            yield Encoded(char_ids, sentence.word_ids[word_start:word_stop], char_len, [tokens])
-        word_start, char_start = word_stop, char_stop
+def _sentences(numbers: np.ndarray, lexicon: Lexicon) -> list[Piece]:
+    """What END divides, without the words that have no tokens."""
+    chars, tokens = lexicon.sizes(numbers)
+    kept = chars > 0
+    ends = np.flatnonzero(numbers == lexicon[END])
+    stops = np.cumsum(kept)[ends].tolist()
+    words = map(numbers[kept].__getitem__, map(slice, [0, *stops], stops))
+    sizes = (np.diff(np.cumsum(size)[ends], prepend=0).tolist() for size in (chars, tokens))
+    return list(map(Piece, words, *sizes))
 
 
-def _halve(sentence: Encoded, pauses: Collection[int]) -> list[Encoded]:
+def _windows(windows: list[list[Piece]], lexicon: Lexicon) -> list[Window]:
+    """Windows of pieces as the columns of their tokens."""
+    if not windows:
+        return []
+    pieces = list(chain.from_iterable(windows))
+    columns = lexicon.columns(np.concatenate([piece.words for piece in pieces]))
+    # Where each window stops, counted in pieces, words, character tokens and word tokens.
+    last = np.cumsum(list(map(len, windows)))
+    tokens = np.array([piece.tokens for piece in pieces], np.int32)
+    words, chars = (
+        np.cumsum(x)[last - 1].tolist() for x in ([len(p.words) for p in pieces], [p.chars for p in pieces])
+    )
+    bounds = zip(chars, np.cumsum(tokens)[last - 1].tolist(), words, last.tolist())
+    return [
+        Window(
+            columns.char_ids[char_start:char_stop],
+            columns.word_ids[start:stop],
+            columns.word_char_len[start:stop],
+            columns.whole_word_tokens[word_start:word_stop],
+            tokens[first:last],
+        )
+        for (char_start, start, word_start, first), (char_stop, stop, word_stop, last) in pairwise(
+            chain([(0, 0, 0, 0)], bounds)
+        )
+    ]
+
+
+def _divided(words: np.ndarray, char_limit: int, word_limit: int, lexicon: Lexicon) -> np.ndarray:
+    """The words, of a word over a limit its base tokens, each as a word."""
+    chars, tokens = lexicon.sizes(words)
+    too_long = (chars > char_limit) | (tokens > word_limit)
+    if not too_long.any():
+        return words
+    parts = (lexicon.divide(word) if long else [word] for word, long in zip(words.tolist(), too_long))
+    return np.array(list(chain.from_iterable(parts)))
+
+
+def _halve(sentence: Piece, pauses: Collection[int], lexicon: Lexicon) -> list[Piece]:
     """A sentence of two character tokens or more in two, after the pause, else the word, nearest to its
     middle."""
-    limit = len(sentence.char_ids) - (len(sentence.whole_word_tokens) == 1)  # a lone word is over it
-    words = list(_words(sentence, limit, limit))
-    after_pause = [n for n in range(1, len(words)) if words[n - 1].word_ids[-1] in pauses]
+    limit = sentence.chars - (len(sentence.words) == 1)  # a lone word is over it
+    words = _divided(sentence.words, limit, limit, lexicon)
+    after_pause = [n for n in range(1, len(words)) if lexicon.last_id(words[n - 1]) in pauses]
     middle = min(after_pause or range(1, len(words)), key=lambda n: abs(2 * n - len(words)))
-    return [_joined(words[:middle]), _joined(words[middle:])]
+    return [piece(words[:middle], lexicon), piece(words[middle:], lexicon)]

@@ -1,33 +1,58 @@
-"""From a step to its batch: example numbers → record numbers → records, by random access, as a tf.data
-pipeline.
+"""From a step to its batch: example numbers → record numbers → records, by random access, in threads.
 
 Nothing here has a state. The step is the iterator's whole position, so that starting at step one million
 costs nothing, and a process reads only its own rows of the global batch.
 """
 
+import functools
+import hashlib
 import itertools
+import logging
 import os
-import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
+from tqdm import tqdm
 
+from input_pipeline import packing
+from input_pipeline.examples import SPECIAL_TOKENS
 from input_pipeline.records import FEATURES
+
+log = logging.getLogger(__name__)
 
 # TensorFlow only reads: the accelerators are JAX's, and TensorFlow would take all of their memory.
 tf.config.set_visible_devices([], 'GPU')
 
-PREFETCH = 4  # batches made ahead of the one in use
+PREFETCH = 4  # batches that wait, made, for their use
 MAX_THREADS = 16  # of the host's cores: what a batch costs is far below what a training step does
 
 REMEDY = 'build the corpus again with python -m input_pipeline.build_corpus'
 
+VIEWS = ('char_ids', 'word_ids')
+MEASURED_TOGETHER = 4096  # records
+
+T = TypeVar('T')
 Records = dict[str, tf.RaggedTensor]
 MakeBatch = Callable[[Records, tf.Tensor], dict[str, tf.Tensor]]
+Batch = dict[str, np.ndarray]
+Batches = Iterator[Batch]
+Made = tuple[Batch, np.ndarray]
+
+
+class Packed(NamedTuple):
+    """How texts share rows: which of them do, and how wide the arrays of a batch are."""
+
+    plan: packing.Plan
+    widths: packing.Widths
 
 
 def open_split(folder: str | Path, split: str):
@@ -67,19 +92,15 @@ class _Split:
             raise _unreadable(self._folder, self._split, error) from error
 
 
-def as_numpy(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
-    """The dataset's batches. Raises ValueError where a record cannot be read, as `open_split` does."""
-    try:
-        yield from dataset.as_numpy_iterator()
-    except tf.errors.InvalidArgumentError as error:  # so TensorFlow passes on a ValueError: with a traceback
-        if found := re.search(f'ValueError: (.*{re.escape(REMEDY)})', error.message):
-            raise ValueError(found[1]) from None
-        raise
-
-
 def train_batches(
-    source, make_batch: MakeBatch, batch_size: int, rows: tuple[int, int], seed: int, start_step: int = 0
-) -> tf.data.Dataset:
+    source,
+    make_batch: MakeBatch,
+    batch_size: int,
+    rows: tuple[int, int],
+    seed: int,
+    start_step: int = 0,
+    packed: Packed | None = None,
+) -> Batches:
     """Endless batches from `start_step` on: step k holds examples k·batch_size + rows, records reshuffled
     each epoch.
 
@@ -87,15 +108,21 @@ def train_batches(
       source: as from `open_split`, with at least one record.
       make_batch: (records: name → RaggedTensor [B, (n)] int32, examples [B] int64) → name → Tensor [B, …].
       rows: (lo, hi), the rows of the global batch that are wanted; B = hi − lo.
+      packed: how texts share a row. An example is then a row of the plan, rows are reshuffled each epoch, and
+        `make_batch` is given the texts of all rows, numbered epoch · records + record: as many as there are.
     """
-    size, (lo, hi) = len(source), rows
-    read = reader(source)
+    lo, hi = rows
+    size = len(packed.plan if packed else source)
+    make = compiled(make_batch, None if packed else hi - lo)
 
-    def batch(step):
-        examples = step * batch_size + tf.range(lo, hi, dtype=tf.int64)
-        return make_batch(parse(read(record_numbers(examples, size, seed))), examples)
+    def batch(step: int) -> Batch:
+        examples = step * batch_size + np.arange(lo, hi)
+        numbers = record_numbers(examples, size, seed).numpy()
+        if packed is None:
+            return make(source.__getitems__(numbers.tolist()), examples)[0]
+        return packed_batch(source, make, packed, packed.plan.rows[numbers], examples // size * len(source))
 
-    return pipeline(tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size), batch)
+    return ahead(batch, itertools.count(start_step))
 
 
 def validation_batches(
@@ -106,28 +133,41 @@ def validation_batches(
     fill: dict[str, int],
     start_step: int = 0,
     limit: int = 0,
-) -> tf.data.Dataset:
+    packed: Packed | None = None,
+) -> Batches:
     """One pass over the records in order (the first `limit`, 0 = all); example number = record number.
 
     The last batch is completed with empty rows: `fill[name]` everywhere, 0 for names that `fill` does not
-    hold. Other arguments are those of `train_batches`.
+    hold. With `packed`, whose plan is of the records that are wanted, the pass is over its rows, in order;
+    a text's number is again its record's. Other arguments are those of `train_batches`.
     """
-    size, (lo, hi) = min(limit or len(source), len(source)), rows
-    read = reader(source)
+    lo, hi = rows
+    size = len(packed.plan) if packed else min(limit or len(source), len(source))
+    make = compiled(make_batch, None if packed else hi - lo)
 
-    def batch(step):
-        examples = step * batch_size + tf.range(lo, hi, dtype=tf.int64)
-        made = make_batch(parse(read(tf.minimum(examples, size - 1))), examples)
+    def batch(step: int) -> Batch:
+        examples = step * batch_size + np.arange(lo, hi)
         real = examples < size
-        return {
-            name: tf.where(tf.reshape(real, [-1] + [1] * (value.shape.rank - 1)), value, fill.get(name, 0))
-            for name, value in made.items()
-        }
+        numbers = np.minimum(examples, size - 1)
+        if packed:
+            texts = np.where(real[:, None], packed.plan.rows[numbers], -1)
+            return packed_batch(source, make, packed, texts, np.zeros_like(numbers))
+        made, _ = make(source.__getitems__(numbers.tolist()), examples)
+        for name, value in made.items():
+            value[~real] = fill.get(name, 0)
+        return made
 
-    return pipeline(tf.data.Dataset.range(start_step, -(-size // batch_size)), batch)
+    return ahead(batch, range(start_step, -(-size // batch_size)))
 
 
-def record_numbers(examples: tf.Tensor, size: int, seed: int) -> tf.Tensor:
+def packed_batch(source, make, packed: Packed, texts: np.ndarray, first: np.ndarray) -> Batch:
+    """The batch of rows that hold these texts [B, S] (−1 = none), numbered from `first` [B] on."""
+    real = texts >= 0
+    made, lengths = make(source.__getitems__(texts[real].tolist()), (texts + first[:, None])[real])
+    return packing.pack(made, lengths, real.sum(1), packed.widths)
+
+
+def record_numbers(examples: np.ndarray, size: int, seed: int) -> tf.Tensor:
     """[B] int64: which of `size` records each example [B] is; every `size` examples are a permutation."""
     epoch = examples // size
     low, high = (tf.fill(tf.shape(epoch), tf.constant(part, tf.int64)) for part in (seed, seed >> 32))
@@ -142,17 +182,24 @@ def record_numbers(examples: tf.Tensor, size: int, seed: int) -> tf.Tensor:
     )
 
 
-def reader(source) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from record numbers [B] int64 to serialised records [B], also inside a tf.data pipeline."""
+def compiled(make_batch: MakeBatch, size: int | None) -> Callable[[list[bytes], np.ndarray], Made]:
+    """From serialised records and their example numbers, `size` of each (None: any number), to what
+    `make_batch` makes of them, and [B, 2] the tokens of each text in both views, special ones included."""
 
-    def read(numbers):
-        return np.array(source.__getitems__(numbers.tolist()), object)
+    def make(serialized, examples):
+        records = parse(serialized)
+        tokens = [records[name].row_lengths() for name in VIEWS]
+        return make_batch(records, examples), tf.stack(tokens, axis=1) + SPECIAL_TOKENS
 
-    def read_op(numbers):
-        serialized = tf.numpy_function(read, [numbers], tf.string, stateful=False)
-        return tf.ensure_shape(serialized, numbers.shape)
+    signature = [tf.TensorSpec([size], tf.string), tf.TensorSpec([size], tf.int64)]
+    # Without autograph there is nothing to convert, and errors show our own lines.
+    graph = tf.function(make, signature, autograph=False).get_concrete_function()
 
-    return read_op
+    def call(serialized, examples):
+        made, tokens = graph(tf.constant(serialized, tf.string), tf.constant(examples, tf.int64))
+        return {name: value.numpy() for name, value in made.items()}, tokens.numpy()
+
+    return call
 
 
 def parse(serialized: tf.Tensor) -> Records:
@@ -161,15 +208,81 @@ def parse(serialized: tf.Tensor) -> Records:
     return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
 
 
-def pipeline(steps: tf.data.Dataset, batch: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> tf.data.Dataset:
-    """`batch(step)` for every step, in order, several at a time."""
+def text_lengths(source, limit: int = 0, label: str = 'measuring texts') -> np.ndarray:
+    """[n, 2] int32: tokens of the first `limit` records (0 = all) in both views, special tokens included.
+
+    Reads them all once, and shows how far it is.
+    """
+    size = min(limit or len(source), len(source))
+    features = {name: tf.io.RaggedFeature(tf.int64) for name in VIEWS}
+
+    def measure(first: int) -> np.ndarray:
+        records = source.__getitems__(list(range(first, min(first + MEASURED_TOGETHER, size))))
+        parsed = tf.io.parse_example(records, features)
+        return np.stack([parsed[name].row_lengths() for name in VIEWS], axis=1) + SPECIAL_TOKENS
+
+    lengths = np.empty((size, 2), np.int32)
+    firsts = range(0, size, MEASURED_TOGETHER)
+    with tqdm(total=size, desc=label, unit='text', unit_scale=True) as bar:
+        for first, measured in zip(firsts, ahead(measure, firsts), strict=True):
+            lengths[first : first + len(measured)] = measured
+            bar.update(len(measured))
+    return lengths
+
+
+def plan_rows(
+    corpus: str | Path, split: str, capacity: tuple[int, int], max_texts: int, limit: int = 0
+) -> packing.Plan:
+    """Which records of a split (of its first `limit`; 0 = all) share a row, as `packing.plan` finds it.
+
+    It is made once and kept in the corpus's folder, under a name that says what it is for and holds a hash of
+    the manifest: a corpus made anew gets new plans. Where the folder cannot be written the process keeps it.
+
+    Raises ValueError as `open_split` and `packing.plan` do, or where a plan in the folder is damaged.
+    """
+    identity = hashlib.sha256(Path(corpus, 'manifest.json').read_bytes()).hexdigest()[:16]
+    what = f'{split}-first{limit}' if limit else split
+    return _plan_rows(str(corpus), split, capacity, max_texts, limit, f'{what}-{identity}')
+
+
+@functools.lru_cache(maxsize=4)
+def _plan_rows(
+    corpus: str, split: str, capacity: tuple[int, int], max_texts: int, limit: int, what: str
+) -> packing.Plan:
+    folder = Path(corpus, f'rows-{capacity[0]}x{capacity[1]}-{max_texts}-{what}')
+    if not folder.exists():
+        source = open_split(corpus, split)
+        plan = packing.plan(text_lengths(source, limit, f'measuring {split}'), capacity, max_texts)
+        log.info('Packing, %s: %s', split, plan.describe())
+        try:
+            with tempfile.TemporaryDirectory(prefix=f'{folder.name}.partial-', dir=corpus) as partial:
+                plan.save(Path(partial, 'plan'))
+                if not folder.exists():  # else another process was faster, with the same plan
+                    Path(partial, 'plan').rename(folder)
+        except OSError as error:
+            log.warning('%s cannot be written (%s): the next run plans its rows again', folder, error)
+            return plan
+    try:
+        return packing.Plan.load(folder)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ValueError(f'{folder} is damaged ({error}); remove it, and it is made again') from error
+
+
+def ahead(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
+    """`make(step)` for every step, in order, several at a time in threads.
+
+    Not tf.data: where Python code takes part, as the reading does, dropping its iterator can hang for ever,
+    the one thread waiting with Python's lock for another that waits for the lock.
+    """
     threads = min(os.cpu_count() or 1, MAX_THREADS)
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = threads
-    options.autotune.cpu_budget = threads
-    batch = tf.autograph.experimental.do_not_convert(
-        batch
-    )  # nothing to convert; errors then show our own lines
-    dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.prefetch(PREFETCH).with_options(options)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix='loader')
+    made: deque[Future[T]] = deque()
+    try:
+        for step in steps:
+            made.append(pool.submit(make, step))
+            if len(made) >= threads + PREFETCH:
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

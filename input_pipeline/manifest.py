@@ -3,11 +3,13 @@
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from input_pipeline.examples import SPECIAL_TOKENS, Windows
+import numpy as np
+
+from input_pipeline.examples import SPECIAL_TOKENS, Window, Windows
 from input_pipeline.records import SPLITS
 from input_pipeline.sources import Report
 
@@ -38,14 +40,17 @@ class Tally:
         self.counts['characters'] += document.characters
         self.counts['windows_closed_by_word_length'] += document.closed_by_words
 
-    def add_record(self, features: dict[str, list[int]], unk: int) -> None:
-        """Counts a record's words and tokens; `unk` is the id of [UNK]."""
-        words = features['whole_word_tokens']
-        self.counts['words'] += len(words)
-        self.counts['oov_words'] += len(words) - words.count(1)
-        self.counts['word_tokens'] += len(features['word_ids'])
-        self.counts['char_tokens'] += len(features['char_ids'])
-        self.counts['unk_tokens'] += features['char_ids'].count(unk)
+    def add_records(self, windows: Sequence[Window], unk: int) -> None:
+        """Counts the words and tokens of records; `unk` is the id of [UNK]."""
+        if not windows:
+            return
+        columns = map(np.concatenate, zip(*windows, strict=True))
+        char_ids, word_ids, _, whole_word_tokens, _ = columns
+        self.counts['words'] += len(whole_word_tokens)
+        self.counts['oov_words'] += int(np.count_nonzero(whole_word_tokens > 1))
+        self.counts['word_tokens'] += len(word_ids)
+        self.counts['char_tokens'] += len(char_ids)
+        self.counts['unk_tokens'] += int(np.count_nonzero(char_ids == unk))
 
     def merge(self, other: 'Tally') -> None:
         """Adds another tally to this one. Merge in the order of the chunks, for the reports' sake."""

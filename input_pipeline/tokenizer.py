@@ -8,16 +8,17 @@ id-compatible with the BERT it may have started from (arXiv 2208.10844, section 
 import codecs
 import hashlib
 import json
-import operator
 import re
 from collections.abc import Sequence
-from itertools import chain
+from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
+
+from input_pipeline.lexicon import Encoded, Ids, Lexicon, Word
 
 # The ideographs that BERT's pre-tokenizer sets apart, as the `tokenizers` library has them.
 _CHINESE = (
@@ -32,10 +33,8 @@ _CHINESE = (
 _SPECIAL = re.compile(r'\[[^\[\]]+\]')  # [CLS], [unused7], but neither '[' nor ']'
 _NORMALIZER = normalizers.BertNormalizer(lowercase=True)
 _PRE_TOKENIZER = pre_tokenizers.BertPreTokenizer()
-_MEMO_WORDS = 1 << 18  # distinct words remembered by a tokenizer: about 100 MB when full
-_MEMO_LENGTH = 100  # characters; longer "words" are rarely met twice
-
-Ids = tuple[int, ...]
+_PLAIN = re.compile('[\u4e00-\u9fff]+')  # ideographs that are their own normalised form
+_MEMO_CHARACTERS = 1 << 20  # of the distinct words that a tokenizer remembers: about 100 MB when full
 
 
 def is_chinese(character: str) -> bool:
@@ -52,6 +51,11 @@ def word_key(word: str) -> str:
 def basic_tokens(text: str) -> list[str]:
     """What BERT's pre-tokenizer makes of a text before any word is cut into pieces."""
     return [token for token, _ in _PRE_TOKENIZER.pre_tokenize_str(_NORMALIZER.normalize_str(text))]
+
+
+def _is_latin(word: str) -> bool:
+    """Whether a word is all ASCII letters and digits: one word to BERT too."""
+    return word.isascii() and word.isalnum()
 
 
 class Vocabulary:
@@ -114,15 +118,18 @@ class Vocabulary:
             self._wordpiece = wordpiece
         return self._wordpiece
 
+    def spell(self, word: str) -> Ids:
+        """The base ids that BERT's tokenizer makes of a word: of most words, those of its characters."""
+        if _PLAIN.fullmatch(word):
+            return tuple(map(self._base.get, word, repeat(self.unk)))
+        if _is_latin(word):
+            return tuple(piece.id for piece in self.wordpiece.model.tokenize(word.lower()))
+        return tuple(self.wordpiece.encode(word, add_special_tokens=False).ids)
+
     def pieces(self) -> list[Ids]:
-        """For each row of the word block in order, the base ids that spell it (its characters, most
-        often)."""
+        """For each row of the word block in order, the base ids that spell it."""
         if self._pieces is None:
-            words = self.tokens[self.base_size :]
-            self._pieces = [
-                tuple(encoding.ids)
-                for encoding in self.wordpiece.encode_batch(words, add_special_tokens=False)
-            ]
+            self._pieces = list(map(self.spell, self.tokens[self.base_size :]))
         return self._pieces
 
     def anchor_mask(self) -> np.ndarray:
@@ -227,107 +234,74 @@ def read_tokens(path: str | Path) -> list[str]:
     return rows[:-1] if rows[-1] == '' else rows
 
 
-class Encoded(NamedTuple):
-    """A sentence in both views.
-
-    `char_ids`: base ids, [n_c]; `word_ids`: [n_w]; `word_char_len`: character tokens of each word token,
-    [n_w], their sum is n_c; `whole_word_tokens`: word tokens of each segmented word (1, or more where the
-    word is not in the vocabulary), their sum is n_w.
-    """
-
-    char_ids: list[int]
-    word_ids: list[int]
-    word_char_len: list[int]
-    whole_word_tokens: list[int]
-
-
-class _Word(NamedTuple):
-    """What one segmented word becomes; `opens` and `closes`: BERT would not split it from a Latin letter
-    there."""
-
-    char_ids: Ids
-    word_ids: Ids
-    char_len: Ids
-    tokens: int
-    opens: bool
-    closes: bool
-
-
 class Tokenizer:
     """Segmented words to ids in both views.
 
     The character view is, id for id, what BERT's uncased tokenizer makes of the sentence, except that special
     tokens written in a text are ordinary text. A word of the word block is one word token; every other word
     is its base tokens, each of which is a word token too.
+
+    Every word that it meets gets a number (see `lexicon`), until `trim` forgets them.
     """
 
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary = vocabulary
-        self._wordpiece = vocabulary.wordpiece
         self._pieces = vocabulary.pieces()
-        self._memo = _Memo(self._look_up)
+        self.lexicon = Lexicon(self._look_up)
 
     def encode(self, words: Sequence[str]) -> Encoded:
-        """The two views of one sentence, given as the words that a segmenter made of it.
+        """The two views of one sentence, given as the words that a segmenter made of it, as lists.
 
         Words without tokens (spaces, control characters) vanish. Words between which BERT sees no boundary
         ('caf' and 'é', the letters of a Cyrillic word) are joined first, or the character view would not be
         BERT's.
         """
-        if not words:
-            return Encoded([], [], [], [])
-        columns, joints = self._columns(words)
-        if any(joints):
-            return self.encode(_join(words, joints))
-        char_ids, word_ids, char_len, tokens = columns[:4]
-        return Encoded(
-            list(chain.from_iterable(char_ids)),
-            list(chain.from_iterable(word_ids)),
-            list(chain.from_iterable(char_len)),
-            list(filter(None, tokens)),
-        )
+        self.trim()
+        return Encoded(*(column.tolist() for column in self.lexicon.columns(self.numbers(words))))
 
-    def join(self, words: Sequence[str]) -> Sequence[str]:
+    def join(self, words: Sequence[str]) -> list[str]:
         """The words that `encode` sees: those joined between which BERT sees no boundary."""
-        joints = self._columns(words)[1] if words else []
-        return _join(words, joints) if any(joints) else words
+        self.trim()
+        return self.lexicon.words_of(self.numbers(words))
 
-    def _columns(self, words: Sequence[str]) -> tuple[list[tuple], list[bool]]:
-        """The fields of the words' `_Word`s, each as a column, and whether words i and i + 1 are one word to
-        BERT. Without a Python loop: this runs over every word of the corpus."""
-        columns = list(zip(*map(self._memo.__getitem__, words), strict=True))
-        return columns, list(map(operator.and_, columns[5], columns[4][1:]))
+    def trim(self) -> None:
+        """Forgets all words where there are too many, so that memory stays bounded. The numbers given before
+        are void."""
+        if self.lexicon.characters > _MEMO_CHARACTERS:
+            self.lexicon = Lexicon(self._look_up)
 
-    def _look_up(self, word: str) -> _Word:
-        char_ids = tuple(self._wordpiece.encode(word, add_special_tokens=False).ids)
+    def numbers(self, words: Sequence[str], end: str | None = None) -> np.ndarray:
+        """int [n]: the number of each word that `join` makes of `words`; `end` is a word that ends a
+        sentence: nothing is joined with it."""
+        lexicon = self.lexicon
+        numbers = lexicon.numbers(words)
+        while len(numbers):
+            joints = lexicon.joints(numbers)
+            if end is not None:
+                ends = numbers == lexicon[end]
+                joints &= ~(ends[:-1] | ends[1:])
+            if not joints.any():
+                break
+            for first, last in np.flatnonzero(np.diff(joints, prepend=False, append=False)).reshape(-1, 2):
+                numbers[first] = lexicon[''.join(lexicon.words_of(numbers[first : last + 1]))]
+            numbers = np.delete(numbers, np.flatnonzero(joints) + 1)
+        return numbers
+
+    def _look_up(self, word: str | int) -> Word:
+        if isinstance(word, int):
+            return Word((word,), (word,), opens=False, closes=False)
+        latin = _is_latin(word)
+        if latin or _PLAIN.fullmatch(word):
+            row = self.vocabulary.row(word.lower())
+            if row is None:
+                char_ids = word_ids = self.vocabulary.spell(word)
+            else:
+                char_ids, word_ids = self._pieces[row - self.vocabulary.base_size], (row,)
+            return Word(char_ids, word_ids, opens=latin, closes=latin)
+        char_ids = word_ids = self.vocabulary.spell(word)
         row = self.vocabulary.row(word_key(word))
         # A row whose pieces differ is another text: 'ab c' has the key of 'abc'.
         if row is not None and self._pieces[row - self.vocabulary.base_size] == char_ids:
-            views: tuple[Ids, Ids, Ids, int] = (char_ids, (row,), (len(char_ids),), 1)
-        else:
-            views = (char_ids, char_ids, (1,) * len(char_ids), len(char_ids))
+            word_ids = (row,)
         between_letters = basic_tokens(f'a{word}a')
-        return _Word(*views, opens=between_letters[0] != 'a', closes=between_letters[-1] != 'a')
-
-
-class _Memo(dict[str, _Word]):
-    """Words met before. It forgets all of them when it is full, so that memory stays bounded."""
-
-    def __init__(self, look_up):
-        super().__init__()
-        self._look_up = look_up
-
-    def __missing__(self, word: str) -> _Word:
-        found = self._look_up(word)
-        if len(self) >= _MEMO_WORDS:
-            self.clear()
-        if len(word) <= _MEMO_LENGTH:
-            self[word] = found
-        return found
-
-
-def _join(words: Sequence[str], joints: Sequence[bool]) -> list[str]:
-    """Words with those joined that have a true joint between them; `joints[i]` lies between words i and i +
-    1."""
-    starts = [0, *(i for i, joint in enumerate(joints, 1) if not joint), len(words)]
-    return [''.join(words[start:stop]) for start, stop in zip(starts, starts[1:], strict=False)]
+        return Word(char_ids, word_ids, between_letters[0] != 'a', between_letters[-1] != 'a')

@@ -113,6 +113,57 @@ def test_any_start_and_any_rows_give_the_same_batches(config, split):
         assert_same({name: np.concatenate([part[k][name] for part in parts]) for name in batch}, batch)
 
 
+def test_packed_rows_hold_the_same_texts(config):
+    """Lengths that are found out, rows longer than the model's positions, the sums of an unpacked pass."""
+    packed = batches.resolve(changed(config, pack=True, char_length=0, word_length=0), 'unused')
+    assert packed.data.char_length == 4 * 64 and packed.data.word_length % 8 == 0
+    texts = [
+        [
+            len(record[f'{view}_ids']) + 3
+            for split in ('train', 'validation')
+            for record in records_of(config, split)
+        ]
+        for view in ('char', 'word')
+    ]
+    needed = packed.data.char_length * sum(texts[1]) / sum(texts[0])
+    assert needed <= packed.data.word_length < needed + 8
+    packed.model.max_positions = 64
+    assert batches.resolve(packed, 'unused') == packed
+
+    for split, count in (('validation', None), ('train', 2)):
+        rows = list(itertools.islice(batches.batches(packed, split=split), count))
+        assert {batch['char_texts'].shape for batch in rows} == {(8, 256)}
+        assert max(batch['sop_labels'].shape[1] for batch in rows) > 1
+        if split == 'validation':
+            plain = list(batches.batches(config, split='validation'))
+            for name in ('char_mlm_labels', 'word_mlm_labels', 'anchor_ids', 'sop_labels'):
+                ids = [sorted(np.concatenate([b[name].ravel() for b in part])) for part in (rows, plain)]
+                padding = batches.PADDING.get(name, 0)
+                assert [x for x in ids[0] if x != padding] == [x for x in ids[1] if x != padding]
+    limited = list(batches.batches(changed(packed, eval_examples=3), split='validation'))
+    assert sum((batch['sop_labels'] >= 0).sum() for batch in limited) == 3
+
+
+def test_a_corpus_of_text_for_packed_rows_has_texts_that_the_model_can_read(tmp_path):
+    (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')
+    config = make_config(text=str(tmp_path / 'a.txt'), pack=True, char_length=160, word_length=0)
+    config.model.max_positions = 64
+    config.data.word_length = 100
+    resolved = batches.resolve(config, tmp_path)
+    manifest = batches.read_manifest(resolved.data.corpus)
+    assert (manifest['char_length'], manifest['word_length']) == (64, 64)
+    assert (resolved.data.char_length, resolved.data.word_length) == (160, 100)
+    with pytest.raises(ValueError, match=r'data\.char_length is 64, but the model has 40 positions'):
+        resolved.model.max_positions = 40
+        batches.resolve(resolved, tmp_path)
+
+
+def test_a_config_from_before_packing(config):
+    old = copy.deepcopy(config)
+    del old.data.pack, old.data.max_texts
+    assert_same(take(batches.resolve(old, 'unused'), 1)[0], take(config, 1)[0])
+
+
 def test_a_corpus_is_made_once_and_again_when_the_text_or_a_setting_changes(tmp_path, capsys):
     (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')
     config = make_config(text=str(tmp_path / '*.txt'))
@@ -174,6 +225,7 @@ def test_a_folder_that_is_no_corpus(tmp_path, exists):
         ({'char_length': 63}, r'data\.char_length is 63, but the records .* up to 64'),
         ({'word_length': 20}, r'data\.word_length is 20, but the records .* up to 48'),
         ({'char_length': 600}, r'the model has 512 positions'),
+        ({'pack': True, 'char_length': 63}, r'data\.char_length is 63, but the records .* up to 64'),
     ],
 )
 def test_lengths_that_do_not_fit(config, data, message):
@@ -193,6 +245,8 @@ def test_lengths_that_do_not_fit(config, data, message):
         ({'max_anchors': 49}, {}, 'max_anchors'),
         ({'eval_examples': -1}, {}, 'eval_examples'),
         ({'char_length': 0}, {}, 'char_length is 0'),
+        ({'pack': True, 'max_texts': 0}, {}, 'max_texts is 0'),
+        ({'pack': True, 'char_length': 200, 'word_length': 200, 'max_anchors': 49}, {}, 'max_anchors is 49'),
     ],
 )
 def test_settings_that_make_no_sense(config, data, kwargs, message):

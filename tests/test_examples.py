@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from input_pipeline import examples, segment
+from input_pipeline.examples import Piece
 from input_pipeline.tokenizer import Encoded, Tokenizer, Vocabulary, read_tokens, word_key
 
 BASE = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *'我爱北京天安门中国人学生，。！？、-a1', '##a', '##1']
@@ -14,27 +15,40 @@ WORDS = ['北京', '天安门', '中国', '中国人', '学生', '北京天安�
 VOCABULARY = Vocabulary(BASE + WORDS, len(BASE))
 PAUSES = frozenset(VOCABULARY.tokens.index(mark) for mark in '，、')
 
-# Sentences as lists of words, up to far beyond what a row holds.
+TOKENIZER = Tokenizer(VOCABULARY)
+LEXICON = TOKENIZER.lexicon
+
+
+def sentence(words: list[str]) -> Piece:
+    return examples.piece(TOKENIZER.numbers(words), LEXICON)
+
+
+# Sentences of words up to far beyond what a row holds.
 words = st.sampled_from([*'我爱北，、。', *WORDS, '天学', '------', 'a1a1a1a1', '-' * 40])
-encoded = st.lists(words, min_size=1, max_size=30).map(Tokenizer(VOCABULARY).encode)
+pieces = st.lists(words, min_size=1, max_size=30).map(sentence)
 lengths = st.integers(examples.SHORTEST, 48)
+
+
+def views(piece: Piece) -> Encoded:
+    return Encoded(*(column.tolist() for column in LEXICON.columns(piece.words)))
 
 
 def spelling(parts) -> list[int]:
     """The character ids that the word view of sentences spells."""
-    rows = chain.from_iterable(part.word_ids for part in parts)
-    pieces = VOCABULARY.pieces()
-    return [i for row in rows for i in (pieces[row - len(BASE)] if row >= len(BASE) else (row,))]
+    rows = chain.from_iterable(views(part).word_ids for part in parts)
+    spelled = VOCABULARY.pieces()
+    return [i for row in rows for i in (spelled[row - len(BASE)] if row >= len(BASE) else (row,))]
 
 
 def check(parts, originals) -> None:
     """The parts have the characters of the originals in the same order, in both views."""
-    chars = list(chain.from_iterable(part.char_ids for part in originals))
-    assert list(chain.from_iterable(part.char_ids for part in parts)) == chars == spelling(parts)
+    chars = list(chain.from_iterable(views(part).char_ids for part in originals))
+    assert list(chain.from_iterable(views(part).char_ids for part in parts)) == chars == spelling(parts)
     for part in parts:
-        assert part.char_ids and sum(part.word_char_len) == len(part.char_ids)
-        assert len(part.word_char_len) == len(part.word_ids) == sum(part.whole_word_tokens)
-        assert spelling([part]) == part.char_ids
+        made = views(part)
+        assert made.char_ids and sum(made.word_char_len) == len(made.char_ids) == part.chars
+        assert len(made.word_char_len) == len(made.word_ids) == sum(made.whole_word_tokens) == part.tokens
+        assert spelling([part]) == made.char_ids
 
 
 # Sentences
@@ -45,6 +59,7 @@ def test_sentences_are_the_paragraph(text):
     parts = list(examples.sentences(text))
     assert ''.join(parts) == text.replace('\u200b', '')
     assert all(parts)
+    assert examples.sentences(examples.END.join([text, '', text])) == parts * 2
 
 
 @pytest.mark.parametrize(
@@ -75,40 +90,41 @@ def test_endless_sentences_are_cut_at_a_pause():
 # Cutting
 
 
-@given(encoded, st.integers(6, 20), st.integers(6, 20))
-def test_pieces_fit_and_lose_nothing(sentence, char_limit, word_limit):
-    pieces = examples.cut(sentence, char_limit, word_limit, PAUSES)
-    check(pieces, [sentence])
-    assert max(len(piece.char_ids) for piece in pieces) <= char_limit
-    assert max(len(piece.word_ids) for piece in pieces) <= word_limit
+@given(pieces, st.integers(6, 20), st.integers(6, 20))
+def test_pieces_fit_and_lose_nothing(whole, char_limit, word_limit):
+    parts = examples.cut(whole, char_limit, word_limit, PAUSES, LEXICON)
+    check(parts, [whole])
+    assert max(part.chars for part in parts) <= char_limit
+    assert max(part.tokens for part in parts) <= word_limit
 
 
 def test_where_an_over_long_sentence_is_cut():
     """After the last pause that fits, else between words, else within a word."""
 
     def texts(words: list[str], char_limit: int, word_limit: int = 99) -> list[str]:
-        pieces = examples.cut(Tokenizer(VOCABULARY).encode(words), char_limit, word_limit, PAUSES)
-        return [''.join(VOCABULARY.tokens[row] for row in piece.char_ids) for piece in pieces]
+        parts = examples.cut(sentence(words), char_limit, word_limit, PAUSES, LEXICON)
+        return [''.join(VOCABULARY.tokens[row] for row in views(part).char_ids) for part in parts]
 
     assert texts(['我', '，', '爱', '、', '北京', '天安门', '。'], 7) == ['我，爱、', '北京天安门。']
     assert texts(['我', '爱', '北京', '天安门', '。'], 6) == ['我爱北京', '天安门。']
     assert texts(['我', '爱', '北京天安门'], 9, 2) == ['我爱', '北京天安门']
     assert texts(['我', '------'], 4) == ['我---', '---']
     assert texts(['我', '中国人'], 4) == ['我中国人']
-    whole = examples.cut(Tokenizer(VOCABULARY).encode(['北京天安门']), 2, 9, PAUSES)
-    assert [piece.word_ids for piece in whole] == [piece.char_ids for piece in whole]
+    whole = list(map(views, examples.cut(sentence(['北京天安门']), 2, 9, PAUSES, LEXICON)))
+    assert [part.word_ids for part in whole] == [part.char_ids for part in whole]
 
 
 # Packing
 
 
-def pack(sentences: list[Encoded], char_length: int, word_length: int) -> tuple[list[list[Encoded]], int]:
+def pack(sentences: list[Piece], char_length: int, word_length: int) -> tuple[list[list[Piece]], int]:
     char_room, word_room = char_length - 3, word_length - 3
-    pieces = [piece for s in sentences for piece in examples.cut(s, char_room // 2, word_room // 2, PAUSES)]
-    return examples.pack(pieces, char_room, word_room, PAUSES) if len(pieces) > 1 else ([], 0)
+    limits = char_room // 2, word_room // 2
+    parts = [part for whole in sentences for part in examples.cut(whole, *limits, PAUSES, LEXICON)]
+    return examples.pack(parts, char_room, word_room, PAUSES, LEXICON) if len(parts) > 1 else ([], 0)
 
 
-@given(st.lists(encoded, max_size=12), lengths, lengths)
+@given(st.lists(pieces, max_size=12), lengths, lengths)
 def test_windows_fit_have_two_sentences_and_lose_nothing(sentences, char_length, word_length):
     windows, _ = pack(sentences, char_length, word_length)
     if not windows:
@@ -116,18 +132,14 @@ def test_windows_fit_have_two_sentences_and_lose_nothing(sentences, char_length,
         return
     check(list(chain.from_iterable(windows)), sentences)
     for window in windows:
-        record = examples.record(window)
-        assert len(window) == len(record['sentence_words']) >= 2 and min(record['sentence_words']) > 0
-        assert len(record['char_ids']) <= char_length - 3
-        assert len(record['word_ids']) <= word_length - 3
-        assert sum(record['sentence_words']) == len(record['word_ids']) == len(record['word_char_len'])
-        assert sum(record['word_char_len']) == len(record['char_ids'])
-        assert sum(record['whole_word_tokens']) == len(record['word_ids'])
+        assert len(window) >= 2 and min(part.tokens for part in window) > 0
+        assert sum(part.chars for part in window) <= char_length - 3
+        assert sum(part.tokens for part in window) <= word_length - 3
 
 
-def plain(tokens: int) -> Encoded:
+def plain(tokens: int) -> Piece:
     """A sentence of that many one-character words."""
-    return Encoded([5] * tokens, [5] * tokens, [1] * tokens, [1] * tokens)
+    return sentence(['我'] * tokens)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +155,23 @@ def plain(tokens: int) -> Encoded:
     ],
 )
 def test_the_last_window_is_not_left_with_one_sentence(sizes, packed):
-    windows, _ = examples.pack(list(map(plain, sizes)), 12, 12, PAUSES)
-    assert [[len(sentence.char_ids) for sentence in window] for window in windows] == packed
+    windows, _ = examples.pack(list(map(plain, sizes)), 12, 12, PAUSES, LEXICON)
+    assert [[part.chars for part in window] for window in windows] == packed
 
 
 def test_windows_closed_by_the_word_view_are_counted():
     sentences = [plain(5)] * 6
-    assert examples.pack(sentences, 13, 13, PAUSES)[1] == 0
-    assert examples.pack(sentences, 40, 13, PAUSES)[1] == 2
+    assert examples.pack(sentences, 13, 13, PAUSES, LEXICON)[1] == 0
+    assert examples.pack(sentences, 40, 13, PAUSES, LEXICON)[1] == 2
+
+
+def test_a_lone_word_is_halved_into_its_tokens():
+    """A title of one word, left alone by the sentence that the last window borrowed."""
+    sentences = [sentence(['北京天安门']), plain(6), plain(6)]
+    [first, second], _ = examples.pack(sentences, 12, 12, PAUSES, LEXICON)
+    assert [views(part).word_ids for part in first] == [views(part).char_ids for part in first]
+    assert [part.chars for part in first + second] == [3, 2, 6, 6] or [part.chars for part in first] == [2, 3]
+    check([*first, *second], sentences)
 
 
 # Documents
@@ -170,6 +191,36 @@ def test_documents(cut):
     assert (len(made.windows), made.sentences, made.characters) == (1, 3, 13)
     assert examples.record(made.windows[0])['sentence_words'] == [4, 4, 1]
     assert len(encode('我爱，' * 40).windows) > 2  # one sentence, but more than a row holds
+
+
+@given(
+    st.lists(st.lists(st.text('我爱北京。！，a1 -\u200b', max_size=60), max_size=4), max_size=6),
+    lengths,
+    lengths,
+)
+def test_documents_together_are_documents_one_by_one(cut, documents, char_length, word_length):
+    """And a record is the two views of its sentences."""
+    tools = cut, TOKENIZER, PAUSES, char_length, word_length
+    together = examples.encode_documents(documents, *tools)
+    alone = [examples.encode_document(document, *tools) for document in documents]
+    for made, expected in zip(together, alone, strict=True):
+        assert made[1:] == expected[1:]
+        assert list(map(examples.record, made.windows)) == list(map(examples.record, expected.windows))
+        for record in map(examples.record, made.windows):
+            assert sum(record['word_char_len']) == len(record['char_ids']) <= char_length - 3
+            assert sum(record['sentence_words']) == len(record['word_ids']) <= word_length - 3
+            assert sum(record['whole_word_tokens']) == len(record['word_ids']) == len(record['word_char_len'])
+            assert len(record['sentence_words']) >= 2
+    for document, made in zip(documents, together):
+        chars = [i for line in document for i in TOKENIZER.encode(cut(line.replace('\u200b', ''))).char_ids]
+        if made.windows:
+            assert [i for window in made.windows for i in window.char_ids] == chars
+
+
+def test_batches_of_documents():
+    documents = [['我' * n] for n in (10, 70_000, 0, 5, 60_000, 5_600, 1)]
+    batches = list(examples.in_batches(documents, lambda document: document))
+    assert list(chain.from_iterable(batches)) == documents and list(map(len, batches)) == [2, 4, 1]
 
 
 def test_rows_too_short_are_refused():

@@ -1,6 +1,8 @@
 """Steps to records: order, epochs, rows and padding, on records held in memory."""
 
 import functools
+import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -57,8 +59,8 @@ def masks(seed):
     return functools.partial(masking.make_batch, vocabulary=FakeVocabulary(), seed=seed, **LENGTHS)
 
 
-def take(dataset, count):
-    return list(dataset.take(count).as_numpy_iterator())
+def take(batches, count):
+    return list(itertools.islice(batches, count))
 
 
 def assert_same(a, b):
@@ -169,6 +171,21 @@ def test_validation_can_start_later():
     assert_same(late[0], whole[2])
 
 
+def test_what_is_made_ahead_comes_in_order_and_ends_with_its_user():
+    def make(step):
+        if step == 40:
+            raise ValueError('step 40')
+        return step * step
+
+    squares = loader.ahead(make, itertools.count())
+    assert take(squares, 30) == [step * step for step in range(30)]
+    squares.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith('loader')]
+    assert list(loader.ahead(make, range(3))) == [0, 1, 4]
+    with pytest.raises(ValueError, match='step 40'):
+        list(loader.ahead(make, range(100)))
+
+
 def test_tensorflow_sees_no_accelerator():
     assert not tf.config.get_visible_devices('GPU')
 
@@ -192,7 +209,7 @@ def test_damaged_files_say_what_to_do(tmp_path):
     broken = rf"^{tmp_path} has no readable split 'train' \(.*\); build the corpus again with .*build_corpus$"
     batches = loader.train_batches(loader.open_split(tmp_path, 'train'), masks(0), 4, (0, 4), seed=0)
     with pytest.raises(ValueError, match=broken):
-        for _ in zip(range(75), loader.as_numpy(batches)):
+        for _ in zip(range(75), batches):
             pass
     file.write_bytes(whole[:-1000])
     with pytest.raises(ValueError, match=broken):

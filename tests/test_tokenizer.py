@@ -145,6 +145,22 @@ def test_real_text_with_berts_vocabulary(data_dir, cut):
         check_views(vocabulary, encoded)
 
 
+def test_words_of_one_script_are_spelled_as_the_library_spells_them():
+    """Without it: every ideograph of the plain range, half of them unknown, and Latin words."""
+    ideographs = [chr(code) for code in range(0x4E00, 0xA000)]
+    base = [*BASE, *(c for c in ideographs[::2] if c not in BASE)]
+    vocabulary = Vocabulary(base, len(base))
+    words = [
+        *map(''.join, zip(ideographs, ideographs[1:])),
+        *'a A Abc aBCa 1a xyz'.split(),
+        'ab' * 50,
+        'a' * 101,
+    ]
+    expected = vocabulary.wordpiece.encode_batch(words, add_special_tokens=False)
+    assert list(map(vocabulary.spell, words)) == [tuple(encoding.ids) for encoding in expected]
+    assert all(word_key(word) == word for word in words[: len(ideographs) - 1])
+
+
 def test_words_of_every_kind(tiny):
     """In the vocabulary, one base token, out of the vocabulary, and without tokens."""
     rows = {token: row for row, token in enumerate(tiny.vocabulary.tokens)}
@@ -182,11 +198,14 @@ def test_special_tokens_in_the_text_are_text(tiny):
 
 
 def test_the_memo_is_bounded(tiny, monkeypatch):
-    monkeypatch.setattr(tokenizer, '_MEMO_WORDS', 3)
+    """Too many words are forgotten before the next sentence, and met again then."""
+    monkeypatch.setattr(tokenizer, '_MEMO_CHARACTERS', 3)
     small = Tokenizer(tiny.vocabulary)
     words = ['我', '北京', '天安门', '爱', '北京', 'a' * 300, '学生']
-    assert small.encode(words) == tiny.encode(words)
-    assert len(small._memo) <= 3
+    for _ in range(2):
+        assert small.encode(words) == tiny.encode(words)
+        assert len(small.lexicon) == len(set(words))
+        assert small.encode(['我']) == tiny.encode(['我']) and len(small.lexicon) == 1
 
 
 # The vocabulary
