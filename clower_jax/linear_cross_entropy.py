@@ -99,11 +99,16 @@ def _on_devices(plan: _Plan, vectors, table, bias, labels, *, derivatives: bool)
     )(vectors, table, bias, labels)
 
 
+def _missing(size: int) -> int:
+    """Rows that a table of so many is padded by; a CPU has no such preference, and copying costs time."""
+    return 0 if jax.default_backend() == 'cpu' else -size % ALIGNMENT
+
+
 def _work(block: int, derivatives: bool, vectors, table, bias, labels):
     """As `_on_devices`, on one; the derivatives are zeros of the right shape where they are not wanted."""
     number, width = vectors.shape
     size = len(table)
-    missing = -size % ALIGNMENT
+    missing = _missing(size)
     padded = jnp.pad(table.astype(vectors.dtype), ((0, missing), (0, 0)))
     padded_bias = jnp.pad(bias, (0, missing), constant_values=-np.inf)
     blocks = max(1, -(-number * size // block))
@@ -125,11 +130,15 @@ def _work(block: int, derivatives: bool, vectors, table, bias, labels):
             return sums, by_parameters, jnp.zeros_like(rows)
         chosen = jnp.arange(size + missing) == labels[:, None]
         by_logits = jnp.where(real[:, None], exponentials / total - chosen, 0).astype(rows.dtype)
-        # One product for the table and the bias: the bias is the row of a vector that is always 1.
-        extended = jnp.concatenate([rows, jnp.ones((len(rows), 1), rows.dtype)], axis=1)
-        return sums, by_parameters + dot_first(by_logits, extended), dot(by_logits, padded).astype(rows.dtype)
+        by_table, by_bias = by_parameters
+        by_table = by_table + dot_first(by_logits, rows)
+        by_bias = (
+            by_bias + dot(jnp.ones((1, len(rows)), rows.dtype), by_logits)[0]
+        )  # faster than a sum of rows
+        return sums, (by_table, by_bias), dot(by_logits, padded).astype(rows.dtype)
 
-    zeros = jnp.zeros((size + missing, width + 1) if derivatives else (0, 1))
+    shapes = ((size + missing, width), (size + missing,)) if derivatives else ((0, 0), (0,))
+    zeros = tuple(map(jnp.zeros, shapes))
     if blocks == 1:
         sums, by_parameters, by_vectors = one(jnp.zeros(3), zeros, vectors, labels)
     else:
@@ -141,4 +150,5 @@ def _work(block: int, derivatives: bool, vectors, table, bias, labels):
         split = jax.tree.map(lambda x: x.reshape(blocks, per_block, *x.shape[1:]), (vectors, labels))
         (sums, by_parameters), by_vectors = jax.lax.scan(step, (jnp.zeros(3), zeros), split)
     by_vectors = by_vectors.reshape(-1, width)[:number]
-    return tuple(sums), (by_vectors, by_parameters[:size, :-1], by_parameters[:size, -1])
+    by_table, by_bias = by_parameters
+    return tuple(sums), (by_vectors, by_table[:size], by_bias[:size])

@@ -49,7 +49,7 @@ def dot(a: jax.Array, b: jax.Array, transposed: bool = False) -> jax.Array:
 
 def dot_first(a: jax.Array, b: jax.Array) -> jax.Array:
     """fp32 [M, N] = aᵀ · b of a [K, M] and b [K, N]."""
-    if jax.default_backend() != 'cpu':
+    if jax.default_backend() != 'cpu' or a.dtype == jnp.float32:
         return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     return dot(_transposed(a), b)
 

@@ -62,11 +62,13 @@ class ShardWriter:
 
 
 def examples(records: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """Records, one at least, as tf.train.Example protos: the bytes of protobuf's deterministic serialisation.
+    """Records as tf.train.Example protos: the bytes of protobuf's deterministic serialisation.
 
     Made here, many at once, because protobuf takes a fifth of the whole building of a corpus for it. Raises
     ValueError for a number below 0 or of more than 28 bits.
     """
+    if not records:
+        return []
     features = [_features(records, name) for name in sorted(FEATURES)]  # a map's order
     contents = list(map(b''.join, zip(*features, strict=True)))
     return [_opening(0x0A, len(content)) + content for content in contents]

@@ -1,58 +1,30 @@
 """What devices say to each other in a training step, read from the compiled program of eight."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
 import synthetic
 
-from clower_jax import optim, sharding
+from bench.collectives import collectives, compiled_step, mesh_of
 from clower_jax.pretraining import Pretrain
-from clower_jax.train_state import TrainState, abstract_state
-from clower_jax.train_step import make_train_step
 
-OPERATIONS = 'all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
-BYTES = {'f32': 4, 's32': 4, 'u32': 4, 'pred': 1}
 WIDTH = 32
 ROWS, ANCHORS = 16, 16 * 4
 
 
-def compiled_step(**changes):
-    """(HLO of the step as text, elements of the parameters, of the token table)."""
+def program(**changes):
+    """(collectives of the step, elements of the parameters, of the token table) on eight devices."""
     dropout = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
     config = synthetic.tiny_config(batch_size=ROWS, **dropout, **changes)
-    mesh = sharding.make_mesh(config)
-    task, optimizer = Pretrain.from_config(config, mesh), optim.optimizer(config)
-    state = abstract_state(
-        mesh, lambda: TrainState.create(task.init(jax.random.key(0)), optimizer, config.dtype)
-    )
-    batch = sharding.place(mesh, next(synthetic.batches(config)), ROWS)
-    step = make_train_step(task, optimizer, optim.learning_rate(config))
-    text = step.lower(state, batch, jax.random.key(0)).compile().as_text()
-    sizes = jax.tree.map(lambda x: x.size, state.params)
-    return text, sum(jax.tree.leaves(sizes)), sizes['embeddings']['word_embeddings']['embedding']
-
-
-def collectives(text: str) -> list[tuple[str, list[tuple[str, tuple[int, ...]]], str]]:
-    """(operation, its results' types and shapes, where in the model it comes from)."""
-    found = []
-    for line in text.splitlines():
-        match = re.search(rf'= (.*?) ({OPERATIONS})(-start)?\(', line)
-        if match:
-            arrays = [
-                (kind, tuple(int(n) for n in shape.split(',') if n))
-                for kind, shape in re.findall(r'(\w+)\[([\d,]*)\]', re.sub(r'/\*.*?\*/', '', match[1]))
-            ]
-            name = re.search(r'op_name="([^"]*)"', line)
-            found.append((match[2], arrays, name[1] if name else ''))
-    return found
+    found = collectives(compiled_step(config, mesh_of(8, 1, 1), next(synthetic.batches(config))))
+    shapes = jax.eval_shape(Pretrain.from_config(config).init, jax.random.key(0))
+    sizes = jax.tree.map(lambda x: x.size, shapes)
+    return found, sum(jax.tree.leaves(sizes)), sizes['embeddings']['word_embeddings']['embedding']
 
 
 @pytest.fixture(scope='module')
 def data_parallel():
-    text, *sizes = compiled_step(**{'mesh.data': 8})
-    return collectives(text), *sizes
+    return program()
 
 
 def test_only_gathers_and_reductions(data_parallel):
@@ -79,8 +51,7 @@ def test_nothing_per_layer_but_its_gradient(data_parallel):
 
 def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
     found, parameters, table = data_parallel
-    arrays = [array for operation, arrays, _ in found if operation == 'all-reduce' for array in arrays]
-    total = sum(BYTES[kind] * int(np.prod(shape)) for kind, shape in arrays)
+    total = sum(one.bytes for one in found if one.operation == 'all-reduce')
     # The table's gradient comes in four parts, both views' embeddings and decoders, each reduced on its own.
     gradient = 4 * (parameters + 3 * table)
     # The position and segment tables' come in two, of 24 and 16 positions out of 32, and of 2 segments.
@@ -90,5 +61,5 @@ def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
 
 
 def test_the_contrast_is_not_gathered_where_it_is_local():
-    text, *_ = compiled_step(**{'mesh.data': 8, 'loss.contrast_scope': 'local'})
-    assert not [operation for operation, *_ in collectives(text) if operation == 'all-gather']
+    found, *_ = program(**{'loss.contrast_scope': 'local'})
+    assert 'all-gather' not in {one.operation for one in found}

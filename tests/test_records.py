@@ -54,3 +54,7 @@ def test_numbers_out_of_range_are_refused(wrong):
     row = {name: [1, 2] for name in records.FEATURES} | {'word_ids': [3, wrong]}
     with pytest.raises(ValueError, match=f'word_ids holds {wrong}'):
         records.examples([row])
+
+
+def test_no_record_is_no_proto():
+    assert records.examples([]) == []

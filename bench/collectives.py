@@ -1,0 +1,120 @@
+"""What devices say to each other in a training step: collectives of the compiled program, and their bytes.
+
+    python bench/collectives.py [--devices 1,2,4,8] [--size tiny] [--rows 4] [--json FILE]
+
+Compiles the step of configs/pretrain.py for simulated CPU devices, a fixed batch on each (weak scaling), and
+reads the program. Bytes are those of the result on one device: what a device receives in a gather, what it
+adds up in a reduction.
+"""
+
+import argparse
+import collections
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import AxisType, Mesh  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+from bench import harness, step_case  # noqa: E402
+from clower_jax import optim, sharding  # noqa: E402
+from clower_jax.pretraining import Pretrain  # noqa: E402
+from clower_jax.train_state import TrainState, abstract_state  # noqa: E402
+from clower_jax.train_step import make_train_step  # noqa: E402
+from configs import common, pretrain  # noqa: E402
+
+OPERATIONS = 'all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
+BYTES = {'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2, 'f16': 2, 'pred': 1}
+
+
+class Collective(NamedTuple):
+    """One operation: its results' types and shapes, and where in the model it comes from."""
+
+    operation: str
+    arrays: list[tuple[str, tuple[int, ...]]]
+    name: str
+
+    @property
+    def bytes(self) -> int:
+        return sum(BYTES[kind] * int(np.prod(shape)) for kind, shape in self.arrays)
+
+
+def mesh_of(*shape: int) -> Mesh:
+    """A mesh (data, fsdp, tensor) of the first devices."""
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, sharding.AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def compiled_step(config: ConfigDict, mesh: Mesh, batch: dict[str, np.ndarray]) -> str:
+    """The compiled program of a training step, as HLO text."""
+    task, optimizer = Pretrain.from_config(config, mesh), optim.optimizer(config)
+    state = abstract_state(
+        mesh, lambda: TrainState.create(task.init(jax.random.key(0)), optimizer, config.dtype)
+    )
+    placed = sharding.place(mesh, batch, config.batch_size)
+    step = make_train_step(task, optimizer, optim.learning_rate(config))
+    return step.lower(state, placed, jax.random.key(0)).compile().as_text()
+
+
+def collectives(hlo: str) -> list[Collective]:
+    """Those of a compiled program, in its order."""
+    found = []
+    for line in hlo.splitlines():
+        match = re.search(rf'= (.*?) ({OPERATIONS})(-start)?\(', line)
+        if match:
+            arrays = [
+                (kind, tuple(int(n) for n in shape.split(',') if n))
+                for kind, shape in re.findall(r'(\w+)\[([\d,]*)\]', re.sub(r'/\*.*?\*/', '', match[1]))
+            ]
+            name = re.search(r'op_name="([^"]*)"', line)
+            found.append(Collective(match[2], arrays, name[1] if name else ''))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    parser.add_argument('--devices', default='1,2,4,8')
+    parser.add_argument('--size', default='tiny', choices=common.SIZES)
+    parser.add_argument('--rows', type=int, default=4, help='of each device')
+    parser.add_argument('--json')
+    flags = parser.parse_args()
+    numbers = [int(n) for n in flags.devices.split(',')]
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', max(numbers))
+    rows, raw = [], {}
+    for number in numbers:
+        config = pretrain.get_config('cpu')
+        config.model = common.model(flags.size)
+        config.batch_size = flags.rows * number
+        config.model.vocab_size, config.model.base_vocab_size = 4000, 2000
+        config.data.char_length, config.data.word_length = 128, 80
+        batch = step_case.synthetic_batch(config)
+        mesh = mesh_of(number, 1, 1)
+        found = collectives(compiled_step(config, mesh, batch))
+        shapes = jax.eval_shape(Pretrain.from_config(config, mesh).init, jax.random.key(0))
+        parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        total: collections.Counter = collections.Counter()
+        for one in found:
+            total[one.operation] += one.bytes
+        wide = [one for one in found if one.operation == 'all-gather' and len(one.arrays[0][1]) == 2]
+        wide = [one for one in wide if one.arrays[0][1][1] == config.model.hidden_size]
+        raw[number] = {'bytes': dict(total), 'count': len(found), 'parameters': parameters}
+        cells = [
+            str(number),
+            ', '.join(sorted(total)) or 'none',
+            f'{len(wide)}, {sum(one.bytes for one in wide):,}',
+            f'{total["all-gather"] - sum(one.bytes for one in wide):,}',
+            f'{total["all-reduce"]:,} ({total["all-reduce"] / parameters:.2f})',
+        ]
+        rows.append(cells)
+    header = ['devices', 'kinds', 'gathers of vectors, bytes', 'other gathers, bytes']
+    print(harness.table([*header, 'reduced, bytes (of the parameters)'], rows))
+    harness.save(flags.json, devices=raw)
+
+
+if __name__ == '__main__':
+    main()
