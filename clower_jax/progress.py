@@ -30,12 +30,17 @@ class Clock:
         """A context whose duration does not count."""
         return _Paused(self)
 
-    def rates(self, values: dict[str, float], steps: int) -> dict[str, float]:
-        """Rates over the interval's `steps`, from their mean `examples` and `tokens`; starts the next one."""
+    def lap(self, steps: int) -> tuple[int, float]:
+        """(steps, seconds) of the interval that ends here, after `steps` of them; starts the next one."""
         now = time.perf_counter()
         steps -= self._fresh  # the first step was spent compiling
         elapsed = now - self._since
         self._since, self._fresh = now, False
+        return steps, elapsed
+
+    def rates(self, values: dict[str, float], lap: tuple[int, float]) -> dict[str, float]:
+        """Rates over such an interval, from its means `examples` and `tokens`, which leave `values`."""
+        steps, elapsed = lap
         per_step = {name: values.pop(name, 0.0) for name in ('examples', 'tokens')}
         if steps <= 0 or elapsed <= 0:
             return {}

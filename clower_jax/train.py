@@ -1,8 +1,11 @@
 """The training loop, the only one: restore, step, log, evaluate, save."""
 
+import collections
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +45,14 @@ def programs_of(config: ConfigDict) -> Programs:
     return Programs(evaluator, optimizer, step)
 
 
+class Job(NamedTuple):
+    """What a run is to do; see `train`."""
+
+    config: ConfigDict
+    workdir: Path
+    batches: Batches
+
+
 def train(
     config: ConfigDict,
     workdir: str | Path,
@@ -70,89 +81,165 @@ def train(
     Raises:
       FloatingPointError: `max_bad_steps` steps in a row had a gradient that is not finite.
     """
-    evaluator, optimizer, train_step = programs or programs_of(config)
-    mesh, task = evaluator.mesh, evaluator.task
-    rows = sharding.local_rows(mesh, config.batch_size)
-    key = jax.random.key(config.seed)
+    return train_side_by_side([Job(config, Path(workdir), batches)], vocabulary, score, programs, stop)[0]
+
+
+def train_side_by_side(
+    jobs: Sequence[Job],
+    vocabulary,
+    score: evaluate.Score | None = None,
+    programs: Programs | None = None,
+    stop: Stop | None = None,
+) -> list[dict[str, float]]:
+    """`train` for several jobs whose configs differ in the seed alone: a step of all is one program.
+
+    Each run leaves what it would leave alone. One that stops early stays in the program, which would have to
+    be compiled anew without it, but no more comes of it.
+
+    Args:
+      jobs: the workdirs are at the same step, and the batches of each step have the same shapes.
+
+    Returns:
+      What `train` returns, for each job.
+
+    Raises:
+      FloatingPointError: as `train`, for any of them.
+      ValueError: the workdirs are not at the same step.
+    """
+    config = jobs[0].config
+    programs = programs or programs_of(config)
+    task = programs.evaluator.task
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop())
-        checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         stack.enter_context(jax.default_matmul_precision(precision.matmul_precision(config.dtype)))
-        state = start.first_state(config, workdir, mesh, task, optimizer, checkpoints, vocabulary)
-        first_step = int(state.step)
-        writer = Writer(workdir, first_step)
-        writer.run(config, vocabulary.tokens)
-        best = Best(config.select, config.patience, writer.rows)
-        if config.select:
-            start.discard_best(workdir, keep=best.step)
-            best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
+        runs = [_Run(job, programs, vocabulary, stack) for job in jobs]
+        first_step = runs[0].first_step
+        if any(run.first_step != first_step for run in runs):
+            steps = ', '.join(f'{run.job.workdir} at {run.first_step}' for run in runs)
+            raise ValueError(f'only runs at the same step train side by side: {steps}')
 
         def due(step: int, every: int) -> bool:
             return step == config.total_steps or (every > 0 and step % every == 0)
 
-        source = batches(start_step=first_step, split='train', rows=rows)
-        held_out: dict[str, float] = {}
-        pending: list[dict] = []
+        going = runs
+        in_flight: collections.deque[list[dict]] = collections.deque()
         clock = Clock(task.step_flops(config))
         with tqdm(
             total=config.total_steps, initial=first_step, unit='step', disable=jax.process_index() != 0
         ) as bar:
+
+            def say(run: '_Run', text: str) -> None:
+                bar.write(f'seed {run.job.config.seed}: {text}' if len(runs) > 1 else text)
+
             for step in range(first_step + 1, config.total_steps + 1):
-                if best.exhausted:
-                    bar.write(f'Stopped early, before step {step}: {config.select} got no better any more.')
+                for run in going:
+                    if run.best.exhausted:
+                        better = f'{config.select} got no better any more.'
+                        say(run, f'Stopped early, before step {step}: {better}')
+                going = [run for run in going if not run.best.exhausted]
+                if not going:
                     break
-                batch = sharding.place(mesh, next(source), config.batch_size)
-                state, measured = train_step(state, batch, key)
-                pending.append(measured)
-                jax.block_until_ready(pending[-RUN_AHEAD - 1 : -RUN_AHEAD])
+                states, measured = programs.train_step(
+                    [run.state for run in runs],
+                    [next(run.batches) for run in runs],
+                    [run.key for run in runs],
+                )
+                for run, state, found in zip(runs, states, measured, strict=True):
+                    run.state = state
+                    run.pending.append(found)
+                in_flight.append(measured)
+                if len(in_flight) > RUN_AHEAD:
+                    jax.block_until_ready(in_flight.popleft())
                 if step == first_step + 1:  # compiled by now: rates count from here
                     jax.block_until_ready(measured)
                     clock.reset()
                 bar.update()
                 if due(step, config.log_every):
-                    values = _aggregate(task, jax.device_get(pending), step, config, workdir)
-                    values |= clock.rates(values, len(pending))
-                    pending.clear()
-                    writer.scalars(step, 'train', values)
-                    bar.set_postfix(
-                        {'loss': f'{values["loss"]:.3f}'} if 'loss' in values else {}, refresh=False
-                    )
+                    lap = clock.lap(len(going[0].pending))
+                    losses = [run.log(step, clock, lap).get('loss', math.nan) for run in going]
+                    bar.set_postfix({'loss': f'{np.mean(losses):.3f}'}, refresh=False)
                 stopping = step < config.total_steps and stop.agreed(may_ask=step % ASK_EVERY == 0)
                 evaluating = due(step, config.eval_every) and not stopping
                 saving = stopping or due(step, config.checkpoint_every)
                 if saving or evaluating:
-                    jax.block_until_ready(state)  # steps in flight count as training
+                    jax.block_until_ready(states)  # steps in flight count as training
                 with clock.paused():
-                    if evaluating:
-                        held_out = evaluator(state.params, batches(split='validation', rows=rows), score)
-                        if best.improves(step, held_out):
-                            best_folder.save_params(step, state.params)
-                        saving = saving or best.exhausted
-                        writer.scalars(step, 'validation', held_out)
-                        writer.curves()
-                        bar.write(_summary(step, held_out))
-                    if saving:  # after the evaluation: a restart from here knows its outcome
-                        checkpoints.save(state)
+                    for run in going:
+                        if evaluating:
+                            run.evaluate(step, score)
+                            say(run, _summary(step, run.held_out))
+                        if saving or run.best.exhausted:
+                            run.save()  # after the evaluation: a restart from here knows its outcome
                 if stopping:
+                    for run in going:
+                        run.writer.curves()
                     break
-        writer.curves()
-        writer.close()
-    if stop.requested and int(state.step) < config.total_steps:
-        log.info('Stopped at step %d and saved; the same command goes on from there.', int(state.step))
-    return held_out
+        for run in runs:
+            run.writer.close()
+    if stop.requested and going and int(going[0].state.step) < config.total_steps:
+        log.info(
+            'Stopped at step %d and saved; the same command goes on from there.', int(going[0].state.step)
+        )
+    return [run.held_out for run in runs]
 
 
-def _aggregate(task, pending: list[dict], step: int, config: ConfigDict, workdir) -> dict[str, float]:
-    """Means over the steps since the last log line, skipped steps left out and counted.
+class _Run:
+    """A job on its way: its state, and what it writes. `stack` closes what is opened."""
 
-    Raises FloatingPointError where `max_bad_steps` of them in a row were skipped.
-    """
+    def __init__(self, job: Job, programs: Programs, vocabulary, stack: contextlib.ExitStack):
+        config, workdir, batches = self.job = job
+        self._evaluator = evaluator = programs.evaluator
+        rows = sharding.local_rows(evaluator.mesh, config.batch_size)
+        self._checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+        self.state = start.first_state(
+            config, workdir, evaluator.mesh, evaluator.task, programs.optimizer, self._checkpoints, vocabulary
+        )
+        self.first_step = int(self.state.step)
+        self.writer = Writer(workdir, self.first_step)
+        self.writer.run(config, vocabulary.tokens)
+        self.best = Best(config.select, config.patience, self.writer.rows)
+        if config.select:
+            start.discard_best(workdir, keep=self.best.step)
+            self._best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
+        self.key = jax.random.key(config.seed)
+        source = batches(start_step=self.first_step, split='train', rows=rows)
+        self.batches = (sharding.place(evaluator.mesh, batch, config.batch_size) for batch in source)
+        self._held_out_batches = functools.partial(batches, split='validation', rows=rows)
+        self.pending: list[dict] = []  # what the steps since the last log line measured, on the device
+        self.held_out: dict[str, float] = {}
+
+    def log(self, step: int, clock: Clock, lap: tuple[int, float]) -> dict[str, float]:
+        """Writes means over the steps since the last time, skipped ones left out and counted, and rates.
+
+        Raises FloatingPointError where `max_bad_steps` of them in a row were skipped.
+        """
+        pending = jax.device_get(self.pending)
+        self.pending.clear()
+        values = _means(self._evaluator.task, pending, step, self.job)
+        values |= clock.rates(values, lap)
+        self.writer.scalars(step, 'train', values)
+        return values
+
+    def evaluate(self, step: int, score: evaluate.Score | None) -> None:
+        """One pass over the held-out set; parameters that are the best so far are kept."""
+        self.held_out = self._evaluator(self.state.params, self._held_out_batches(), score)
+        if self.best.improves(step, self.held_out):
+            self._best_folder.save_params(step, self.state.params)
+        self.writer.scalars(step, 'validation', self.held_out)
+        self.writer.curves()
+
+    def save(self) -> None:
+        """A checkpoint to go on from."""
+        self._checkpoints.save(self.state)
+
+
+def _means(task, pending: list[dict], step: int, job: Job) -> dict[str, float]:
     bad = [int(measured['bad_steps']) for measured in pending]
-    if max(bad) >= config.max_bad_steps:
+    if max(bad) >= job.config.max_bad_steps:
         worst = bad.index(max(bad))
         first = step - len(pending) + 1 + worst - max(bad) + 1  # counted from 1
-        replay = f'python -m clower_jax.replay --workdir {workdir} --step {first}'
-        see = f'See the batch: {replay}. ' if config.task == 'pretrain' else ''
+        replay = f'python -m clower_jax.replay --workdir {job.workdir} --step {first}'
+        see = f'See the batch: {replay}. ' if job.config.task == 'pretrain' else ''
         raise FloatingPointError(
             f'The gradient was not finite in {max(bad)} steps in a row, from step {first} on. {see}What '
             'helps: a lower optim.learning_rate, or dtype=float32.'

@@ -1,7 +1,8 @@
 """Rows of many lengths in batches of few shapes: short texts do not pay for the longest one.
 
 An epoch is a plan: every row is in one batch, once, and a batch is as wide as its bucket. The plan of epoch e
-is a pure function of (lengths, seed, e), so a step is all the state that the data has.
+is a pure function of (lengths, seed, e), so a step is all the state that the data has. The width of a batch
+is one of (lengths, e) alone: runs with other seeds may train side by side.
 """
 
 from collections.abc import Iterator
@@ -56,12 +57,12 @@ def epoch(
     """The batches of one epoch: ⌈N / batch_size⌉ of them, all full but the last of the widest bucket in use.
 
     What is left over in a bucket goes into the next wider one. With a seed, rows and batches are shuffled
-    anew for each epoch `number`; without, both keep their order, narrow buckets first.
+    anew for each epoch `number`, the widths of the batches alike for every seed; without, both keep their
+    order, narrow buckets first.
     """
     order = np.arange(len(lengths))
-    random = None if seed is None else np.random.default_rng((seed, number))
-    if random:
-        random.shuffle(order)
+    if seed is not None:
+        np.random.default_rng((seed, number)).shuffle(order)
     bucket = np.searchsorted(bucket_widths, np.asarray(lengths)[order])
     batches, left = [], order[:0]
     for index, width in enumerate(bucket_widths):
@@ -71,8 +72,8 @@ def epoch(
         left = rows[full:]
     if len(left):
         batches.append(Planned(int(bucket_widths[np.searchsorted(bucket_widths, lengths[left].max())]), left))
-    if random:
-        random.shuffle(batches)
+    if seed is not None:  # how many batches there are of each width is the same for every seed
+        np.random.default_rng(number).shuffle(batches)
     return batches
 
 

@@ -57,6 +57,14 @@ def test_epochs_differ_and_repeat():
     assert order(0, 0) != order(0, 1) != order(1, 1)
 
 
+@given(lengths_of, st.integers(1, 9), st.integers(1, 4), st.integers(0, 2))
+def test_seeds_have_other_rows_of_the_same_width_at_every_step(lengths, batch_size, count, number):
+    widths = buckets.widths(lengths, 100, count)
+    one, other = (buckets.epoch(lengths, widths, batch_size, seed, number) for seed in (0, 7))
+    shapes = [[(planned.width, len(planned.rows)) for planned in plan] for plan in (one, other)]
+    assert shapes[0] == shapes[1]
+
+
 @given(lengths_of, st.integers(1, 9), st.integers(0, 70))
 def test_a_run_starts_at_any_step(lengths, batch_size, start):
     widths = buckets.widths(lengths, 100, 3)
