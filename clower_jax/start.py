@@ -56,7 +56,10 @@ def check(config: ConfigDict) -> None:
         ('loss.temperature', 1e-4, None),
         ('patience', 0, None),
         ('data.dev_fraction', 0.0, 0.99),
-        *((key, 1, None) for key in ('seeds', 'data.stride', 'data.buckets', 'data.max_question_length')),
+        *(
+            (key, 1, None)
+            for key in ('seeds', 'seeds_at_once', 'data.stride', 'data.buckets', 'data.max_question_length')
+        ),
         *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
         ('data.max_length', 8, None),
         ('optim.warmup_fraction', 0.0, 0.99),

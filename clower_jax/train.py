@@ -146,7 +146,8 @@ def train_side_by_side(
                 )
                 for run, state, found in zip(runs, states, measured, strict=True):
                     run.state = state
-                    run.pending.append(found)
+                    if run in going:
+                        run.pending.append(found)
                 in_flight.append(measured)
                 if len(in_flight) > RUN_AHEAD:
                     jax.block_until_ready(in_flight.popleft())

@@ -8,7 +8,8 @@ are named: --config.data.train=FILE --config.data.dev=FILE. Your own task needs 
 
     python run.py --config=configs/classify.py --config.init_from=X --config.data.train=my.tsv --workdir=W
 
-Several seeds, with their mean and standard deviation: --config.seeds=5. A fine-tuned model on other data:
+Several seeds, with their mean and standard deviation: --config.seeds=5, one after the other, or side by side
+with --config.seeds_at_once=5. A fine-tuned model on other data:
 
     python run.py --config=configs/classify.py --workdir=W --config.mode=evaluate --config.data.test=FILE
     python run.py --config=configs/classify.py --workdir=W --config.mode=predict --config.data.test=FILE
