@@ -7,18 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import synthetic
-from jax.sharding import AxisType
 
+from bench.collectives import mesh_of
 from clower_jax import losses, sharding
 from clower_jax.linear_cross_entropy import linear_cross_entropy
 from clower_jax.pretraining import Pretrain
 
 DROPOUT = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
-
-
-def mesh_of(*shape: int):
-    devices = jax.devices()[: int(np.prod(shape))]
-    return jax.make_mesh(shape, sharding.AXES, (AxisType.Auto,) * 3, devices=devices)
 
 
 def assert_close(values, expected, tolerance=1e-5):
