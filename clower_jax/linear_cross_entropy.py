@@ -132,9 +132,8 @@ def _work(block: int, derivatives: bool, vectors, table, bias, labels):
         by_logits = jnp.where(real[:, None], exponentials / total - chosen, 0).astype(rows.dtype)
         by_table, by_bias = by_parameters
         by_table = by_table + dot_first(by_logits, rows)
-        by_bias = (
-            by_bias + dot(jnp.ones((1, len(rows)), rows.dtype), by_logits)[0]
-        )  # faster than a sum of rows
+        ones = jnp.ones((1, len(rows)), rows.dtype)  # on a CPU the product is faster than a sum of rows
+        by_bias = by_bias + dot(ones, by_logits)[0]
         return sums, (by_table, by_bias), dot(by_logits, padded).astype(rows.dtype)
 
     shapes = ((size + missing, width), (size + missing,)) if derivatives else ((0, 0), (0,))

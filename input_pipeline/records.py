@@ -44,7 +44,7 @@ class ShardWriter:
             self._flush()
 
     def _flush(self) -> None:
-        for example in examples(self._waiting) if self._waiting else ():
+        for example in examples(self._waiting):
             self._writer.write(example)
             self.records += 1
             self.num_bytes += len(example)

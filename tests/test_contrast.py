@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from test_losses import TOLERANCE, D, N, contrast
 
+from bench.collectives import mesh_of
 from clower_jax import sharding
 from clower_jax.contrast import nt_xent
 
@@ -257,10 +258,6 @@ def test_memory_is_linear():
 # ---- on several devices ----
 
 ITEMS, WIDTH = 104, 24  # 13 a device: tiles of 8 and their padding
-
-
-def mesh_of(data, fsdp, tensor):
-    return jax.make_mesh((data, fsdp, tensor), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def placed_step(mesh, groups, operands='float32'):

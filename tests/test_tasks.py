@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 import synthetic
-from jax.sharding import AxisType
 from test_losses import contrast, cross_entropy, span_mean
 
+from bench.collectives import mesh_of
 from clower_jax import sharding
 from clower_jax.evaluate import Evaluator
 from clower_jax.tasks import Pretrain
@@ -21,9 +21,7 @@ def shallow_config(**changes):
 
 
 def task_of(devices=1, **changes) -> Pretrain:
-    shape = (devices, 1, 1)
-    mesh = jax.make_mesh(shape, sharding.AXES, (AxisType.Auto,) * 3, devices=jax.devices()[:devices])
-    return Pretrain.from_config(shallow_config(**changes), mesh)
+    return Pretrain.from_config(shallow_config(**changes), mesh_of(devices, 1, 1))
 
 
 def row(**values) -> dict[str, np.ndarray]:
