@@ -17,8 +17,8 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import finetune, initial, start, train
-from configs import common
+from clower_jax import export, finetune, initial, similarity, start, tables, train
+from configs import common, pretrain
 from input_pipeline import batches, finetuning
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
@@ -36,13 +36,16 @@ CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from
 READING_OF_TEXT = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
     *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
+    *('segmenter', 'hmm'),
 )
+# By kind of model: the tasks in which it reads words beside characters.
+READS_WORDS = {'ambert': ('classify',), 'lichee': ('classify', 'span')}
 
 
 def default_workdir(config_file: str) -> Path:
-    """'configs/pretrain.py:small' → runs/pretrain-small."""
+    """'configs/pretrain.py:small,no_tcl' → runs/pretrain-small-no_tcl."""
     job, _, variant = config_file.partition(':')
-    return Path('runs', '-'.join(x for x in (Path(job).stem, variant) if x))
+    return Path('runs', '-'.join(x for x in (Path(job).stem, *variant.split(',')) if x))
 
 
 def speak() -> None:
@@ -71,13 +74,21 @@ def main(argv: list[str]) -> None:
     job = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = Path(WORKDIR.value or default_workdir(job))
     try:
-        start.check(CONFIG.value)
-        text = (pretrain_job if CONFIG.value.task == 'pretrain' else finetune_job)(CONFIG.value, job, workdir)
+        for config in parts_of(CONFIG.value):
+            start.check(config)
+        text = JOBS.get(CONFIG.value.task, finetune_job)(CONFIG.value, job, workdir)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
         sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
     if jax.process_index() == 0:
         print(text)
+
+
+def parts_of(config: ConfigDict) -> list[ConfigDict]:
+    """The configs of the trainings that a job consists of."""
+    if config.task == 'tables':
+        return [config.pretrain, *config.finetune.values()]
+    return [] if config.task == 'similarity' else [config]
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
@@ -93,15 +104,60 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
     return farewell(job, resolved, workdir, held_out)
 
 
+def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """A grid of models × tasks × seeds (configs/tables.py); returns its tables."""
+
+    def prepare(model: str, folder: Path) -> dict | None:
+        name, _, source = model.partition('=')
+        if source:
+            return {'init_from': source}
+        one = copy.deepcopy(config.pretrain)
+        if name == 'random':
+            resolved = batches.resolve(one, folder)
+            vocab = folder / 'vocab.txt'
+            folder.mkdir(parents=True, exist_ok=True)
+            base = batches.vocabulary(resolved).tokens[: resolved.model.base_vocab_size]
+            vocab.write_text(''.join(f'{token}\n' for token in base), encoding='utf-8')
+            sizes = ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions')
+            return {'data.vocab': str(vocab)} | {f'model.{size}': one.model[size] for size in sizes}
+        if name not in ('clower', *pretrain.SYSTEMS):
+            known = ', '.join(('random', 'clower', *pretrain.SYSTEMS))
+            raise ValueError(f'models: {name!r} must be one of {known}, or NAME=FOLDER')
+        one.update_from_flattened_dict(pretrain.SYSTEMS.get(name, {}))
+        if finetune.latest_step(folder) < one.total_steps:
+            pretrain_job(one, job, folder)
+        return {'init_from': str(folder)} if finetune.latest_step(folder) >= one.total_steps else None
+
+    def run_cell(config: ConfigDict, folder: Path) -> dict:
+        return finetuned(config, folder)[1]
+
+    text = tables.run(config, workdir, prepare, run_cell)
+    return f'{text}\nTables: {workdir}/tables.md · figure: {workdir}/figure2.png'
+
+
+def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """The paper's Figure 3 (configs/similarity.py); returns the last words."""
+    found, about = {}, {}
+    for name, folder in similarity.models(config).items():
+        its = batches.resolve(similarity.config_of(config, folder), folder)
+        tokens = batches.vocabulary(its).tokens
+        initial.check_vocabulary(folder / 'vocab.txt', tokens, f'The run in {folder}')
+        found[name] = similarity.measure(its, folder, batches.batches(its, split='validation'), config.seed)
+        about[name] = {'workdir': str(folder), 'corpus': its.data.corpus}
+    results = similarity.write(workdir, found, about)
+    return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+
+
 def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
     """Fine-tuning, or (`config.mode`) a fine-tuned model put to use; returns the last words."""
     if config.mode != 'train':
         given = config_flags.get_override_values(flags.FLAGS['config'])
         config = as_trained(config, workdir, given)
+    if config.mode == 'train':
+        config, results = finetuned(config, workdir)
+        return finetune_farewell(job, workdir, results, config)
     config, vocabulary = with_source(config, workdir)
     config, data = finetuning.prepare(config, vocabulary)
-    if config.mode == 'train':
-        return finetune_farewell(job, workdir, finetune.run(config, workdir, data, vocabulary), config)
     results = finetune.apply(config, workdir, data)
     lines = [
         f'{split}: {", ".join(f"{name} {value:.4f}" for name, value in found.items())}'
@@ -111,23 +167,35 @@ def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
     return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
 
 
+def finetuned(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, dict]:
+    """Fine-tunes; returns the resolved config and the contents of results.json ({}: stopped before)."""
+    config, vocabulary = with_source(config, workdir)
+    config, data = finetuning.prepare(config, vocabulary)
+    return config, finetune.run(config, workdir, data, vocabulary)
+
+
 def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> ConfigDict:
     """A copy of the config in which texts are read as those were that the model in `workdir` was trained on,
     except for the keys that were `given` on the command line."""
     config = copy.deepcopy(config)
     path = workdir / 'config.json'
-    saved = json.loads(path.read_text('utf-8')).get('data', {}) if path.is_file() else {}
-    for name in READING_OF_TEXT:
-        if name in saved and name in config.data and f'data.{name}' not in given:
-            config.data[name] = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+    saved = json.loads(path.read_text('utf-8')) if path.is_file() else {}
+    for section, names in (('data', READING_OF_TEXT), ('model', ('pooling',))):
+        before = saved.get(section, {})
+        for name in names:
+            if name in before and name in config[section] and f'{section}.{name}' not in given:
+                value = before[name]
+                config[section][name] = tuple(value) if isinstance(value, list) else value
     return config
 
 
 def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabulary]:
-    """A copy of the config with the encoder's sizes as `workdir` or `init_from` have them, and the vocabulary
-    of its characters; with random weights, BERT-base's sizes where none is given, and `data.vocab`.
+    """A copy of the config with the encoder's kind and sizes as `workdir` or `init_from` have them, and the
+    vocabulary of its characters, or of its words, too, where it reads them (then with `data.segmenter`, too);
+    with random weights, BERT-base's sizes where none is given, and `data.vocab`.
 
-    Raises ValueError where there is nothing to take them from, or where `workdir` is of another task.
+    Raises ValueError where there is nothing to take them from, where `workdir` is of another task, or where
+    the kind of model is not made for the task.
     """
     config = copy.deepcopy(config)
     began = initial.is_begun(workdir)
@@ -142,9 +210,11 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
             raise ValueError(f'{workdir} is of the task {source.task!r}, the config of {config.task!r}')
         if began and source.labels:
             config.data.labels = tuple(config.data.labels) or tuple(source.labels)
-        sizes, tokens = source.model, source.tokens[: source.base_size]
+        sizes, tokens, base_size = source.model, source.tokens, source.base_size
+        config.model.kind = config.model.kind or source.kind
     elif config.data.vocab:
         sizes, tokens = common.model('base').to_dict(), read_tokens(config.data.vocab)
+        base_size, config.model.kind = len(tokens), config.model.kind or 'bert'
     else:
         raise ValueError(
             'there is nothing to start from: give --config.init_from=X, a pre-training workdir or a Hugging '
@@ -153,7 +223,23 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
     for name, value in config.model.items():
         if value == 0 and name in sizes:
             config.model[name] = sizes[name]
-    return config, Vocabulary(tokens, len(tokens))
+    kind = config.model.kind
+    if config.task not in READS_WORDS.get(kind, ()):
+        if kind == 'lichee':
+            raise ValueError(
+                'a model.kind=lichee reads words beside characters, which the task '
+                f'{config.task!r} does not have: it is made for {", ".join(READS_WORDS[kind])}'
+            )
+        return config, Vocabulary(tokens[:base_size], base_size)
+    if len(tokens) == base_size:
+        raise ValueError(
+            f'a model.kind={kind} reads words, and there are none in its vocabulary: start from a workdir of '
+            f'configs/pretrain.py:{kind}, with --config.init_from'
+        )
+    if not config.data.segmenter:
+        cut_by = export.segmenter_of(workdir if began else config.init_from)
+        config.data.segmenter, config.data.hmm = cut_by['name'], cut_by.get('hmm', True)
+    return config, Vocabulary(tokens, base_size)
 
 
 def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict) -> str:
@@ -193,6 +279,9 @@ def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, fl
         source = f'--config.data.corpus={config.data.corpus} --config.init_from={workdir} --workdir=runs/next'
     return f'{text}\nNext: {what}, python run.py --config={job} {source}'
 
+
+# The others are fine-tuning.
+JOBS = {'pretrain': pretrain_job, 'tables': tables_job, 'similarity': similarity_job}
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')

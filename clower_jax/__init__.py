@@ -1,1 +1,17 @@
 """CLOWER in JAX: two encoders, one over characters and one over words, taught by contrast to agree."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clower_jax.encoder import Encoder
+
+__all__ = ['Encoder']
+
+
+def __getattr__(name: str) -> Any:
+    """`Encoder` when it is asked for: it brings JAX and Orbax along, which take seconds to import."""
+    if name == 'Encoder':
+        from clower_jax.encoder import Encoder
+
+        return Encoder
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

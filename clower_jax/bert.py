@@ -33,7 +33,8 @@ ATTENTION = ('own', 'cudnn')
 
 @dataclasses.dataclass(frozen=True)
 class BertShape:
-    """The sizes of one encoder; dropout rates are probabilities of dropping.
+    """The sizes of one encoder; dropout rates are probabilities of dropping: elements of hidden states, of
+    attention weights, or (`drophead`) whole attention heads.
 
     `remat` trades time for memory: 'none' keeps all activations, 'full' only every layer's input (a third
     more FLOPs), 'qkv' also queries, keys and values (a tenth more). `attention` is 'own' (every device) or
@@ -46,6 +47,7 @@ class BertShape:
     intermediate_size: int
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    drophead: float = 0.0
     initializer_range: float = 0.02
     remat: str = 'none'
     attention: str = 'own'
@@ -107,6 +109,16 @@ class Dense(nn.Module):
         return linear(x.astype(self.dtype), kernel, bias)
 
 
+class DropHead(nn.Module):
+    """`dropout.drop_heads` at a place of its own."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        return dropout.drop_heads(x, self.rate, keys, place_of(self))
+
+
 class Dropout(nn.Module):
     """`dropout.dropout` at a place of its own."""
 
@@ -155,6 +167,7 @@ class BertLayer(nn.Module):
         else:
             rate = shape.attention_dropout
             context = attention(query, key, value, attends, rate, keys, place_of(self))
+        context = DropHead(shape.drophead, name='attention.drophead')(context, keys)
         context = linear(shape.hidden_size, 'attention.output.dense')(context.swapaxes(1, 2).reshape(x.shape))
         context = Dropout(shape.dropout, name='attention.output.dropout')(context, keys)
         x = layer_norm('attention.output.LayerNorm')(x + context).astype(dtype)

@@ -67,6 +67,7 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(init, jax.random.key(0)),
     )
+    hugging_face.warn_if_cased(Path(source))
     heads = info.model['num_heads']
     params, report = load_initial(abstract, source, _OwnVocabulary(info), heads, info.labels)
     random = [path.partition(' ')[0] for path in report.random]

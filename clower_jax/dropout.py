@@ -47,6 +47,21 @@ def _backward(rate, place, keys, g):
 dropout.defvjp(_forward, _backward)
 
 
+def drop_heads(x: jax.Array, rate: float, keys: jax.Array | None, place: int) -> jax.Array:
+    """x with each attention head of each row 0 with probability `rate`, else divided by 1 − rate (Zhou et al.
+    2020, 'Scheduled DropHead').
+
+    Args:
+      x: [B, N, L, H], what N heads put out.
+      keys, place: as `dropout` has them.
+    """
+    if keys is None or rate == 0:
+        return x
+    return jnp.where(
+        keep((*x.shape[:2], 1, 1), rate, keys, place), x * np.asarray(1 / (1 - rate), x.dtype), 0
+    )
+
+
 def keep(shape: tuple[int, ...], rate: float, keys: jax.Array, place: int) -> jax.Array:
     """bool of `shape`, [B, ...]: False with probability `rate`; see `dropout`."""
     if math.prod(shape[1:]) >= 2**32:

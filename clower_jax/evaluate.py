@@ -37,7 +37,8 @@ class Evaluator(NamedTuple):
         return cls(mesh, task, batch_size, step, matmul_precision)
 
     def __call__(self, params: dict, batches: Iterable[dict], score: Score | None = None) -> dict[str, float]:
-        """Exact means over every row of `batches` (padded rows do not count); {} where there is no batch.
+        """Exact means over every row of `batches` (padded rows do not count), and their `loss` where the task
+        has any; {} where there is no batch.
 
         `score` adds metrics that are no means over rows, from the task's outputs for each batch (NumPy).
         Contrastive losses and accuracies are over the negatives of each batch, so they depend on its size.
@@ -54,5 +55,5 @@ class Evaluator(NamedTuple):
         # Rates of a training step, not properties of the set.
         for name in ('examples', 'tokens'):
             means.pop(name, None)
-        scores = score(jax.device_get(outputs)) if score else {}
-        return {'loss': float(self.task.total(means)), **means, **scores}
+        loss = {'loss': float(self.task.total(means))} if means else {}
+        return loss | means | (score(jax.device_get(outputs)) if score else {})

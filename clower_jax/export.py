@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from clower_jax import hugging_face, model_card
+from clower_jax import hugging_face, model_card, wordpiece
 from clower_jax.initial import is_workdir, open_checkpoints, source_info
-from clower_jax.model import PAD_ID
+from clower_jax.model import KINDS, PAD_ID
 from clower_jax.pretraining import SOP_VIEWS
 from clower_jax.writer import read_metrics
 
@@ -28,7 +26,6 @@ FILES = {
     *('README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'),
     *('vocab.txt', 'word_vocab.txt', 'word_vocab.json'),
 }
-SPECIAL = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}
 
 
 def export(
@@ -73,13 +70,26 @@ def export(
         raise ValueError(f'{workdir} is a fine-tuned model: it has no word encoder')
     if task != 'pretrain' and (keep_word_rows or heads != 'all'):
         raise ValueError(
-            f'{workdir} is a fine-tuned model: it has no word rows to keep, and one head. Leave out '
+            f'{workdir} is a fine-tuned model: it has no word rows to keep, and one head or none. Leave out '
             '--keep_word_rows and --heads'
         )
+    config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
+    kind = info.kind
+    if kind == 'lichee' or task == 'classify' and kind == 'ambert':
+        raise ValueError(
+            f'{workdir} is a model of the kind {kind!r}{" with a head" * (task != "pretrain")}: it reads '
+            'characters and words at once, which no BERT does, so it stays a workdir'
+        )
+    if kind == 'ambert' and encoder == 'char' and keep_word_rows:
+        raise ValueError(
+            f"{workdir} is a model of the kind 'ambert': its characters have a table of their own, without "
+            'word rows. Leave out --keep_word_rows, or take --encoder word'
+        )
+    if encoder not in KINDS[kind]:
+        raise ValueError(f'{workdir} is a model of the kind {kind!r}: it has no {encoder} encoder')
     if encoder == 'word' and len(info.tokens) == info.base_size:
         raise ValueError(f'{workdir} has no words in its vocabulary, and so no word encoder to export')
     _check_free(output, overwrite)
-    config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
     rows = len(info.tokens) if encoder == 'word' or keep_word_rows else info.base_size
     with open_checkpoints(workdir, which) as checkpoints:
         step = checkpoints.latest_step or 0
@@ -151,7 +161,7 @@ def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndar
     tensors = {}
     for path, value in params.items():
         name = hugging_face.tensor_name(path).replace(hugging_face.SENTENCE_ORDER, hugging_face.NEXT_SENTENCE)
-        if path.startswith(('embeddings', 'char_encoder', 'word_encoder')) and not bare:
+        if path.startswith(('embeddings', 'coarse_embeddings', 'char_encoder', 'word_encoder')) and not bare:
             name = f'bert.{name}'
         if path.endswith(('word_embeddings/embedding', '_mlm/bias')):
             value = value[:rows]
@@ -179,26 +189,11 @@ def write_tokenizer(folder: Path, tokens: list[str], max_length: int) -> None:
 
     Word rows are not among them: a word of Latin letters ('iphone') would be matched, and give other ids.
     """
-    missing = [token for token in SPECIAL.values() if token not in tokens]
-    if missing or tokens[PAD_ID] != SPECIAL['pad']:
-        lacking = ', '.join(missing) or f'{SPECIAL["pad"]} as its first token'
-        raise ValueError(f'the vocabulary is none of a BERT: it lacks {lacking}')
-    ids = {token: row for row, token in enumerate(tokens)}  # of equal rows BERT uses the last
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=SPECIAL['unk']))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix='##')
-    cls, sep = SPECIAL['cls'], SPECIAL['sep']
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f'{cls}:0 $A:0 {sep}:0',
-        pair=f'{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1',
-        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
-    )
-    tokenizer.add_special_tokens(list(SPECIAL.values()))
+    tokenizer = wordpiece.tokenizer(tokens)
     tokenizer.save(str(folder / 'tokenizer.json'))
     settings = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'tokenize_chinese_chars': True}
     settings |= {'strip_accents': None, 'model_max_length': max_length}
-    special = {f'{name}_token': token for name, token in SPECIAL.items()}
+    special = {f'{name}_token': token for name, token in wordpiece.SPECIAL.items()}
     _write_json(folder / 'tokenizer_config.json', settings | special)
     _write_tokens(folder / 'vocab.txt', tokens)
 
@@ -210,9 +205,13 @@ def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: s
     """
     if heads not in HEADS:
         raise ValueError(f'heads={heads!r} must be one of {", ".join(HEADS)}')
-    if task != 'pretrain':
+    if task in hugging_face.TASKS.values():
         return list(saved)
-    parts = ['embeddings/', f'{encoder}_encoder/']
+    if task != 'pretrain':  # a sentence encoder: what else it was trained with serves nothing any more
+        return [path for path in saved if path.startswith(('embeddings/', 'char_encoder/'))]
+    ambert = config['model'].get('kind') == 'ambert'  # an embedding layer for each view, one encoder
+    reads = 'char_encoder' if ambert else f'{encoder}_encoder'
+    parts = ['coarse_embeddings/' if ambert and encoder == 'word' else 'embeddings/', f'{reads}/']
     parts += [f'{encoder}_mlm/'] if heads != 'none' else []
     loss = config.get('loss', {})
     predicts_order = loss.get('sop_weight', 1) > 0 and encoder in SOP_VIEWS[loss.get('sop_on', 'both')]
@@ -220,7 +219,7 @@ def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: s
     random = config.get('imported', {}).get('random', [])
     left_out = {_module(path) for path in random}
     if heads == 'mlm' or not (predicts_order or config.get('init_from')):
-        left_out.add(f'{encoder}_encoder/pooler.dense')
+        left_out.add(f'{reads}/pooler.dense')
     return [path for path in saved if path.startswith(tuple(parts)) and _module(path) not in left_out]
 
 
@@ -264,6 +263,15 @@ def _write_words(folder: Path, tokens: list[str], base_size: int, segmenter: dic
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     sidecar = {'segmenter': segmenter, 'base_size': base_size}
     _write_json(path.with_suffix('.json'), sidecar | {'num_words': len(tokens) - base_size, 'sha256': sha256})
+
+
+def segmenter_of(workdir: str | Path) -> dict[str, Any]:
+    """What cut the words that a run was trained on: `name`, and `hmm` and more where known."""
+    info = source_info(workdir)
+    config = json.loads(Path(workdir, 'config.json').read_text(encoding='utf-8'))
+    if info.task != 'pretrain':
+        return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}
+    return _segmenter(config, Path(workdir), _manifest(config, Path(workdir), info.tokens, info.base_size))
 
 
 def _segmenter(config: dict, workdir: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:

@@ -146,12 +146,13 @@ def _side_by_side(config: ConfigDict, workdir: Path) -> Iterator[list[int]]:
     for first in range(0, config.seeds, config.seeds_at_once):
         at_step: dict[int, list[int]] = {}
         for seed in seeds[first : first + config.seeds_at_once]:
-            step = _latest_step(seed_folder(workdir, seed, config.seeds))
+            step = latest_step(seed_folder(workdir, seed, config.seeds))
             at_step.setdefault(step, []).append(seed)
         yield from at_step.values()
 
 
-def _latest_step(folder: Path) -> int:
+def latest_step(folder: Path) -> int:
+    """Of the newest checkpoint of a run; 0 where there is none."""
     if not initial.is_begun(folder):
         return 0
     with Checkpoints(folder, read_only=True) as checkpoints:
@@ -161,19 +162,21 @@ def _latest_step(folder: Path) -> int:
 def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
     """Whether a run has come to its end: all steps, or `patience` evaluations that were no better."""
     best = Best(config.select, config.patience, rows)
-    return _latest_step(folder) >= config.total_steps or best.exhausted
+    return latest_step(folder) >= config.total_steps or best.exhausted
 
 
 def _measure(config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluator, rows: list[dict]) -> dict:
-    """{'validation': {'best': …, 'last': …}, 'test': …}, and the files of the best parameters."""
+    """{'validation': {'before': …, 'best': …, 'last': …}, 'test': …}, and the files of the best parameters;
+    'before' where there was an evaluation before the first step."""
     results: dict[str, Any] = {}
     if rows:
         with initial.open_checkpoints(folder) as checkpoints:
             best = checkpoints.latest_step  # of what the files and the test metrics are of
         chosen = next((row for row in rows if row['step'] == best), rows[-1])
+        before = [('before', rows[0])] if rows[0]['step'] == 0 else []
         results['validation'] = {
             which: {name: value for name, value in row.items() if name != 'split'}
-            for which, row in (('best', chosen), ('last', rows[-1]))
+            for which, row in (*before, ('best', chosen), ('last', rows[-1]))
         }
     for_files = next((name for name in ('test', 'validation') if name in data.splits), None)
     if for_files:
@@ -200,8 +203,7 @@ def _pass(
                 writer.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
         return split.score(found)
 
-    metrics = evaluator(params, data.batches(config, split=name, rows=rows), score)
-    return metrics if len(metrics) > 1 else {}
+    return evaluator(params, data.batches(config, split=name, rows=rows), score)
 
 
 def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:

@@ -3,7 +3,7 @@
 import codecs
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,15 @@ _TIED = {
 
 
 def tensor_name(path: str) -> str:
-    """A parameter's path → its name in a Hugging Face BERT, the same for both encoders, without 'bert.'.
+    """A parameter's path → its name in a Hugging Face BERT, the same for both encoders and for both of
+    AMBERT's embedding layers, without 'bert.'.
 
     'char_encoder/encoder.layer.0/output.dense/kernel' → 'encoder.layer.0.output.dense.weight'.
     """
     part, _, rest = path.partition('/')
     prefix = {
         'embeddings': 'embeddings.',
+        'coarse_embeddings': 'embeddings.',
         'char_encoder': '',
         'word_encoder': '',
         'char_mlm': 'cls.predictions.',
@@ -68,6 +70,8 @@ def tensor_name(path: str) -> str:
         # Not 'cls.': a next-sentence head, which has that name, answers another question than ours.
         'char_sop': 'sop.',
         'word_sop': 'sop.',
+        'fusion': 'fusion.',
+        'projection': 'projection.',
         'classifier': 'classifier.',
         'qa_outputs': 'qa_outputs.',
     }[part]
@@ -80,6 +84,28 @@ def modern_name(name: str) -> str:
     """A tensor's name in any vintage of BERT folder → today's, without the prefix 'bert.'."""
     name = name.removeprefix('bert.')
     return name.replace('LayerNorm.gamma', 'LayerNorm.weight').replace('LayerNorm.beta', 'LayerNorm.bias')
+
+
+def check_rows(config: Path, rows: int, vocabulary: Path, tokens: int) -> None:
+    """Raises ValueError where the table of a folder's config has not a row for each of its tokens."""
+    if rows != tokens:
+        raise ValueError(
+            f'{config} says that the token table has {rows} rows (vocab_size), and {vocabulary} has {tokens} '
+            'tokens. '
+            + (
+                f'If the table was padded, append {rows - tokens} tokens that no text has, [pad1], [pad2], …'
+                if rows > tokens
+                else 'They are not of one model'
+            )
+        )
+
+
+def other_classifier(config: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Why a classifier does not choose one of several labels, or ''."""
+    kind = config.get('problem_type') or 'single_label_classification'
+    if kind != 'single_label_classification':
+        return f'its problem_type is {kind!r}, ours chooses one of several labels'
+    return '' if len(labels) > 1 else f'it has {len(labels)} label, ours chooses one of several'
 
 
 def has_weights(folder: Path) -> bool:
@@ -180,13 +206,18 @@ def own_entry(config: Mapping[str, Any], name: str) -> Any:
     return own.get(name) if isinstance(own, dict) else None
 
 
+def is_cased(folder: Path) -> bool:
+    """Whether the folder's tokenizer keeps capitals."""
+    path = folder / 'tokenizer_config.json'
+    return path.is_file() and _read_json(path).get('do_lower_case') is False
+
+
 def warn_if_cased(folder: Path) -> None:
     """Logs that the folder's tokenizer keeps capitals, which ours does not."""
-    path = folder / 'tokenizer_config.json'
-    if path.is_file() and _read_json(path).get('do_lower_case') is False:
+    if is_cased(folder):
         log.warning(
             '%s has do_lower_case false: this model was trained on text with capitals, here text is '
-            'lower-cased. Chinese is not affected, Latin words are.', path,
+            'lower-cased. Chinese is not affected, Latin words are.', folder / 'tokenizer_config.json',
         )  # fmt: skip
 
 

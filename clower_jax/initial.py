@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import flax.traverse_util
 import jax
@@ -14,6 +14,7 @@ from clower_jax import hugging_face, tf_checkpoint
 from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
 
 HEADS = ('classifier/', 'qa_outputs/')
+COARSE = 'coarse_embeddings/'  # of words, in AMBERT
 HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span'}
 HOW_TO_GET_ONE = (
     'To fetch the Chinese BERT that the paper starts from: '
@@ -47,6 +48,7 @@ class SourceInfo:
     task: 'pretrain' (a CLOWER run), 'classify' or 'span'; None: an encoder, perhaps with BERT's own heads.
     rates: dropout, attention_dropout, initializer_range.
     other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
+    kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'.
     """
 
     model: dict[str, int]
@@ -56,6 +58,7 @@ class SourceInfo:
     task: str | None
     rates: dict[str, float]
     other_head: str = ''
+    kind: str = 'bert'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,6 @@ def load_initial(
     found = _find(source)
     key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
     hugging_face.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
-    hugging_face.warn_if_cased(found.config.parent)
     fit_rows = _fit_rows(found, vocabulary)
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
@@ -127,7 +129,8 @@ def load_initial(
         if not reason:
             value = np.asarray(tensors[name], np.float32)
             value = value.T if path.endswith('/kernel') else value
-            value = fit_rows(value) if path.endswith(('word_embeddings/embedding', '_mlm/bias')) else value
+            if path.endswith(('word_embeddings/embedding', '_mlm/bias')):
+                value = fit_rows(value)[: len(leaf)]  # AMBERT's characters have base rows alone
             if value.shape != leaf.shape and path.startswith(HEADS):
                 reason = f'the source has the shape {value.shape}, the model {leaf.shape}'
         if reason:
@@ -227,7 +230,8 @@ def _workdir(folder: Path) -> _Source:
     tokens = hugging_face.read_tokens(folder / 'vocab.txt')
     labels = list(config['data']['labels']) if task == 'classify' else None
     rates = {name: config['model'][name] for name in hugging_face.RATES}
-    info = SourceInfo(model, tokens, model['base_vocab_size'], labels, task, rates)
+    kind = config['model'].get('kind') or 'clower'
+    info = SourceInfo(model, tokens, model['base_vocab_size'], labels, task, rates, kind=kind)
     random = frozenset(config.get('imported', {}).get('random', ()))
     return _Source('workdir', folder, path, folder / 'vocab.txt', info, random)
 
@@ -240,7 +244,7 @@ def _bert(folder: Path, kind: str, path: Path, config_path: Path) -> _Source:
             'run (--encoder char), or start from the run itself'
         )
     vocabulary, tokens, base_size = hugging_face.read_vocabulary(folder)
-    _check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
+    hugging_face.check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
     model, rates = (
         {ours: config.get(theirs, default) for ours, (theirs, default) in names.items()}
         for names in (hugging_face.SIZES, hugging_face.RATES)
@@ -252,33 +256,12 @@ def _bert(folder: Path, kind: str, path: Path, config_path: Path) -> _Source:
         task = hugging_face.TASKS.get((config.get('architectures') or [''])[0])
         num_labels = config.get('num_labels', 2)
     labels = hugging_face.labels(config, num_labels) if task == 'classify' else None
-    other_head = _other_classifier(config, labels) if labels is not None else ''
+    other_head = hugging_face.other_classifier(config, labels) if labels is not None else ''
     if other_head:
         task = labels = None
     info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head)
     untied = config.get('tie_word_embeddings') is False
     return _Source(kind, path, config_path, vocabulary, info, untied=untied)
-
-
-def _other_classifier(config: Mapping[str, Any], labels: Sequence[str]) -> str:
-    """Why a classifier does not choose one of several labels, or ''."""
-    kind = config.get('problem_type') or 'single_label_classification'
-    if kind != 'single_label_classification':
-        return f'its problem_type is {kind!r}, ours chooses one of several labels'
-    return '' if len(labels) > 1 else f'it has {len(labels)} label, ours chooses one of several'
-
-
-def _check_rows(config: Path, rows: int, vocabulary: Path, tokens: int) -> None:
-    if rows != tokens:
-        raise ValueError(
-            f'{config} says that the token table has {rows} rows (vocab_size), and {vocabulary} has {tokens} '
-            'tokens. '
-            + (
-                f'If the table was padded, append {rows - tokens} tokens that no text has, [pad1], [pad2], …'
-                if rows > tokens
-                else 'They are not of one model'
-            )
-        )
 
 
 def _restore_whole(folder: Path, params: dict) -> dict | None:
@@ -323,12 +306,20 @@ def _read(
         return tf_checkpoint.read_tensors(source.path), names, unused
     with open_checkpoints(source.path) as checkpoints:
         saved = checkpoints.param_shapes().keys() - source.random
-        wanted = {path for path in saved if path in names or source.info.task != 'pretrain'}
+        pretrained = source.info.task == 'pretrain'
+        # Words have an embedding layer of their own in AMBERT alone: of any other source it is the one that
+        # there is.
+        coarse = {path: path for path in saved if path.startswith(COARSE)}
+        if pretrained:
+            names = {path: path.replace(COARSE, 'embeddings/') for path in paths}
+        names |= {path: path for path in paths if path in coarse}
+        wanted = {path for path in saved if path in names.values()} if pretrained else saved
         tensors = checkpoints.load_params(wanted)
     tensors = {path: value.T if path.endswith('/kernel') else value for path, value in tensors.items()}
-    if source.info.task == 'pretrain':
-        return tensors, {path: path for path in paths}, sorted(saved - wanted)
-    return {hugging_face.tensor_name(path): value for path, value in tensors.items()}, names, []
+    if pretrained:
+        return tensors, names, sorted(saved - wanted)
+    theirs = {path: coarse.get(path, hugging_face.tensor_name(path)) for path in tensors}
+    return {theirs[path]: value for path, value in tensors.items()}, names, []
 
 
 def check_vocabulary(path: Path, tokens: Sequence[str], owner: str) -> None:

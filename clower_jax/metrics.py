@@ -1,6 +1,6 @@
 """Means out of sums, and how fast a step is against what the chip can do."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -28,23 +28,32 @@ def means(sums: Iterable[Mapping[str, tuple]]) -> dict[str, float]:
     return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
 
 
-def step_flops(config: ConfigDict) -> float:
+def step_flops(config: ConfigDict, views: Collection[str] = ('char', 'word')) -> float:
     """FLOPs of one training step, forward + backward = 3 × forward, padding included.
 
-    Counts the products of both encoders, of the MLM heads at the masked positions, and of the contrast over
-    the global batch; recomputation, if any, is not counted.
+    Counts the products of the encoders, of the MLM heads at the masked positions, and of the contrast over
+    the global batch; recomputation, if any, is not counted. `views`: those that the model reads.
     """
     model, data = config.model, config.data
     width, vocabulary = model.hidden_size, model.vocab_size
-    forward = data.max_anchors * 2 * (config.batch_size * data.max_anchors) * width  # the token contrast
-    for length, rows in (
-        (data.char_length, model.base_vocab_size if config.loss.mlm_candidates == 'branch' else vocabulary),
-        (data.word_length, vocabulary),
-    ):
-        per_token = 2 * (4 * width**2 + 2 * width * model.intermediate_size) + 4 * length * width
-        forward += length * model.num_layers * per_token
+    forward = 0.0
+    if config.loss.contrast_on in ('both', 'token'):
+        forward += data.max_anchors * 2 * (config.batch_size * data.max_anchors) * width
+    for view in views:
+        length = data[f'{view}_length']
+        base = view == 'char' and (config.loss.mlm_candidates == 'branch' or model.kind == 'ambert')
+        rows = model.base_vocab_size if base else vocabulary
+        forward += encoder_flops(config, length)
         forward += round(data.mask_rate * length) * 2 * (width**2 + width * rows)
     return 3.0 * forward * config.batch_size
+
+
+def encoder_flops(config: ConfigDict, length: int) -> float:
+    """FLOPs of one row's way forward through an encoder."""
+    model = config.model
+    width = model.hidden_size
+    per_token = 2 * (4 * width**2 + 2 * width * model.intermediate_size) + 4 * length * width
+    return float(length * model.num_layers * per_token)
 
 
 def peak_flops() -> float | None:

@@ -1,5 +1,7 @@
 """The networks: CLOWER, for pre-training (the paper, section 3), and its character encoder with a head."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,8 @@ from clower_jax.heads import MlmHead, SopHead
 from clower_jax.products import dot, rows_at
 
 VIEWS = ('char', 'word')
+# config.model.kind: which views of a text its encoders read.
+KINDS = {'clower': VIEWS, 'ambert': VIEWS, 'bert': ('char',), 'cmlm': ('char',), 'lichee': ('char',)}
 PAD_ID = 0
 
 
@@ -40,17 +44,24 @@ class Embeddings(nn.Module):
     def __call__(
         self, ids: jax.Array, segments: jax.Array, positions: jax.Array | None, keys: jax.Array | None
     ) -> jax.Array:
+        return self.placed(self.word_embeddings(ids), segments, positions, keys)
+
+    def placed(
+        self, tokens: jax.Array, segments: jax.Array, positions: jax.Array | None, keys: jax.Array | None
+    ) -> jax.Array:
+        """The rest of the layer: rows of the token table [B, L, D] → [B, L, D]."""
         table = self.position_embeddings.embedding
         first, second = self.token_type_embeddings.embedding
         # Neither table is gathered from: thousands of tokens share a row, which makes the derivative of a
         # gather, a scatter, slow.
-        at_position = table[: ids.shape[1]] if positions is None else rows_at(table[None], positions)
-        x = self.word_embeddings(ids) + jnp.where(segments[..., None] == 0, first, second) + at_position
+        at_position = table[: segments.shape[1]] if positions is None else rows_at(table[None], positions)
+        x = tokens + jnp.where(segments[..., None] == 0, first, second) + at_position
         return self.dropout(self.norm(x).astype(self.dtype), keys)
 
 
 class Clower(nn.Module):
-    """Both encoders over one table. `view` is 'char' or 'word' everywhere.
+    """Both encoders over one table. `view` is 'char' or 'word' everywhere; with the kind 'bert' there is only
+    the character encoder. Other kinds: clower_jax/multigrained.py, clower_jax/cmlm.py.
 
     Rows hold one text, or several one after another (docs/architecture.md, the batch): `texts` says which
     token is of which, counted from 1, 0 on padding, and `starts` [B, S] where each text's [CLS] is. Without
@@ -67,15 +78,25 @@ class Clower(nn.Module):
     max_positions: int = 512
     dtype: jnp.dtype = jnp.float32
     mlm_candidates: str = 'shared'
+    kind: str = 'clower'
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Those that its encoders read."""
+        return KINDS[self.kind]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The parts of a batch that it reads, as far as rows of one text have them."""
+        names = ('ids', 'segments', 'mlm_positions')
+        return tuple(f'{view}_{name}' for view in self.views for name in names)
 
     def setup(self):
         self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
-        self.char_encoder = BertEncoder(self.shape, self.dtype)
-        self.word_encoder = BertEncoder(self.shape, self.dtype)
-        self.char_mlm = MlmHead(self.shape, self.vocab_size, self.dtype)
-        self.word_mlm = MlmHead(self.shape, self.vocab_size, self.dtype)
-        self.char_sop = SopHead(self.shape, self.dtype)
-        self.word_sop = SopHead(self.shape, self.dtype)
+        for view in self.views:
+            setattr(self, f'{view}_encoder', BertEncoder(self.shape, self.dtype))
+            setattr(self, f'{view}_mlm', MlmHead(self.shape, self.vocab_size, self.dtype))
+            setattr(self, f'{view}_sop', SopHead(self.shape, self.dtype))
 
     def encode(
         self,
@@ -88,11 +109,19 @@ class Clower(nn.Module):
     ) -> jax.Array:
         """Last hidden states [B, L, D] of one view; ids, segments, texts: int [B, L], 0 = [PAD]; starts: int
         [B, S]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout."""
-        if keys is not None:  # the embedding layer is shared; what it drops is not
+        if keys is not None:  # what reads both views is shared; what it drops is not
             keys = keys + np.uint32(VIEWS.index(view))
-        positions = None if texts is None or starts is None else positions_in_texts(texts, starts)
-        x = self.embeddings(ids, segments, positions, keys)
+        x = self.embeddings_of(view)(ids, segments, positions_in_texts(texts, starts), keys)
         return self._part(view, 'encoder')(x, attends(ids, texts), keys)
+
+    def embeddings_of(self, view: str) -> Embeddings:
+        """The embedding layer that a view goes through."""
+        return self.embeddings
+
+    def encode_batch(self, view: str, batch: dict[str, jax.Array], keys: jax.Array | None) -> jax.Array:
+        """`encode` of a view of a batch."""
+        texts, starts = batch.get(f'{view}_texts'), batch.get(f'{view}_starts')
+        return self.encode(view, batch[f'{view}_ids'], batch[f'{view}_segments'], texts, starts, keys)
 
     def pool(self, view: str, cls: jax.Array) -> jax.Array:
         """tanh(dense([CLS])): [..., D] → [..., D]."""
@@ -109,7 +138,7 @@ class Clower(nn.Module):
         the same, and the word rows, which no character can be, cost nothing.
         """
         candidates = self.base_vocab_size if view == 'char' and self.mlm_candidates == 'branch' else None
-        table, bias = self.embeddings.word_embeddings.embedding, self._part(view, 'mlm').bias
+        table, bias = self.embeddings_of(view).word_embeddings.embedding, self._part(view, 'mlm').bias
         return table[:candidates], bias[:candidates]
 
     def mlm_logits(self, view: str, hidden: jax.Array, positions: jax.Array) -> jax.Array:
@@ -125,9 +154,8 @@ class Clower(nn.Module):
 
     def __call__(self, batch: dict[str, jax.Array], keys: jax.Array | None = None) -> dict[str, dict]:
         out = {}
-        for view in VIEWS:
-            texts, starts = batch.get(f'{view}_texts'), batch.get(f'{view}_starts')
-            hidden = self.encode(view, batch[f'{view}_ids'], batch[f'{view}_segments'], texts, starts, keys)
+        for view in self.views:
+            hidden, starts = self.encode_batch(view, batch, keys), batch.get(f'{view}_starts')
             cls = hidden[:, :1] if starts is None else rows_at(hidden, starts)
             out[view] = {
                 'hidden': hidden,
@@ -139,8 +167,8 @@ class Clower(nn.Module):
         return out
 
     def _part(self, view: str, part: str) -> nn.Module:
-        if view not in VIEWS:
-            raise ValueError(f'view must be one of {VIEWS}, not {view!r}')
+        if view not in self.views:
+            raise ValueError(f'view must be one of {self.views}, not {view!r}')
         return getattr(self, f'{view}_{part}')
 
 
@@ -150,8 +178,11 @@ def attends(ids: jax.Array, texts: jax.Array | None) -> jax.Array:
     return real if texts is None else real & (texts[:, :, None] == texts[:, None, :])
 
 
-def positions_in_texts(texts: jax.Array, starts: jax.Array) -> jax.Array:
-    """int [B, L]: each token's position in its text; 0 on padding. texts: int [B, L]; starts: int [B, S]."""
+def positions_in_texts(texts: jax.Array | None, starts: jax.Array | None) -> jax.Array | None:
+    """int [B, L]: each token's position in its text; 0 on padding. texts: int [B, L]; starts: int [B, S].
+    None where a row is one text."""
+    if texts is None or starts is None:
+        return None
     row = jnp.arange(texts.shape[1], dtype=jnp.int32)
     start = jnp.take_along_axis(starts, jnp.maximum(texts - 1, 0), axis=1)
     return jnp.where(texts > 0, row - start, 0)
@@ -164,6 +195,8 @@ class _CharEncoder(nn.Module):
     vocab_size: int
     max_positions: int
     dtype: jnp.dtype
+
+    inputs: ClassVar[tuple[str, ...]] = ('char_ids', 'char_segments')  # the parts of a batch that it reads
 
     def setup(self):
         self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
@@ -178,7 +211,7 @@ class Classifier(_CharEncoder):
 
     ids, segments: int [B, L], 0 = [PAD]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout →
     fp32 logits [B, num_labels]. The token table needs the base rows only (`vocab_size`): word rows are for
-    pre-training.
+    pre-training, and for the kinds of model that read `words` (clower_jax/multigrained.py).
     """
 
     num_labels: int
@@ -188,8 +221,13 @@ class Classifier(_CharEncoder):
         self.dropout = Dropout(self.shape.dropout)
         self.classifier = Dense(self.num_labels, self.dtype, self.shape.initializer_range)
 
-    def __call__(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        pooled = self.char_encoder.pool(self.encode(ids, segments, keys)[:, 0])
+    def __call__(
+        self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
+    ) -> jax.Array:
+        return self.label(self.char_encoder.pool(self.encode(ids, segments, keys)[:, 0]), keys)
+
+    def label(self, pooled: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """The head: what the pooler gave [B, …] → fp32 logits."""
         return self.classifier(self.dropout(pooled, keys)).astype(jnp.float32)
 
 
@@ -204,5 +242,36 @@ class SpanFinder(_CharEncoder):
         super().setup()
         self.qa_outputs = Dense(2, self.dtype, self.shape.initializer_range)
 
+    def __call__(
+        self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
+    ) -> jax.Array:
+        return self.find(self.encode(ids, segments, keys))
+
+    def find(self, hidden: jax.Array) -> jax.Array:
+        """The head: [B, L, D] → fp32 logits."""
+        return self.qa_outputs(hidden).astype(jnp.float32)
+
+
+class SentenceEncoder(_CharEncoder):
+    """The encoder and a pooling: a vector for each text.
+
+    ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 [B, D]. `pooling` is 'mean', over a
+    text's tokens, special ones included and padding never, or 'cls', the last hidden state of [CLS]. A row
+    that is all padding gives a zero vector with 'mean'.
+    """
+
+    pooling: str = 'mean'
+
     def __call__(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        return self.qa_outputs(self.encode(ids, segments, keys)).astype(jnp.float32)
+        return pool_tokens(self.encode(ids, segments, keys), ids, self.pooling)
+
+
+def pool_tokens(hidden: jax.Array, ids: jax.Array, pooling: str) -> jax.Array:
+    """fp32 [B, D] of hidden states [B, L, D], as `SentenceEncoder`. Raises ValueError for another pooling."""
+    if pooling == 'cls':
+        return hidden[:, 0].astype(jnp.float32)
+    if pooling != 'mean':
+        raise ValueError(f'model.pooling={pooling!r} must be mean or cls')
+    real = (ids != PAD_ID).astype(jnp.float32)
+    weights = real / jnp.maximum(real.sum(1, keepdims=True), 1)
+    return jnp.einsum('BL,BLD->BD', weights, hidden.astype(jnp.float32), precision='highest')

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clower_jax.card_examples import ANSWER, CLASSIFY, FILL, POOLING, SENTENCES, VECTORS, WORDS
 from clower_jax.initial import is_workdir
 
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
@@ -21,7 +22,10 @@ SETTINGS = (
         'loss.sop_on',
         'loss.sop_weight',
     ),
-    *('loss.contrast_weight', 'loss.temperature', 'loss.same_word_negatives', 'loss.contrast_scope'),
+    *('data.masking', 'data.explored_masks', 'loss.cmlm_vectors'),
+    *('model.kind', 'loss.contrast_on', 'loss.contrast_weight', 'loss.temperature'),
+    *('model.pooling', 'model.drophead', 'data.mask_span'),
+    *('loss.same_word_negatives', 'loss.contrast_scope'),
 )
 
 
@@ -36,59 +40,29 @@ NO_LICENSE = (
     'Not stated. It depends on the text and on the initial weights that this model was trained with; whoever '
     'passes it on should state it (`--license`).'
 )
-VECTORS = """
-import torch
-from transformers import AutoModel, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained('FOLDER')
-model = AutoModel.from_pretrained('FOLDER')
-inputs = tokenizer(['今天天气很好。', '我们去公园。'], padding=True, truncation=True, return_tensors='pt')
-with torch.no_grad():
-    vectors = model(**inputs).last_hidden_state  # [texts, tokens, hidden size]
-"""
-FILL = """
-from transformers import pipeline
 
-fill = pipeline('fill-mask', model='FOLDER')
-for guess in fill('今天天[MASK]很好。'):
-    print(guess['token_str'], guess['score'])
-"""
-WORDS = """
-import torch
-from input_pipeline.word_tokenizer import WordTokenizer
-from transformers import AutoModel
+SENTENCE_TASKS = {
+    'mirror': 'Mirror-BERT (Liu et al. 2021, arXiv 2104.08027)',
+    'mlctl': 'contrastive learning on translations, of sentences and of words (ML-CTL, arXiv 2202.13083)',
+    'auto_mlm': 'contrastive learning together with Auto-MLM (arXiv 2203.16187)',
+}
 
-tokenizer = WordTokenizer.load('FOLDER')
-model = AutoModel.from_pretrained('FOLDER')
-inputs = tokenizer(['今天天气很好。', '我们去公园。'])
-with torch.no_grad():
-    vectors = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).last_hidden_state
-"""
-CLASSIFY = """
-from transformers import pipeline
 
-classify = pipeline('text-classification', model='FOLDER', truncation=True)
-print(classify('今天天气很好。'))
-print(classify({'text': '今天天气很好。', 'text_pair': '今天是晴天。'}))  # where it was trained on pairs
-"""
-ANSWER = """
-import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained('FOLDER')
-model = AutoModelForQuestionAnswering.from_pretrained('FOLDER')
-question, context = '长江有多长？', '长江全长约六千三百公里，是亚洲第一长河。'
-inputs = tokenizer(
-    question, context, truncation='only_second', return_offsets_mapping=True, return_tensors='pt'
-)
-offsets = inputs.pop('offset_mapping')[0].tolist()
-with torch.no_grad():
-    scores = model(**inputs)
-tokens = [i for i, text in enumerate(inputs.sequence_ids()) if text == 1]  # those of the context
-spans = [(first, last) for first in tokens for last in tokens if first <= last < first + 30]
-first, last = max(spans, key=lambda span: scores.start_logits[0, span[0]] + scores.end_logits[0, span[1]])
-print(context[offsets[first][0] : offsets[last][1]])
-"""
+ONE_ENCODER = {
+    # model.kind: what comes after how it is masked.
+    'bert': '',
+    'cmlm': ' of a sentence, given the vector of the sentence before it (CMLM, arXiv 2012.14388)',
+}
+TWO_VIEWS = {
+    'clower': 'of a CLOWER model: two BERT encoders, one over characters and one over words,',
+    'ambert': 'of an AMBERT (arXiv 2008.11869): one BERT encoder over characters and over words, which have '
+    'an embedding layer each,',
+}
+MASKS = {
+    'words': 'on whole masked words',
+    'ngrams': 'to put back words that were replaced by similar ones (MacBERT, arXiv 2004.13922)',
+}
 
 
 class Facts(NamedTuple):
@@ -147,6 +121,8 @@ def snippets(facts: Facts) -> list[str]:
     """Python that uses the folder, run from the folder above it."""
     if facts.encoder == 'word':
         found = [WORDS]
+    elif facts.config.get('task') in SENTENCE_TASKS:
+        found = [SENTENCES.replace('POOLING', POOLING[facts.config['model']['pooling']])]
     else:
         kind = facts.architecture
         tuned = {'BertForSequenceClassification': CLASSIFY, 'BertForQuestionAnswering': ANSWER}
@@ -167,11 +143,37 @@ def _what(facts: Facts) -> str:
         return f'A Chinese BERT ({shape}), fine-tuned to find the answer to a question in a text.'
     if 'imported' in facts.config:
         return f'A Chinese BERT ({shape}), converted from `{_initial(facts)}` and not trained further.'
+    if facts.config.get('task') in SENTENCE_TASKS:
+        pooling = {
+            'mean': "the mean of its tokens' last hidden states",
+            'cls': 'the last hidden state of [CLS]',
+        }
+        return (
+            f'A BERT ({shape}) that turns texts into vectors to be compared by cosine, trained by '
+            f'{SENTENCE_TASKS[facts.config["task"]]}. The vector of a text is '
+            f'{pooling[facts.config["model"]["pooling"]]}.'
+        )
     view = {'char': 'character', 'word': 'word'}[facts.encoder]
-    return (
-        f'The {view} encoder ({shape}) of a CLOWER model: two BERT encoders, one over characters and one '
-        f'over words, pre-trained together with contrastive learning between them ({PAPER}).'
-    )
+    kind = facts.config['model'].get('kind', 'clower')
+    if kind in ONE_ENCODER:
+        return (
+            f'A Chinese BERT ({shape}), pre-trained {_masks(facts)}{ONE_ENCODER[kind]}: a baseline of '
+            f'CLOWER, without its word encoder and its contrast ({PAPER}).'
+        )
+    contrast = {
+        'both': 'together with contrastive learning between them',
+        'token': 'together with contrastive learning between words and their characters, not between texts',
+        'sentence': 'together with contrastive learning between texts, not between words',
+        'none': 'side by side, without the contrastive learning of CLOWER: a baseline of it',
+    }[facts.config.get('loss', {}).get('contrast_on', 'both')]
+    return f'The {view} encoder ({shape}) {TWO_VIEWS[kind]} pre-trained {contrast} ({PAPER}).'
+
+
+def _masks(facts: Facts) -> str:
+    data = facts.config.get('data', {})
+    how = MASKS[data.get('masking', 'words')]
+    times = data.get('explored_masks', 1)
+    return how + (f', each text under {times} disjoint masks (arXiv 2010.06040)' if times > 1 else '')
 
 
 def _limits(facts: Facts) -> str:

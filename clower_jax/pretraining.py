@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +13,23 @@ from clower_jax import dropout, losses, metrics, precision, sharding
 from clower_jax.bert import BertShape
 from clower_jax.contrast import nt_xent
 from clower_jax.linear_cross_entropy import linear_cross_entropy
-from clower_jax.model import PAD_ID, VIEWS, Clower
+from clower_jax.model import KINDS, PAD_ID, VIEWS, Clower
+from clower_jax.multigrained import Ambert, Lichee
 from clower_jax.products import rows_at
 
 SumsByName = dict[str, tuple[jax.Array, jax.Array]]
 
-SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',)}
+SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
+CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     """L = L_mlm + sop_weight·L_sop + contrast_weight·(L_tcl + L_scl) (the paper, section 3).
+
+    Its baselines and ablations leave parts out: `sop_on` and `contrast_on` say which encoders predict the
+    order, and which of L_tcl ('token') and L_scl ('sentence') there are; a model of the kind 'bert' has the
+    character view alone. What is left out is not computed, and a batch need not hold what it would take.
 
     One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
     m-th of the batch at a time and run again in the backward pass (as in GradCache, Gao et al. 2021): memory
@@ -37,15 +44,26 @@ class Pretrain:
     same_word_negatives: bool
     contrast_scope: str
     sop_on: str
+    contrast_on: str = 'both'
     microbatches: int = 1
     mesh: Mesh | None = None
 
     @classmethod
-    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Pretrain':
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Self:
         """Raises ValueError where a config value is not one of its choices."""
         one_of('loss.mlm_candidates', config.loss.mlm_candidates, ('shared', 'branch'))
         one_of('loss.contrast_scope', config.loss.contrast_scope, ('global', 'local'))
         one_of('loss.sop_on', config.loss.sop_on, tuple(SOP_VIEWS))
+        one_of('loss.contrast_on', config.loss.contrast_on, tuple(CONTRASTS))
+        one_of('model.kind', config.model.kind, tuple(KINDS))
+        views = KINDS[config.model.kind]
+        if config.loss.sop_on == 'word' and 'word' not in views:
+            raise ValueError(f'loss.sop_on=word, but a model.kind={config.model.kind} has no word encoder')
+        if config.loss.contrast_on != 'none' and views != VIEWS:
+            raise ValueError(
+                f'loss.contrast_on={config.loss.contrast_on} is a contrast of two views, and a '
+                f'model.kind={config.model.kind} has one: take none'
+            )
         shards = sharding.data_shards(mesh) if mesh else 1
         if config.batch_size % (config.microbatches * shards):
             raise ValueError(
@@ -58,26 +76,32 @@ class Pretrain:
                 f'data.char_length={config.data.char_length} and data.word_length={config.data.word_length} '
                 f'must not exceed model.max_positions={config.model.max_positions}'
             )
-        model = Clower(
-            **encoder_settings(config),
-            base_vocab_size=config.model.base_vocab_size,
-            mlm_candidates=config.loss.mlm_candidates,
-        )
         chosen = ('sop_weight', 'contrast_weight', 'temperature', 'same_word_negatives')
         return cls(
-            model=model,
+            model=cls.network(config),
             contrast_scope=config.loss.contrast_scope,
             sop_on=config.loss.sop_on,
+            contrast_on=config.loss.contrast_on,
             microbatches=config.microbatches,
             mesh=mesh,
             **{name: config.loss[name] for name in chosen},
         )
 
+    @staticmethod
+    def network(config: ConfigDict) -> Clower:
+        """What is trained."""
+        networks = {'ambert': Ambert, 'lichee': Lichee}
+        return networks.get(config.model.kind, Clower)(
+            **encoder_settings(config),
+            base_vocab_size=config.model.base_vocab_size,
+            mlm_candidates=config.loss.mlm_candidates,
+            kind=config.model.kind,
+        )
+
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
-        ids = jnp.zeros((1, 2), jnp.int32)
-        names = ('ids', 'segments', 'mlm_positions')
-        return self.model.init(key, {f'{view}_{name}': ids for view in VIEWS for name in names})['params']
+        batch = dict.fromkeys(self.model.inputs, jnp.zeros((1, 2), jnp.int32))
+        return self.model.init(key, batch)['params']
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
@@ -87,8 +111,10 @@ class Pretrain:
         sums, vectors = (self._encoded_in_parts if in_parts else self._encoded)(params, batch, keys)
         sums |= self._contrast(vectors, batch)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-        tokens = sum((batch[f'{view}_ids'] != PAD_ID).sum() for view in VIEWS)
-        per_batch = {'examples': real_texts(batch).sum(), 'tokens': tokens, 'anchors': sums['acc_tcl'][1]}
+        tokens = sum((batch[name] != PAD_ID).sum() for name in self.model.inputs if name.endswith('_ids'))
+        per_batch = {'examples': real_texts(batch).sum(), 'tokens': tokens}
+        if 'acc_tcl' in sums:
+            per_batch['anchors'] = sums['acc_tcl'][1]
         sums |= {name: (jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in per_batch.items()}
         return self.total(means), sums
 
@@ -98,7 +124,7 @@ class Pretrain:
 
     def step_flops(self, config: ConfigDict) -> float:
         """See `metrics.step_flops`."""
-        return metrics.step_flops(config)
+        return metrics.step_flops(config, self.model.views)
 
     def total(self, means: dict) -> jax.Array:
         """The loss that is minimised, from the means of its parts; a part that nothing counts in is 0."""
@@ -108,11 +134,11 @@ class Pretrain:
         return mlm_char + mlm_word + self.sop_weight * sop + self.contrast_weight * (tcl + scl)
 
     def _encoded(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
-        """The sums of the losses that need no other row, and the vectors that are contrasted: `char_cls`,
-        `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]."""
+        """The sums of the losses that need no other row, and the vectors that are contrasted, as far as they
+        are: `char_cls`, `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]."""
         out = self.model.apply({'params': params}, batch, keys)
         sums: SumsByName = {}
-        for view in VIEWS:
+        for view in self.model.views:
             labels = batch[f'{view}_mlm_labels']
             table, bias = out[view]['decoder']
             part = linear_cross_entropy(out[view]['mlm_vectors'], table, bias, labels, mesh=self.mesh)
@@ -121,13 +147,17 @@ class Pretrain:
         sop = [
             losses.masked_cross_entropy(out[view]['sop_logits'], sop_labels)
             for view in SOP_VIEWS[self.sop_on]
+            if view in self.model.views
         ]
-        sums |= _named('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
-        start, length = batch['anchor_char_start'], batch['anchor_char_length']
-        vectors = {f'{view}_cls': out[view]['cls'] for view in VIEWS} | {
-            'anchor_chars': losses.span_means(out['char']['hidden'], start, length),
-            'anchor_words': rows_at(out['word']['hidden'], batch['anchor_word_position']),
-        }
+        if sop:
+            sums |= _named('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
+        vectors: dict[str, jax.Array] = {}
+        if 'sentence' in CONTRASTS[self.contrast_on]:
+            vectors |= {f'{view}_cls': out[view]['cls'] for view in VIEWS}
+        if 'token' in CONTRASTS[self.contrast_on]:
+            start, length = batch['anchor_char_start'], batch['anchor_char_length']
+            vectors['anchor_chars'] = losses.span_means(out['char']['hidden'], start, length)
+            vectors['anchor_words'] = rows_at(out['word']['hidden'], batch['anchor_word_position'])
         return sums, vectors
 
     def _encoded_in_parts(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
@@ -159,11 +189,16 @@ class Pretrain:
         def flat(x):
             return x.reshape(-1, *x.shape[2:])
 
-        ids = None if self.same_word_negatives else flat(batch['anchor_ids'])
-        real = flat(batch['anchor_char_length']) > 0
-        tokens = contrast(flat(vectors['anchor_chars']), flat(vectors['anchor_words']), real, ids=ids)
-        texts = contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), real_texts(batch).reshape(-1))
-        return _named('tcl', tokens) | _named('scl', texts)
+        sums: SumsByName = {}
+        if 'anchor_chars' in vectors:
+            ids = None if self.same_word_negatives else flat(batch['anchor_ids'])
+            real = flat(batch['anchor_char_length']) > 0
+            part = contrast(flat(vectors['anchor_chars']), flat(vectors['anchor_words']), real, ids=ids)
+            sums |= _named('tcl', part)
+        if 'char_cls' in vectors:
+            real = real_texts(batch).reshape(-1)
+            sums |= _named('scl', contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), real))
+        return sums
 
 
 def real_texts(batch: dict) -> jax.Array:

@@ -39,7 +39,10 @@ def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
     a row is several texts, each from its [CLS] on."""
     orders = [('in order', 'swapped')[label] for label in np.ravel(batch['sop_labels'][row]) if label >= 0]
     lines = [f'example {row}, sentences {"; ".join(orders)}']
-    for view in ('char', 'word'):
+    if 'context_ids' in batch:
+        ids = batch['context_ids'][row]
+        lines.append('  context: ' + ' '.join(tokens[i] for i in ids[ids != 0]))
+    for view in [name for name in ('char', 'word') if f'{name}_ids' in batch]:
         ids = batch[f'{view}_ids'][row]
         shown = [tokens[i] for i in ids[ids != 0]]
         labels = batch[f'{view}_mlm_labels'][row]
@@ -47,6 +50,8 @@ def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
             if label >= 0:
                 shown[position] = PREDICTED.format(f'{shown[position]}←{tokens[label]}')
         lines.append(f'  {view}: ' + ' '.join(shown))
+    if 'anchor_ids' not in batch:
+        return '\n'.join(lines)
     anchors = zip(
         *(batch[f'anchor_{name}'][row] for name in ('ids', 'word_position', 'char_start', 'char_length'))
     )

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax import initial, optim, precision, sharding
+from clower_jax import hugging_face, initial, optim, precision, sharding
 from clower_jax.checkpoint import BEST, Checkpoints
 from clower_jax.train_state import TrainState, abstract_state, sharded_state
 
@@ -30,13 +30,24 @@ DECIDE_BATCHES = (
     'data.max_anchors',
     'data.pack',
     'data.max_texts',
+    *('data.masking', 'data.explored_masks', 'data.similar_words'),
+    *('model.kind', 'loss.sop_on', 'loss.contrast_on'),
     *(
         f'data.{key}'
         for key in ('train', 'dev', 'folder', 'dataset', 'dev_fraction', 'max_length', 'buckets')
     ),
     *(f'data.{key}' for key in ('labels', 'text_columns', 'label_column')),
-    *(f'data.{key}' for key in ('stride', 'max_question_length', 'simplify')),
+    *(f'data.{key}' for key in ('stride', 'max_question_length', 'simplify', 'max_strings', 'mask_span')),
+    *('data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
 )
+# What runs did that were begun before there were these settings.
+WITHOUT = {
+    'data.pack': False,
+    'data.masking': 'words',
+    'data.explored_masks': 1,
+    'model.kind': 'clower',
+    'loss.contrast_on': 'both',
+}
 
 
 def check(config: ConfigDict) -> None:
@@ -47,7 +58,7 @@ def check(config: ConfigDict) -> None:
     rules = (
         ('seed', 0, 2**32 - 1),
         *((key, 1, None) for key in ('batch_size', 'microbatches', 'log_every', 'max_bad_steps')),
-        ('data.max_texts', 1, None),
+        *((key, 1, None) for key in ('data.max_texts', 'data.explored_masks', 'loss.cmlm_vectors')),
         *((f'model.{key}', found_out, None) for key in ('hidden_size', 'num_heads', 'intermediate_size')),
         ('total_steps', found_out, None),
         ('num_epochs', 0.0, None),
@@ -62,6 +73,13 @@ def check(config: ConfigDict) -> None:
         ),
         *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
         ('data.max_length', 8, None),
+        ('data.max_strings', 1, None),
+        ('data.mask_span', 0, None),
+        ('data.mask_rate', 0.01, 0.99),
+        ('data.max_aligned', 1, None),
+        *((f'loss.{key}_weight', 0, None) for key in ('word', 'mlm')),
+        ('loss.align_threshold', -1.0, 1.0),
+        ('model.drophead', 0, 0.99),
         ('optim.warmup_fraction', 0.0, 0.99),
     )
     values = flatten(config.to_dict())
@@ -71,7 +89,12 @@ def check(config: ConfigDict) -> None:
         if values[key] < low or high is not None and values[key] > high:
             allowed = f'at least {low}' if high is None else f'from {low} to {high}'
             raise ValueError(f'{key}={values[key]} must be {allowed}')
-    choices = {'mode': ('train', 'evaluate', 'predict'), 'data.scorer': ('cmrc', 'drcd')}
+    choices = {
+        'mode': ('train', 'evaluate', 'predict'),
+        'data.scorer': ('cmrc', 'drcd'),
+        'data.evaluation': ('similarity', 'retrieval'),
+        'model.pooling': ('mean', 'cls'),
+    }
     for key in set(choices) & set(values):
         if values[key] not in choices[key]:
             raise ValueError(f'{key}={values[key]!r} must be one of {", ".join(choices[key])}')
@@ -128,6 +151,7 @@ def first_state(
         return state
     state = sharded_state(mesh, create)
     if config.init_from:
+        hugging_face.warn_if_cased(Path(config.init_from))
         params, report = initial.load_initial(
             state.params,
             config.init_from,
@@ -178,8 +202,12 @@ def _settings_before(workdir: Path, config: ConfigDict) -> dict:
     before = flatten(json.loads(path.read_text(encoding='utf-8')))
     now = flatten(json.loads(config.to_json()))
     changed = {key: f'{key}: {before.get(key)} → {now[key]}' for key in now if before.get(key) != now[key]}
-    # A setting that there was not yet is of no account, unless it is switched on.
-    fixed = [changed[key] for key in DECIDE_BATCHES if key in changed and (key in before or now[key] is True)]
+    # A setting that there was not yet is of no account, unless it is another than what was done without it.
+    fixed = [
+        changed[key]
+        for key in DECIDE_BATCHES
+        if key in changed and before.get(key, WITHOUT.get(key, now[key])) != now[key]
+    ]
     if fixed:
         raise ValueError(
             f'the run in {workdir} was started with other settings, which decide its batches: '

@@ -11,6 +11,7 @@ A task has
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +19,31 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax import dropout, losses
+from clower_jax.auto_mlm import AutoMlm
+from clower_jax.cmlm import Cmlm
+from clower_jax.mlctl import MlCtl
 from clower_jax.model import PAD_ID, Classifier, SpanFinder
+from clower_jax.multigrained import AmbertClassifier, LicheeClassifier, LicheeSpanFinder
 from clower_jax.pretraining import Pretrain, SumsByName, encoder_settings, one_of
+from clower_jax.sentence_tasks import Mirror
 
-TASKS = ('pretrain', 'classify', 'span')
+TASKS = ('pretrain', 'classify', 'span', 'mirror', 'mlctl', 'auto_mlm')
 
 
-def from_config(config: ConfigDict, mesh: Mesh | None = None) -> 'Pretrain | Classify | FindSpan':
+def from_config(
+    config: ConfigDict, mesh: Mesh | None = None
+) -> 'Pretrain | Classify | FindSpan | Mirror | MlCtl | AutoMlm':
     """The task of `config.task`; `mesh` is where its batches lie, None for one device.
 
     Raises ValueError where a config value is not one of its choices.
     """
     one_of('task', config.task, TASKS)
     if config.task == 'pretrain':
-        return Pretrain.from_config(config, mesh)
-    return Classify.from_config(config) if config.task == 'classify' else FindSpan.from_config(config)
+        return (Cmlm if config.model.kind == 'cmlm' else Pretrain).from_config(config, mesh)
+    if config.task == 'auto_mlm':
+        return AutoMlm.from_config(config, mesh)
+    others: dict[str, Any] = {'classify': Classify, 'span': FindSpan, 'mirror': Mirror, 'mlctl': MlCtl}
+    return others[config.task].from_config(config)
 
 
 class _Supervised:
@@ -45,7 +56,7 @@ class _Supervised:
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
         ids = jnp.zeros((1, 2), jnp.int32)
-        return self.model.init(key, ids, ids)['params']
+        return self.model.init(key, *(ids for _ in self.model.inputs))['params']
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
         """The loss of one batch and the sums behind it."""
@@ -65,9 +76,8 @@ class _Supervised:
         return 0.0
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
-        ids, segments = batch['char_ids'], batch['char_segments']
-        keys = None if key is None else dropout.row_keys(key, len(ids))
-        return self.model.apply({'params': params}, ids, segments, keys)
+        keys = None if key is None else dropout.row_keys(key, len(batch['char_ids']))
+        return self.model.apply({'params': params}, *(batch[name] for name in self.model.inputs), keys=keys)
 
     def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
         part = losses.masked_cross_entropy(logits, self._labels(batch))
@@ -88,8 +98,9 @@ class _Supervised:
 class Classify(_Supervised):
     """Classification of texts and of pairs: the mean cross-entropy over the rows whose label is not −1.
 
-    Batch: `char_ids`, `char_segments` [B, L], `labels` [B]; to evaluate also `example` [B], the row's number
-    in its set (−1: padding). Outputs: fp32 `logits` [B, C] and `example`.
+    Batch: `char_ids`, `char_segments` [B, L] (and what else the network reads, its `inputs`), `labels` [B];
+    to evaluate also `example` [B], the row's number in its set (−1: padding). Outputs: fp32 `logits` [B, C]
+    and `example`.
     """
 
     model: Classifier
@@ -98,7 +109,12 @@ class Classify(_Supervised):
     @classmethod
     def from_config(cls, config: ConfigDict) -> 'Classify':
         """Labels are those of `config.data.labels`."""
-        return cls(Classifier(**encoder_settings(config), num_labels=len(config.data.labels)))
+        settings = encoder_settings(config) | {'num_labels': len(config.data.labels)}
+        kind = config.model.get('kind', 'clower')
+        if kind == 'ambert':
+            settings |= {'vocab_size': config.model.base_vocab_size}
+            return cls(AmbertClassifier(**settings, word_vocab_size=config.model.vocab_size))
+        return cls((LicheeClassifier if kind == 'lichee' else Classifier)(**settings))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['labels']
@@ -121,8 +137,9 @@ class FindSpan(_Supervised):
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> 'FindSpan':
-        """Nothing but the encoder's settings matter."""
-        return cls(SpanFinder(**encoder_settings(config)))
+        """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
+        kind = config.model.get('kind', 'clower')
+        return cls((LicheeSpanFinder if kind == 'lichee' else SpanFinder)(**encoder_settings(config)))
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""

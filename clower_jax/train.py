@@ -131,6 +131,11 @@ def train_side_by_side(
             def say(run: '_Run', text: str) -> None:
                 bar.write(f'seed {run.job.config.seed}: {text}' if len(runs) > 1 else text)
 
+            if config.eval_first and first_step == 0:
+                for run in runs:
+                    run.evaluate(0, score)
+                    say(run, _summary(0, run.held_out))
+                clock.reset()
             for step in range(first_step + 1, config.total_steps + 1):
                 for run in going:
                     if run.best.exhausted:
@@ -256,7 +261,8 @@ def _summary(step: int, values: dict[str, float]) -> str:
     if not values:
         return f'step {step}: nothing is held out, so there is no evaluation'
     pretraining = ('acc_mlm_char', 'acc_mlm_word', 'acc_sop', 'acc_tcl', 'acc_scl')
-    names = ('loss', *pretraining, 'acc', 'macro_f1', 'em', 'f1', 'f1_drcd', 'f1_cmrc')
+    of_vectors = ('spearman', 'acc_ab', 'acc_ba', 'mrr', 'recall_1')
+    names = ('loss', *pretraining, 'acc', 'macro_f1', 'em', 'f1', 'f1_drcd', 'f1_cmrc', *of_vectors)
     return f'step {step} held out: ' + '  '.join(
         f'{name} {values[name]:.3f}' for name in names if name in values
     )

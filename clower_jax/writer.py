@@ -21,11 +21,13 @@ CHINESE_FONTS = (
 PANELS = (
     ('Loss', ('loss',)),
     ('MLM loss', ('loss_mlm_char', 'loss_mlm_word')),
-    ('Contrast and SOP loss', ('loss_tcl', 'loss_scl', 'loss_sop')),
+    ('Contrast and SOP loss', ('loss_tcl', 'loss_scl', 'loss_sop', 'loss_contrast')),
     ('MLM accuracy', ('acc_mlm_char', 'acc_mlm_word')),
-    ('Retrieval and SOP accuracy', ('acc_tcl', 'acc_scl', 'acc_sop')),
+    ('Retrieval and SOP accuracy', ('acc_tcl', 'acc_scl', 'acc_sop', 'acc_contrast')),
     ('Accuracy and macro F1', ('acc', 'macro_f1')),
     ('Exact match and F1, %', ('em', 'f1', 'f1_drcd', 'f1_cmrc')),
+    ('Spearman', ('spearman',)),
+    ('Retrieval', ('acc_ab', 'acc_ba', 'mrr', 'recall_1', 'recall_5', 'recall_10')),
     ('Learning rate', ('lr',)),
 )
 
@@ -34,14 +36,16 @@ class Writer:
     """Writes to `workdir` from the first process; elsewhere every call does nothing.
 
     `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
-    after its last checkpoint, are dropped: those steps will be taken again. `rows` are the lines that stay.
+    after its last checkpoint, are dropped: those steps will be taken again; so are those of step 0 where it
+    begins. `rows` are the lines that stay.
     """
 
     def __init__(self, workdir: str | Path, start_step: int = 0):
         self._on = jax.process_index() == 0
         self._folder = Path(workdir)
         self._path = self._folder / 'metrics.jsonl'
-        self.rows = kept = [row for row in read_metrics(self._path) if row['step'] <= start_step]
+        found = read_metrics(self._path) if start_step else []
+        self.rows = kept = [row for row in found if row['step'] <= start_step]
         if not self._on:
             return
         self._folder.mkdir(parents=True, exist_ok=True)

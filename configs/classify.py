@@ -2,9 +2,9 @@
 
     python run.py --config=configs/classify.py:tnews --config.init_from=runs/pretrain
 
-with one of chnsenticorp, thucnews, tnews, bq, lcqmc, ocnli, xnli. Its official files lie in data/<name>, or
-are named: --config.data.train=FILE --config.data.dev=FILE. Your own task needs no name and no code, but a
-.tsv, .csv, .json or .jsonl file with a text, or two, and a label:
+with one of chnsenticorp, thucnews, tnews, bq, lcqmc, afqmc, ocnli, xnli. Its official files lie in
+data/<name>, or are named: --config.data.train=FILE --config.data.dev=FILE. Your own task needs no name and no
+code, but a .tsv, .csv, .json or .jsonl file with a text, or two, and a label:
 
     python run.py --config=configs/classify.py --config.init_from=X --config.data.train=my.tsv --workdir=W
 
@@ -27,6 +27,7 @@ SETTINGS = {
     'tnews': (128, 64, 2e-5, 3),
     'bq': (128, 64, 3e-5, 3),
     'lcqmc': (128, 64, 2e-5, 3),
+    'afqmc': (128, 64, 2e-5, 3),
     'ocnli': (128, 64, 3e-5, 3),
     'xnli': (128, 64, 3e-5, 2),
 }

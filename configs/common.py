@@ -22,6 +22,9 @@ def model(size: str) -> ConfigDict:
             'intermediate_size': intermediate_size,
             'dropout': 0.1,  # of hidden states; BERT's
             'attention_dropout': 0.1,  # of attention weights; BERT's
+            'drophead': 0.0,  # of whole attention heads
+            # clower: two encoders over one table; bert: the character encoder alone; ambert, lichee, cmlm.
+            'kind': 'clower',
             'initializer_range': 0.02,  # standard deviation of random weights; BERT's
             'attention': 'own',  # or 'cudnn': NVIDIA GPUs, 16 bits, attention_dropout 0
             'remat': 'none',  # activations kept: none recomputed; 'qkv', 'full': a tenth, a third more FLOPs
@@ -49,7 +52,8 @@ def finetune(dataset: str, select: str) -> ConfigDict:
     config.optim.warmup_steps = 0  # 0: warmup_fraction of all steps
     config.optim.warmup_fraction = 0.1
     config.model = model('base')
-    # 0: as init_from has it; with random weights, BERT-base's.
+    # 0 or empty: as init_from has it; with random weights, BERT-base's.
+    config.model.kind = ''
     for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions'):
         config.model[name] = 0
     config.data = ConfigDict(
@@ -63,8 +67,28 @@ def finetune(dataset: str, select: str) -> ConfigDict:
             'vocab': '',  # with random weights: a vocab.txt; else it comes with init_from
             'max_length': 128,  # tokens of a row, special ones included
             'buckets': 6,  # widths that rows are padded to, each compiled once
+            # Of models that read words beside characters (ambert, lichee): what cuts them, jieba or rjieba,
+            # and whether it guesses words that its dictionary lacks; empty: as in pre-training.
+            'segmenter': '',
+            'hmm': True,
         }
     )
+    return config
+
+
+def sentences(task: str, evaluation: str) -> ConfigDict:
+    """What every job has that makes vectors of texts: judged by them, before and after, on scored pairs
+    ('similarity') or by finding each text's partner ('retrieval')."""
+    config = finetune('', select='')
+    config.task = task
+    config.eval_first = True
+    config.data.evaluation = evaluation
+    config.data.folder = ''
+    config.data.dev_fraction = 0.0
+    config.data.text_columns = ()  # names of the column(s) with the texts; empty: found by the header
+    config.data.label_column = ''  # of scores, or of what pairs are (1: they mean the same); likewise
+    config.model.pooling = 'mean'  # over a text's tokens; or cls
+    config.loss = ConfigDict({'temperature': 0.05})
     return config
 
 
@@ -79,6 +103,7 @@ def run() -> ConfigDict:
             'init_from': '',  # a workdir or a Hugging Face BERT folder; empty: random weights
             'log_every': 100,  # steps; so are the next two
             'eval_every': 1000,  # 0: at the end only
+            'eval_first': False,  # also before the first step
             'checkpoint_every': 1000,  # 0: at the end only
             'keep_checkpoints': 2,  # the newest
             'select': '',  # a held-out metric: the parameters at its best are kept in best/; empty: none

@@ -15,20 +15,66 @@ The variants are for a corpus made once (`python -m input_pipeline.build_corpus`
 
 The last two start from the Hugging Face folder bert-base-chinese/; --config.init_from=FOLDER takes another
 one, --config.init_from='' random weights.
+
+The paper's baselines and ablations train on the same text with the same settings, in any of these sizes:
+
+    python run.py --config=configs/pretrain.py:cpu,mm_bert_sop --config.data.corpus=DIR
+
+    bert_wwm, bert_wwm_sop   one encoder, over characters, with whole words masked; with sentence order
+    mm_bert, mm_bert_sop     both encoders, no contrast; with sentence order
+    no_tcl, no_scl           CLOWER without the contrast of words, of sentences
+    no_contrast              CLOWER without either, which is mm_bert_sop
+    macbert                  bert_wwm_sop with MacBERT's masks (Cui et al. 2020, arXiv 2004.13922): n-grams of
+                             words, replaced by similar words: --config.data.similar_words=FILE, which
+                             python -m input_pipeline.similar_words makes
+    ambert                   one set of encoder weights for both views, an embedding layer for each (Zhang et
+                             al. 2020, arXiv 2008.11869); classification reads both
+    lichee                   one encoder over characters, each merged with the word that it is in (Guo et al.
+                             2021, arXiv 2108.00801); it stays a workdir, for it is no BERT
+
+Beside them there are two other ways to learn from masks:
+
+    fully_explored           bert_wwm with each text 4 times in a batch, under disjoint masks (Zheng et al.
+                             2020, arXiv 2010.06040): a step is on a quarter of the texts
+    cmlm                     a sentence's masked tokens given the vector of the sentence before it (Yang et
+                             al. 2020, arXiv 2012.14388); the sizes small and base need
+                             --config.data.pack=False --config.data.char_length=0, too
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+NO_CONTRAST = {'loss.contrast_on': 'none'}
+ONE_ENCODER = {'model.kind': 'bert'} | NO_CONTRAST
+# The baselines and ablations of the paper, and other systems: what differs from CLOWER.
+SYSTEMS = {
+    'bert_wwm': ONE_ENCODER | {'loss.sop_on': 'none'},
+    'bert_wwm_sop': ONE_ENCODER,
+    'mm_bert': NO_CONTRAST | {'loss.sop_on': 'none'},
+    'mm_bert_sop': NO_CONTRAST,
+    'no_tcl': {'loss.contrast_on': 'sentence'},
+    'no_scl': {'loss.contrast_on': 'token'},
+    'no_contrast': NO_CONTRAST,
+    'macbert': ONE_ENCODER | {'data.masking': 'ngrams'},
+    'fully_explored': ONE_ENCODER | {'loss.sop_on': 'none', 'data.explored_masks': 4},
+    'ambert': NO_CONTRAST | {'model.kind': 'ambert'},
+    'lichee': NO_CONTRAST | {'model.kind': 'lichee'},
+    'cmlm': {'model.kind': 'cmlm', 'loss.sop_on': 'none', 'data.mask_rate': 0.3} | NO_CONTRAST,
+}
+
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The config of one variant; see above."""
-    variants = {'': demo, 'cpu': cpu, 'small': small, 'base': base, 'paper': paper}
-    if variant not in variants:
-        raise ValueError(
-            f'configs/pretrain.py has no variant {variant!r}; it has {", ".join(v for v in variants if v)}'
-        )
+    """The config of one variant, or of a size and a system, as in 'cpu,no_tcl'; see above."""
+    sizes = {'': demo, 'cpu': cpu, 'small': small, 'base': base, 'paper': paper}
+    names = variant.split(',') if variant else []
+    unknown = [name for name in names if name not in (*sizes, *SYSTEMS)]
+    if unknown:
+        known = ', '.join(filter(None, (*sizes, *SYSTEMS)))
+        raise ValueError(f'configs/pretrain.py has no variant {unknown[0]!r}; it has {known}')
+    chosen = [name for name in names if name in sizes]
+    if len(chosen) > 1 or len(names) - len(chosen) > 1:
+        raise ValueError(f'{variant!r}: give one size and one system at most')
     config = common.run()
     config.task = 'pretrain'
     config.microbatches = 1  # parts of a batch that are encoded one after another: memory of one part
@@ -38,11 +84,13 @@ def get_config(variant: str = '') -> ConfigDict:
             # shared: a softmax over every row (the paper); branch: characters over the base rows only.
             'mlm_candidates': 'shared',
             'sop_weight': 1.0,  # λ of the paper
-            'sop_on': 'both',  # which encoders predict the order: both, char or word
+            'sop_on': 'both',  # which encoders predict the order: both, char, word or none
             'contrast_weight': 1.0,  # μ of the paper
+            'contrast_on': 'both',  # token: words and their characters; sentence: [CLS]; both; none
             'temperature': 0.05,  # τ of the paper
             'same_word_negatives': True,  # the same word elsewhere in the batch is a negative (the paper)
             'contrast_scope': 'global',  # negatives from all devices; local: from each data shard
+            'cmlm_vectors': 15,  # model.kind=cmlm: projections of the other sentence's vector; its paper's
         }
     )
     config.data = ConfigDict(
@@ -56,6 +104,10 @@ def get_config(variant: str = '') -> ConfigDict:
             'char_length': 0,  # tokens with [CLS] and [SEP]; 0: the corpus's (the paper: 512)
             'word_length': 0,
             'mask_rate': 0.15,  # of each view's tokens; the paper's
+            # words: whole words, [MASK] for most; ngrams: MacBERT's, a similar word for most.
+            'masking': 'words',
+            'similar_words': '',  # for ngrams: a file that input_pipeline.similar_words wrote
+            'explored_masks': 1,  # disjoint masks of each text, rows of the same batch; for one encoder
             'max_anchors': 20,  # words per sequence that are contrasted; the paper's
             'eval_examples': 0,  # of the held-out set; 0: all
             # Several texts in a row: batch_size counts rows, char_length and word_length are a row's, 0 being
@@ -64,7 +116,9 @@ def get_config(variant: str = '') -> ConfigDict:
             'max_texts': 8,  # in a row, which holds about five on average
         }
     )
-    variants[variant](config)
+    sizes[chosen[0] if chosen else ''](config)
+    for name in names:
+        config.update_from_flattened_dict(SYSTEMS.get(name, {}))
     return config
 
 

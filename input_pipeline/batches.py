@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import loader, masking, sources
+from input_pipeline import loader, masking, similar_words, sources
 from input_pipeline.examples import SPECIAL_TOKENS
 from input_pipeline.tokenizer import Vocabulary
 
@@ -31,6 +31,8 @@ EMBEDDED = Path(__file__).parent / 'embedded'
 VALIDATION_SEED = 0  # not the run's seed: every run is measured on the same masks
 PADDING = {'sop_labels': -1, 'char_mlm_labels': masking.IGNORE, 'word_mlm_labels': masking.IGNORE}
 LENGTHS = ('char_length', 'word_length')
+ONE_VIEW = ('bert', 'cmlm', 'lichee')  # kinds of model that read characters only
+MASKING = ('words', 'ngrams')
 PACKED_ROW = 4  # times the longest text that the corpus may hold; rows twice as long waste over 3 %
 HOW_TO_BUILD = """  python -m input_pipeline.build_vocab --input 'text/*.txt' --output vocab.txt
   python -m input_pipeline.build_corpus --input 'text/*.txt' --vocab vocab.txt --output corpus"""
@@ -48,6 +50,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     """
     config = copy.deepcopy(config)
     data = config.data
+    recipe(config)
     if not data.corpus:
         if not data.text:
             raise ValueError(
@@ -63,7 +66,8 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     packed = data.get('pack', False)
     if packed:
         data.char_length = data.char_length or PACKED_ROW * manifest['char_length']
-        data.word_length = data.word_length or words_beside(data.char_length, manifest)
+        words = words_beside(data.char_length, manifest)
+        data.word_length = data.word_length or (data.char_length if config.model.kind in ONE_VIEW else words)
     for name in LENGTHS:
         data[name] = data[name] or manifest[name]
         longest = manifest[name] if packed else data[name]  # positions begin anew in each text of a row
@@ -75,6 +79,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     check_lengths(data, manifest)
     vocab = vocabulary(config)
     config.model.vocab_size, config.model.base_vocab_size = len(vocab), vocab.base_size
+    similar_table(config)
     return config
 
 
@@ -120,25 +125,95 @@ def batches(
         raise ValueError(f'{data.corpus} has no training records; build it again with more text')
 
     source = loader.open_split(data.corpus, split)
+    wanted = recipe(config)
+    if not train:
+        wanted = wanted._replace(masks=1)  # every model is measured on the same masks
     make_batch = functools.partial(
         masking.make_batch,
         vocabulary=vocabulary(config),
         seed=config.seed if train else VALIDATION_SEED,
         mask_rate=data.mask_rate,
         max_anchors=data.max_anchors,
+        recipe=wanted,
+        similar=similar_table(config),
         **of_text,
     )
     limit = 0 if train else data.eval_examples
     packed = None
     if data.get('pack', False):
         capacity = (data.char_length, data.word_length)
-        plan = loader.plan_rows(data.corpus, split, capacity, data.max_texts, limit)
+        plan = loader.plan_rows(data.corpus, split, capacity, data.max_texts, limit, wanted.views)
         packed = loader.Packed(plan, plan.widths(data.mask_rate, data.max_anchors))
     if train:
-        return loader.train_batches(source, make_batch, batch_size, (lo, hi), config.seed, start_step, packed)
+        return loader.train_batches(
+            source, make_batch, batch_size, (lo, hi), config.seed, start_step, packed, wanted.masks
+        )
     return loader.validation_batches(
         source, make_batch, batch_size, (lo, hi), PADDING, start_step, limit, packed
     )
+
+
+def recipe(config: ConfigDict) -> masking.Recipe:
+    """What the model and its losses want of a batch. Raises ValueError where that does not go together."""
+    data = config.data
+    kind, contrast = config.model.get('kind', 'clower'), config.loss.get('contrast_on', 'both')  # of old runs
+    masks, words = data.get('explored_masks', 1), data.get('masking', 'words')
+    if masks > 1 and kind not in ONE_VIEW:
+        raise ValueError(
+            f'data.explored_masks={masks} divides the characters of a text into masks, and a '
+            f'model.kind={kind} reads its words, too: take model.kind=bert'
+        )
+    if masks * data.mask_rate > 1:
+        raise ValueError(
+            f'data.explored_masks={masks} disjoint masks of data.mask_rate={data.mask_rate} each are more '
+            f'than a text has: give at most {int(1 / data.mask_rate)} masks'
+        )
+    if config.batch_size % masks:
+        nearest = max(1, round(config.batch_size / masks)) * masks
+        raise ValueError(
+            f'batch_size={config.batch_size} is not a multiple of data.explored_masks={masks}, the rows of '
+            f'each text: the nearest that is: {nearest}'
+        )
+    if words not in MASKING:
+        raise ValueError(f'data.masking={words!r} must be one of {", ".join(MASKING)}')
+    if kind == 'cmlm' and (data.get('pack', False) or words != 'words'):
+        raise ValueError(
+            'model.kind=cmlm reads two sentences apart: it goes with data.masking=words and data.pack=False '
+            "(and data.char_length=0, which then is the corpus's)"
+        )
+    return masking.Recipe(
+        views=('char',) if kind in ONE_VIEW else ('char', 'word'),
+        anchors=contrast in ('both', 'token'),
+        swap=config.loss.sop_on != 'none',
+        masks=masks,
+        ngrams=words == 'ngrams',
+        context=kind == 'cmlm',
+        char_words=kind == 'lichee',
+    )
+
+
+def similar_table(config: ConfigDict) -> np.ndarray | None:
+    """[V, 4] of the config's similar words as `masking.make_batch` has it; None where it wants none.
+
+    Raises ValueError where there is no such file, or it is not one.
+    """
+    if not recipe(config).ngrams:
+        return None
+    path, corpus = config.data.similar_words, config.data.corpus
+    if not path or not Path(path).is_file():
+        raise ValueError(
+            'data.masking=ngrams puts similar words in the place of words, and '
+            f'data.similar_words={path!r} is no file. Make it with\n'
+            f'  python -m input_pipeline.similar_words --corpus {corpus} --output similar.txt\n'
+            'and give it with --config.data.similar_words=similar.txt'
+        )
+    return _similar_table(os.fspath(path), os.fspath(corpus))
+
+
+@functools.lru_cache(maxsize=1)
+def _similar_table(path: str, corpus: str) -> np.ndarray:
+    vocab = Vocabulary.load(Path(corpus, 'vocab.txt'))
+    return similar_words.pieces(similar_words.load(path, vocab), vocab)
 
 
 def vocabulary(config: ConfigDict) -> Vocabulary:

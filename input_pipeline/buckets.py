@@ -5,6 +5,7 @@ is a pure function of (lengths, seed, e), so a step is all the state that the da
 is one of (lengths, e) alone: runs with other seeds may train side by side.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,10 +17,16 @@ STEP = 8  # widths are multiples of it: of what the matrix units of every device
 
 
 class Planned(NamedTuple):
-    """One batch: its width, and the rows in it (as many as the batch has, or fewer in an epoch's last)."""
+    """One batch: its width, and the rows in it (as many as the batch has, or fewer in an epoch's last).
+
+    `seed` and `epoch` are the run's seed and the number of the epoch that the batch is of, for targets that
+    are drawn: a pure function of (seed, epoch, row) is drawn anew for each epoch, and again after a restart.
+    """
 
     width: int
     rows: np.ndarray
+    epoch: int = 0
+    seed: int = 0
 
 
 def widths(lengths: np.ndarray, max_length: int, count: int) -> tuple[int, ...]:
@@ -63,15 +70,16 @@ def epoch(
     order = np.arange(len(lengths))
     if seed is not None:
         np.random.default_rng((seed, number)).shuffle(order)
+    planned = functools.partial(Planned, epoch=number, seed=seed or 0)
     bucket = np.searchsorted(bucket_widths, np.asarray(lengths)[order])
     batches, left = [], order[:0]
     for index, width in enumerate(bucket_widths):
         rows = np.concatenate([left, order[bucket == index]])
         full = len(rows) // batch_size * batch_size
-        batches += [Planned(width, part) for part in rows[:full].reshape(-1, batch_size)]
+        batches += [planned(width, part) for part in rows[:full].reshape(-1, batch_size)]
         left = rows[full:]
     if len(left):
-        batches.append(Planned(int(bucket_widths[np.searchsorted(bucket_widths, lengths[left].max())]), left))
+        batches.append(planned(int(bucket_widths[np.searchsorted(bucket_widths, lengths[left].max())]), left))
     if seed is not None:  # how many batches there are of each width is the same for every seed
         np.random.default_rng(number).shuffle(batches)
     return batches

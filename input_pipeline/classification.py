@@ -1,18 +1,20 @@
 """Data of classification tasks, of texts and of pairs: files → token rows with labels, logits → results."""
 
+import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, labelled, locations, scorers
+from input_pipeline import buckets, labelled, locations, scorers, word_views
 from input_pipeline.buckets import Outputs, Rows
 from input_pipeline.labelled import Example
 from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.word_views import WordRows
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Classification:
       labels: every label; a logit's place is its label's place here.
       max_length: tokens of a row, special ones included.
       codes: label → what the data set's own files call it, where that differs.
+      config: of a model that reads words beside characters (`word_views.KINDS`), which its rows then have.
 
     Raises ValueError where an example has a label that is none of `labels`.
     """
@@ -42,6 +45,7 @@ class Classification:
         vocabulary: Vocabulary,
         max_length: int,
         codes: Mapping[str, str] = MappingProxyType({}),
+        config: ConfigDict | None = None,
     ):
         self.labels = tuple(labels)
         self._codes = codes
@@ -50,7 +54,7 @@ class Classification:
             self._gold = labelled.label_index(examples, labels)
         else:
             self._gold = np.full(len(examples), NO_LABEL, np.int32)
-        self.rows, cut = _encode(examples, vocabulary, max_length)
+        self.rows, cut = _encode(examples, vocabulary, max_length, config)
         if cut:
             log.info('%d of %d rows are longer than %d tokens and were cut', cut, len(examples), max_length)
 
@@ -100,26 +104,40 @@ class Classification:
                 out.write(json.dumps(line, ensure_ascii=False) + '\n')
 
 
-def _encode(examples: Sequence[Example], vocabulary: Vocabulary, max_length: int) -> tuple[Rows, int]:
+def _encode(
+    examples: Sequence[Example], vocabulary: Vocabulary, max_length: int, config: ConfigDict | None
+) -> tuple[Rows, int]:
     """The token rows, and how many of them had to be cut."""
-
-    def tokens(texts: list[str]) -> list[list[int]]:
-        encodings = vocabulary.wordpiece.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    first = tokens([example.text_a for example in examples])
-    second = tokens([example.text_b or '' for example in examples])
+    texts = [example.text_a for example in examples], [example.text_b or '' for example in examples]
+    views = []
+    if config is not None and config.model.kind in word_views.KINDS:
+        views = [word_views.encode(side, vocabulary, config.data) for side in texts]
+        first, second = ([text.char_ids.tolist() for text in side] for side in views)
+    else:
+        encode = functools.partial(vocabulary.wordpiece.encode_batch_fast, add_special_tokens=False)
+        first, second = ([encoding.ids for encoding in encode(side)] for side in texts)
     cls, sep = vocabulary.cls, vocabulary.sep
-    ids, segment_a, cut = [], [], 0
-    for example, a, b in zip(examples, first, second):
-        pair = example.text_b is not None
+
+    def row(a: Iterable[int], b: Iterable[int], pair: bool) -> np.ndarray:
+        return np.array([cls, *a, sep, *b, *([sep] if pair else [])], np.int32)
+
+    pairs = [example.text_b is not None for example in examples]
+    ids, kept, cut = [], [], 0
+    for pair, a, b in zip(pairs, first, second):
         room = max_length - 3 if pair else max_length - 2
         if len(a) + len(b) > room:
             a, b = cut_longest_first(a, b, room)
             cut += 1
-        ids.append(np.array([cls, *a, sep, *b, *([sep] if pair else [])], np.int32))
-        segment_a.append(len(a) + 2)
-    return Rows(ids, np.array(segment_a)), cut
+        ids.append(row(a, b, pair))
+        kept.append((len(a), len(b)))
+    segment_a = np.array([n + 2 for n, _ in kept])
+    if config is None or not views:
+        return Rows(ids, segment_a), cut
+    of_kind = word_views.KINDS[config.model.kind]
+    words = [(of_kind(a, n), of_kind(b, m)) for a, b, (n, m) in zip(*views, kept)]
+    rows = [row(a, b, pair) for (a, b), pair in zip(words, pairs)]
+    words_a = None if of_kind is word_views.word_of_each else np.array([len(a) + 2 for a, _ in words])
+    return WordRows(ids, segment_a, rows, words_a), cut
 
 
 def cut_longest_first(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
@@ -163,6 +181,6 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification
     if len(codes) < len(spec.label_names) or not set(data.labels) <= set(codes):
         codes = {}  # several spellings of one label: there is no one code
     return {
-        name: Classification(found, data.labels, vocabulary, data.max_length, codes)
+        name: Classification(found, data.labels, vocabulary, data.max_length, codes, config)
         for name, found in examples.items()
     }

@@ -8,25 +8,23 @@ As in pre-training the batch of step k is a pure function of (seed, data set, k)
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, classification, reading
+from input_pipeline import buckets, classification, masked_texts, mirror, reading, translations
 from input_pipeline.buckets import Outputs
 from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
 
 
-class Split(Protocol):
-    """One set of examples: token rows, what each is to be, and what the model's outputs for them mean.
-
-    `decode` reads the outputs of a pass, once; the others take what it found.
-    """
+class Examples(Protocol):
+    """One set of examples to train on: token rows, and what each is to be (arrays [batch_size, …], a pure
+    function of the planned batch). `metrics` are what an evaluation measures, beside the loss."""
 
     rows: buckets.Rows
 
@@ -34,6 +32,13 @@ class Split(Protocol):
     def metrics(self) -> tuple[str, ...]: ...
 
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]: ...
+
+
+class Split(Examples, Protocol):
+    """One set of examples that a model is evaluated on: what its outputs for them mean.
+
+    `decode` reads the outputs of a pass, once; the others take what it found.
+    """
 
     def decode(self, outputs: Outputs) -> Any: ...
 
@@ -44,10 +49,20 @@ class Split(Protocol):
     def write_predictions(self, folder: Path, found: Any) -> None: ...
 
 
+# The splits of each task: 'train' takes part in training alone, the others are evaluated on.
+READERS: Mapping[str, Callable[[ConfigDict, Vocabulary], Mapping[str, Examples]]] = {
+    'classify': classification.read,
+    'span': reading.read,
+    'mirror': mirror.read,
+    'mlctl': translations.read,
+    'auto_mlm': masked_texts.read,
+}
+
+
 class Data:
     """The splits of one task, 'train', 'validation' and 'test', as far as there are any."""
 
-    def __init__(self, splits: Mapping[str, Split], max_length: int, num_widths: int):
+    def __init__(self, splits: Mapping[str, Examples], max_length: int, num_widths: int):
         self.splits = splits
         name, *others = splits
         chosen = buckets.widths(splits[name].rows.lengths, max_length, num_widths)
@@ -102,18 +117,13 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Dat
     for name in ('labels', 'text_columns'):  # --config.data.labels=a,b arrives as one string
         if len(config.data.get(name, ())) == 1:
             config.data[name] = tuple(config.data[name][0].split(','))
-    config.model.vocab_size = config.model.base_vocab_size = len(vocabulary)
+    config.model.vocab_size, config.model.base_vocab_size = len(vocabulary), vocabulary.base_size
     if config.data.max_length > config.model.max_positions:
         raise ValueError(
             f'data.max_length={config.data.max_length}, but the model has {config.model.max_positions} '
             'positions'
         )
-    splits: Mapping[str, Split] = (
-        classification.read(config, vocabulary)
-        if config.task == 'classify'
-        else reading.read(config, vocabulary)
-    )
-    data = Data(splits, config.data.max_length, config.data.buckets)
+    data = Data(READERS[config.task](config, vocabulary), config.data.max_length, config.data.buckets)
     if config.mode == 'train':
         steps = -(-len(data.splits['train'].rows) // config.batch_size)
         config.total_steps = config.total_steps or max(1, round(config.num_epochs * steps))

@@ -1,4 +1,4 @@
-"""The paper's data sets: who publishes them, under which file names, and loading one by its name."""
+"""The known data sets: who publishes them, under which file names, and loading one by its name."""
 
 import logging
 import re
@@ -64,6 +64,16 @@ SOURCES = {
         {split: (f'{split}.txt', f'{split}.tsv') for split in ('train', 'dev', 'test')},
         {'train': 238766, 'dev': 8802, 'test': 12500},
         _hub_names('C-MTEB/LCQMC', 'train', 'dev', 'test'),
+    ),
+    'afqmc': Source(
+        _CLUE,
+        {
+            'train': ('train.json', 'train.txt'),
+            'dev': ('dev.json', 'dev.txt'),
+            'test': ('test.json', 'test.txt'),
+        },
+        {'train': 34334, 'dev': 4316, 'test': 3861},
+        _hub_names('clue/clue/afqmc', 'train', 'dev', 'test'),
     ),
     'ocnli': Source(
         'the OCNLI authors, github.com/CLUEbenchmark/OCNLI',

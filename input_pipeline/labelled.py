@@ -66,6 +66,7 @@ DATASETS = {
     ),
     'bq': DatasetSpec(('0', '1'), Spec(pair=True)),
     'lcqmc': DatasetSpec(('0', '1'), Spec(pair=True)),
+    'afqmc': DatasetSpec(('0', '1'), Spec(pair=True)),  # CLUE's; the paper has no figures of it
     'ocnli': DatasetSpec(_NLI, Spec(pair=True, drop_labels=('-',))),
     # Its translated training file has a spelling of its own.
     'xnli': DatasetSpec(

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -37,7 +37,7 @@ MAX_THREADS = 16  # of the host's cores: what a batch costs is far below what a 
 
 REMEDY = 'build the corpus again with python -m input_pipeline.build_corpus'
 
-VIEWS = ('char_ids', 'word_ids')
+LENGTH_OF = {'char': 'char_ids', 'word': 'word_char_len'}  # a feature as long as the view's tokens
 MEASURED_TOGETHER = 4096  # records
 
 T = TypeVar('T')
@@ -100,6 +100,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     packed: Packed | None = None,
+    masks: int = 1,
 ) -> Batches:
     """Endless batches from `start_step` on: step k holds examples k·batch_size + rows, records reshuffled
     each epoch.
@@ -110,6 +111,8 @@ def train_batches(
       rows: (lo, hi), the rows of the global batch that are wanted; B = hi − lo.
       packed: how texts share a row. An example is then a row of the plan, rows are reshuffled each epoch, and
         `make_batch` is given the texts of all rows, numbered epoch · records + record: as many as there are.
+      masks: examples in a row that are one text (or packed row) with other masks (`masking.Recipe`): example
+        n is n // masks with its mask n % masks, and `make_batch` is given text · masks + mask.
     """
     lo, hi = rows
     size = len(packed.plan if packed else source)
@@ -117,10 +120,12 @@ def train_batches(
 
     def batch(step: int) -> Batch:
         examples = step * batch_size + np.arange(lo, hi)
-        numbers = record_numbers(examples, size, seed).numpy()
+        once, mask = np.divmod(examples, masks)
+        numbers = record_numbers(once, size, seed).numpy()
         if packed is None:
             return make(source.__getitems__(numbers.tolist()), examples)[0]
-        return packed_batch(source, make, packed, packed.plan.rows[numbers], examples // size * len(source))
+        first = once // size * len(source)
+        return packed_batch(source, make, packed, packed.plan.rows[numbers], first, masks, mask)
 
     return ahead(batch, itertools.count(start_step))
 
@@ -160,10 +165,14 @@ def validation_batches(
     return ahead(batch, range(start_step, -(-size // batch_size)))
 
 
-def packed_batch(source, make, packed: Packed, texts: np.ndarray, first: np.ndarray) -> Batch:
-    """The batch of rows that hold these texts [B, S] (−1 = none), numbered from `first` [B] on."""
+def packed_batch(
+    source, make, packed: Packed, texts: np.ndarray, first: np.ndarray, masks: int = 1, mask: Any = 0
+) -> Batch:
+    """The batch of rows that hold these texts [B, S] (−1 = none), numbered from `first` [B] on, with the mask
+    number `mask` [B] of `masks`."""
     real = texts >= 0
-    made, lengths = make(source.__getitems__(texts[real].tolist()), (texts + first[:, None])[real])
+    examples = (texts + first[:, None]) * masks + np.reshape(mask, (-1, 1))
+    made, lengths = make(source.__getitems__(texts[real].tolist()), examples[real])
     return packing.pack(made, lengths, real.sum(1), packed.widths)
 
 
@@ -188,7 +197,7 @@ def compiled(make_batch: MakeBatch, size: int | None) -> Callable[[list[bytes], 
 
     def make(serialized, examples):
         records = parse(serialized)
-        tokens = [records[name].row_lengths() for name in VIEWS]
+        tokens = [records[name].row_lengths() for name in LENGTH_OF.values()]
         return make_batch(records, examples), tf.stack(tokens, axis=1) + SPECIAL_TOKENS
 
     signature = [tf.TensorSpec([size], tf.string), tf.TensorSpec([size], tf.int64)]
@@ -208,18 +217,25 @@ def parse(serialized: tf.Tensor) -> Records:
     return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
 
 
-def text_lengths(source, limit: int = 0, label: str = 'measuring texts') -> np.ndarray:
-    """[n, 2] int32: tokens of the first `limit` records (0 = all) in both views, special tokens included.
+def text_lengths(
+    source,
+    limit: int = 0,
+    label: str = 'measuring texts',
+    views: tuple[str, ...] = ('char', 'word'),
+) -> np.ndarray:
+    """[n, 2] int32: tokens of the first `limit` records (0 = all) in both views, special tokens
+    included; of a single view, twice those.
 
     Reads them all once, and shows how far it is.
     """
     size = min(limit or len(source), len(source))
-    features = {name: tf.io.RaggedFeature(tf.int64) for name in VIEWS}
+    names = [LENGTH_OF[view] for view in (*views, views[0])][:2]
+    features = {name: tf.io.RaggedFeature(tf.int64) for name in names}
 
     def measure(first: int) -> np.ndarray:
         records = source.__getitems__(list(range(first, min(first + MEASURED_TOGETHER, size))))
         parsed = tf.io.parse_example(records, features)
-        return np.stack([parsed[name].row_lengths() for name in VIEWS], axis=1) + SPECIAL_TOKENS
+        return np.stack([parsed[name].row_lengths() for name in names], axis=1) + SPECIAL_TOKENS
 
     lengths = np.empty((size, 2), np.int32)
     firsts = range(0, size, MEASURED_TOGETHER)
@@ -231,28 +247,41 @@ def text_lengths(source, limit: int = 0, label: str = 'measuring texts') -> np.n
 
 
 def plan_rows(
-    corpus: str | Path, split: str, capacity: tuple[int, int], max_texts: int, limit: int = 0
+    corpus: str | Path,
+    split: str,
+    capacity: tuple[int, int],
+    max_texts: int,
+    limit: int = 0,
+    views: tuple[str, ...] = ('char', 'word'),
 ) -> packing.Plan:
     """Which records of a split (of its first `limit`; 0 = all) share a row, as `packing.plan` finds it.
 
-    It is made once and kept in the corpus's folder, under a name that says what it is for and holds a hash of
-    the manifest: a corpus made anew gets new plans. Where the folder cannot be written the process keeps it.
+    With a single view both capacities are its own. The plan is made once and kept in the corpus's folder,
+    under a name that says what it is for and holds a hash of the manifest: a corpus made anew gets new plans.
+    Where the folder cannot be written the process keeps it.
 
     Raises ValueError as `open_split` and `packing.plan` do, or where a plan in the folder is damaged.
     """
     identity = hashlib.sha256(Path(corpus, 'manifest.json').read_bytes()).hexdigest()[:16]
     what = f'{split}-first{limit}' if limit else split
-    return _plan_rows(str(corpus), split, capacity, max_texts, limit, f'{what}-{identity}')
+    what = what if len(views) > 1 else f'{views[0]}-{what}'
+    return _plan_rows(str(corpus), split, capacity, max_texts, limit, views, f'{what}-{identity}')
 
 
 @functools.lru_cache(maxsize=4)
 def _plan_rows(
-    corpus: str, split: str, capacity: tuple[int, int], max_texts: int, limit: int, what: str
+    corpus: str,
+    split: str,
+    capacity: tuple[int, int],
+    max_texts: int,
+    limit: int,
+    views: tuple[str, ...],
+    what: str,
 ) -> packing.Plan:
     folder = Path(corpus, f'rows-{capacity[0]}x{capacity[1]}-{max_texts}-{what}')
     if not folder.exists():
         source = open_split(corpus, split)
-        plan = packing.plan(text_lengths(source, limit, f'measuring {split}'), capacity, max_texts)
+        plan = packing.plan(text_lengths(source, limit, f'measuring {split}', views), capacity, max_texts)
         log.info('Packing, %s: %s', split, plan.describe())
         try:
             with tempfile.TemporaryDirectory(prefix=f'{folder.name}.partial-', dir=corpus) as partial:

@@ -214,7 +214,7 @@ def pack(
     """Texts one after another in rows: a batch [B, …] of what `masking.make_batch` made of T texts.
 
     Args:
-      texts: the batch of T texts, those of row 0 first.
+      texts: the batch of T texts, those of row 0 first; what it does not hold the rows do not either.
       lengths: [T, 2] their tokens in both views, special ones included.
       counts: [B] texts of each row; sum: T.
 
@@ -246,6 +246,8 @@ def pack(
         ('char', lengths[:, 0], widths.chars, widths.char_predictions),
         ('word', lengths[:, 1], widths.words, widths.word_predictions),
     ):
+        if f'{view}_ids' not in texts:
+            continue
         start = np.cumsum(tokens) - tokens
         first[view] = start = (start - start[np.arange(len(row)) - number])[:, None]
         real = np.arange(texts[f'{view}_ids'].shape[1]) < tokens[:, None]
@@ -256,23 +258,25 @@ def pack(
                 f'{view}_ids': texts[f'{view}_ids'],
                 f'{view}_segments': texts[f'{view}_segments'],
                 f'{view}_texts': np.broadcast_to(number[:, None] + 1, real.shape),
-            },
+            }
+            | {name: texts[name] for name in (f'{view}_words',) if name in texts},
         )
         put(widths.texts, every, {f'{view}_starts': start})
         labels = texts[f'{view}_mlm_labels']
         chosen = labels != IGNORE
         put(predictions, chosen, {f'{view}_mlm_positions': texts[f'{view}_mlm_positions'] + start})
         put(predictions, chosen, {f'{view}_mlm_labels': labels}, IGNORE)
-    anchored = texts['anchor_char_length'] > 0
-    put(
-        widths.anchors,
-        anchored,
-        {
-            'anchor_word_position': texts['anchor_word_position'] + first['word'],
-            'anchor_char_start': texts['anchor_char_start'] + first['char'],
-            'anchor_char_length': texts['anchor_char_length'],
-            'anchor_ids': texts['anchor_ids'],
-        },
-    )
+    if 'anchor_ids' in texts:
+        anchored = texts['anchor_char_length'] > 0
+        put(
+            widths.anchors,
+            anchored,
+            {
+                'anchor_word_position': texts['anchor_word_position'] + first['word'],
+                'anchor_char_start': texts['anchor_char_start'] + first['char'],
+                'anchor_char_length': texts['anchor_char_length'],
+                'anchor_ids': texts['anchor_ids'],
+            },
+        )
     put(widths.texts, every, {'sop_labels': texts['sop_labels'][:, None]}, -1)
     return batch

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import answers, buckets, hub, labelled, locations, questions, scorers, windows
+from input_pipeline import answers, buckets, hub, labelled, locations, questions, scorers, windows, word_views
 from input_pipeline.buckets import Outputs, Rows
 from input_pipeline.questions import Question
 from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.word_views import WordRows
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Reading:
         characters), with aligned answers.
       data: `config.data`: `max_length`, `stride`, `max_question_length` (tokens of a question), `n_best`,
         `max_answer_length` (tokens of an answer), `scorer` ('cmrc' or 'drcd').
+      kind: of model. 'lichee' reads a word beside each character (cut as `data.segmenter`, `data.hmm` say).
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Reading:
         asked: Sequence[Question],
         vocabulary: Vocabulary,
         data: ConfigDict,
+        kind: str = '',
     ):
         self._originals, self._asked, self._data = originals, asked, data
         self._windows = windows.encode(
@@ -46,6 +49,9 @@ class Reading:
         self._spans[np.array(unknown)[self._windows.question]] = -1
         ids = [self._windows.ids(window) for window in range(len(self._windows))]
         self.rows = Rows(ids, self._windows.question_length)
+        if kind == 'lichee':
+            words = _words(self._windows, asked, vocabulary, data)
+            self.rows = WordRows(ids, self._windows.question_length, words, None)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -104,6 +110,25 @@ class Reading:
             (folder / name).write_text(text + '\n', encoding='utf-8')
 
 
+def _words(
+    chosen: windows.Windows, asked: Sequence[Question], vocabulary: Vocabulary, data: ConfigDict
+) -> list[np.ndarray]:
+    """For each token of each window the row of the word that it is in, as `word_views.word_of_each`."""
+    contexts = dict(zip([question.context for question in asked], chosen.context_ids))
+    read = word_views.words_beside([*contexts], [*contexts.values()], vocabulary, data)
+    in_context = dict(zip(contexts, read))
+    texts = [question.question for question in asked]
+    whole = [encoding.ids for encoding in vocabulary.wordpiece.encode_batch(texts, add_special_tokens=False)]
+    in_question = word_views.words_beside(texts, whole, vocabulary, data)
+    rows = []
+    for question, first, length in zip(chosen.question, chosen.first, chosen.length):
+        row = chosen.question_ids[question].copy()  # [CLS] question [SEP]
+        row[1:-1] = in_question[question][: len(row) - 2]
+        words = in_context[asked[question].context][first : first + length]
+        rows.append(np.concatenate([row, words, [vocabulary.sep]], dtype=np.int32))
+    return rows
+
+
 def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
     """The splits that `config.mode` needs, as far as there are any.
 
@@ -133,5 +158,5 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
             raise ValueError(f'{without.where}: the question has no answer; to be evaluated on it needs one')
         if config.data.simplify:
             asked = questions.simplify(asked)
-        splits[name] = Reading(found, asked, vocabulary, config.data)
+        splits[name] = Reading(found, asked, vocabulary, config.data, config.model.kind)
     return splits

@@ -17,7 +17,7 @@ from configs import classify, cmrc, drcd
 from input_pipeline import classification, finetuning, hub, locations
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
-TASKS = ('chnsenticorp', 'thucnews', 'tnews', 'bq', 'lcqmc', 'ocnli', 'xnli')
+TASKS = ('chnsenticorp', 'thucnews', 'tnews', 'bq', 'lcqmc', 'afqmc', 'ocnli', 'xnli')
 
 
 def prepared(config: ConfigDict):

@@ -400,6 +400,7 @@ def test_what_was_read_is_logged(write, caplog):
         ('tnews/train.json', 'tnews', 53360, {}, 15),
         ('bq/dev.csv', 'bq', 10000, {}, 2),
         ('lcqmc/dev.txt', 'lcqmc', 8802, {}, 2),
+        ('afqmc/dev.txt', 'afqmc', 4316, {}, 2),
         ('ocnli/train.50k.json', 'ocnli', 50437, {"label '-'": 49}, 3),
         ('xnli/dev.tsv', 'xnli', 2490, {}, 3),
         ('xnli_standin/train.tsv', 'xnli', 9751, {}, 3),

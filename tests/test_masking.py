@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from input_pipeline import masking
+from input_pipeline import choosing, masking
 
 CLS, SEP, MASK = 2, 3, 4
 BASE, SIZE = 300, 1000  # ids below BASE are the base block
@@ -272,7 +272,7 @@ def test_fill_budget_is_the_greedy_loop(sizes, limit, seed):
     rows = 4
     u = np.random.default_rng(seed).random((rows, len(sizes)))
     limits = np.array([limit, 1, limit + 5, 1000])
-    got = masking.fill_budget(
+    got = choosing.fill_budget(
         tf.constant([sizes] * rows), tf.constant(u), tf.constant(limits, tf.int32)
     ).numpy()
     for b in range(rows):
@@ -283,7 +283,7 @@ def test_sample_is_uniform_and_never_takes_what_is_not_eligible():
     eligible = np.array([1, 0, 1, 1, 1, 0, 1, 1], bool)
     rows = 6000
     u = np.random.default_rng(6).random((rows, 8))
-    got = masking.sample(tf.constant(u), tf.constant([eligible] * rows), tf.fill([rows], 2), 3).numpy()
+    got = choosing.sample(tf.constant(u), tf.constant([eligible] * rows), tf.fill([rows], 2), 3).numpy()
     assert (got.sum(1) == 2).all() and not got[:, ~eligible].any()
     share = got.mean(0)[eligible]  # 2 of 6: one third, standard error 0.006
     np.testing.assert_allclose(share, 1 / 3, atol=0.025)
@@ -291,7 +291,7 @@ def test_sample_is_uniform_and_never_takes_what_is_not_eligible():
 
 def test_sample_takes_all_where_there_are_fewer():
     eligible = tf.constant([[True, False, True, False], [False] * 4])
-    got = masking.sample(
+    got = choosing.sample(
         tf.constant([[0.3, 0.1, 0.9, 0.2]] * 2, tf.float64), eligible, tf.constant([3, 3]), 3
     )
     np.testing.assert_array_equal(got, eligible)

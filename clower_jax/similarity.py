@@ -1,0 +1,228 @@
+"""How far the vectors of words are from those of their characters (the paper, Figure 3)."""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Patch
+from ml_collections import ConfigDict
+
+from clower_jax import initial, losses, precision
+from clower_jax.model import KINDS, VIEWS
+from clower_jax.pretraining import Pretrain
+from clower_jax.products import rows_at
+
+log = logging.getLogger(__name__)
+
+GROUPS = {'2': 'two characters', '3+': 'three or more characters'}
+MEASURES = {'cosine': 'Cosine', 'euclidean': 'Euclidean distance'}
+CONTROL = '_other'  # of a measure, against the characters of another word
+FEW_MASKS = 1e-6  # of a text's tokens: one, the least there can be, and it is put back
+
+Distances = dict[str, np.ndarray]
+
+
+def models(config: ConfigDict) -> dict[str, Path]:
+    """The workdirs to measure by name, as `config.models` or `config.init_from` has them.
+
+    Raises ValueError where there is none, or two of a name.
+    """
+    entries = [entry for entry in config.models.split(',') if entry]
+    if bool(entries) == bool(config.init_from):
+        raise ValueError(
+            'give the workdir of a pre-training run, --config.init_from=W, or several of them: '
+            '--config.models=NAME=W,NAME=W'
+        )
+    pairs = [entry.rpartition('=')[::2] for entry in entries or [config.init_from]]
+    named = {name or Path(folder).resolve().name: Path(folder) for name, folder in pairs}
+    if len(named) < len(pairs):
+        raise ValueError(f'models={config.models}: two have the same name; write NAME=WORKDIR for each')
+    return named
+
+
+def config_of(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config of a pre-training run, changed so that its batches hold held-out text as it is, in order,
+    with words to measure, a text a row.
+
+    Raises ValueError where there is no such run, or it has no word encoder.
+    """
+    path = workdir / 'config.json'
+    if not initial.is_workdir(workdir) or not path.is_file():
+        raise ValueError(f'{workdir} is no workdir of a pre-training run')
+    its = ConfigDict(json.loads(path.read_text(encoding='utf-8')))
+    kind = its.model.get('kind', 'clower')
+    if its.get('task', 'pretrain') != 'pretrain' or KINDS.get(kind) != VIEWS:
+        raise ValueError(f'{workdir} has no word encoder, whose vectors could be compared')
+    its.model.kind = kind
+    if config.data.corpus:
+        its.data.corpus = config.data.corpus
+    elif not Path(its.data.corpus, 'manifest.json').is_file() and (workdir / 'corpus').is_dir():
+        its.data.corpus = str(workdir / 'corpus')  # the workdir was moved
+    its.batch_size, its.dtype = config.batch_size, config.dtype
+    its.data.update(
+        char_length=0, word_length=0, pack=False, mask_rate=FEW_MASKS, text='',
+        masking='words', explored_masks=1,
+        max_anchors=config.data.max_anchors, eval_examples=config.data.eval_examples,
+    )  # fmt: skip
+    its.loss.update(sop_on='none', contrast_on='token')
+    return its
+
+
+def measure(
+    its: ConfigDict, workdir: Path, batches: Iterable[dict[str, np.ndarray]], seed: int = 0
+) -> dict[str, Distances]:
+    """For each of GROUPS, the distances of every word of `batches` from its characters, fp32 [N], by measure;
+    and under its name + CONTROL those from the characters of another word of the batch, chosen at random.
+
+    `its`: a resolved `config_of`. A word that chance paired with itself has no control.
+
+    Raises ValueError where the batches hold no word.
+    """
+    model = Pretrain.network(its)
+    with initial.open_checkpoints(workdir) as checkpoints:
+        parts = ('embeddings/', 'coarse_embeddings/', *(f'{view}_encoder/' for view in VIEWS))
+        paths = [path for path in checkpoints.param_shapes() if path.startswith(parts)]
+        params = flax.traverse_util.unflatten_dict(checkpoints.load_params(paths), sep='/')
+    params = jax.device_put(params)
+
+    @jax.jit
+    def vectors(params, batch):
+        char, word = (
+            model.apply(
+                {'params': params}, view, batch[f'{view}_ids'], batch[f'{view}_segments'], method='encode'
+            )
+            for view in VIEWS
+        )
+        of_characters = losses.span_means(char, batch['anchor_char_start'], batch['anchor_char_length'])
+        return rows_at(word, batch['anchor_word_position']).astype('float32'), of_characters
+
+    random = np.random.default_rng(seed)
+    found: dict[str, dict[str, list[np.ndarray]]] = {group: {} for group in GROUPS}
+    with jax.default_matmul_precision(precision.matmul_precision(its.dtype)):
+        for batch in batches:
+            real = batch['anchor_char_length'] > 0
+            batch = batch | {f'{view}_ids': unmasked(batch, view) for view in VIEWS}
+            words, chars = (np.asarray(x)[real] for x in vectors(params, batch))
+            ids, length = batch['anchor_ids'][real], batch['anchor_char_length'][real]
+            other = random.permutation(len(ids))
+            differs = ids != ids[other]
+            for group, chosen in (('2', length == 2), ('3+', length > 2)):
+                for name, mine, theirs in (
+                    ('', chosen, chosen),
+                    (CONTROL, chosen & differs, other[chosen & differs]),
+                ):
+                    for kind, values in distances(words[mine], chars[theirs]).items():
+                        found[group].setdefault(kind + name, []).append(values)
+    if not any(map(len, (part for values in found.values() for part in values.get('cosine', ())))):
+        raise ValueError(f'the held-out text of {its.data.corpus} has no word to measure')
+    return {
+        group: {name: np.concatenate(parts) for name, parts in values.items()}
+        for group, values in found.items()
+    }
+
+
+def unmasked(batch: Mapping[str, np.ndarray], view: str) -> np.ndarray:
+    """int32 [B, L]: the ids of a view with what was masked put back."""
+    ids, labels = batch[f'{view}_ids'].copy(), batch[f'{view}_mlm_labels']
+    rows, places = np.nonzero(labels >= 0)
+    ids[rows, batch[f'{view}_mlm_positions'][rows, places]] = labels[rows, places]
+    return ids
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> Distances:
+    """By measure, [N]: of each row of a [N, D] from the same row of b."""
+    norms = np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), np.finfo(np.float32).tiny)
+    return {'cosine': (a * b).sum(axis=1) / norms, 'euclidean': np.linalg.norm(a - b, axis=1)}
+
+
+def summary(values: np.ndarray) -> dict[str, float | int | None]:
+    """count, and mean, standard deviation (n − 1) and median of numbers [N]; null where there are too few."""
+    return {
+        'count': len(values),
+        'mean': float(values.mean()) if len(values) else None,
+        'std': float(values.std(ddof=1)) if len(values) > 1 else None,
+        'median': float(np.median(values)) if len(values) else None,
+    }
+
+
+def write(
+    workdir: str | Path, found: Mapping[str, dict[str, Distances]], about: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Writes similarity.json and similarity.png; returns what is in the former: for each model what `about`
+    says of it, and for each group and measure a `summary`."""
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {
+        model: {
+            **about[model],
+            'groups': {
+                group: {name: summary(values) for name, values in measures.items()}
+                for group, measures in groups.items()
+            },
+        }
+        for model, groups in found.items()
+    }
+    text = json.dumps(results, indent=2, ensure_ascii=False) + '\n'
+    (folder / 'similarity.json').write_text(text, encoding='utf-8')
+    draw(found, folder / 'similarity.png')
+    return results
+
+
+def describe(results: Mapping[str, dict[str, Any]]) -> str:
+    """What `write` returns as a line for each model and group."""
+    lines = []
+    for model, about in results.items():
+        for group, title in GROUPS.items():
+            measures = about['groups'][group]
+            shown = (
+                f'{name} {measures[name]["mean"]:.3f} (another word {measures[name + CONTROL]["mean"]:.3f})'
+                for name in MEASURES
+                if measures[name + CONTROL]['count']
+            )
+            lines.append(f'{model}, {measures["cosine"]["count"]:,} words of {title}: {", ".join(shown)}')
+    return '\n'.join(lines)
+
+
+def draw(found: Mapping[str, dict[str, Distances]], path: str | Path) -> None:
+    """A panel for each measure: for both groups a box for each model, filled for the words' own characters,
+    hollow for another word's. Boxes are quartiles, whiskers the 5th and the 95th percentile."""
+    colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(5.2 * len(MEASURES) + 0.6 * len(found), 4.2))
+    width = 0.8 / (2 * len(found))
+    for axis, (measure, title) in zip(axes, MEASURES.items()):
+        for at, (model, color) in enumerate(zip(found, colors * len(found))):
+            for side, name in enumerate((measure, measure + CONTROL)):
+                filled = not side
+                axis.boxplot(
+                    [found[model][group][name] for group in GROUPS],
+                    positions=np.arange(len(GROUPS)) + (2 * at + side + 0.5) * width - 0.4,
+                    widths=width * 0.8,
+                    whis=(5, 95),
+                    showfliers=False,
+                    patch_artist=True,
+                    boxprops={'facecolor': color if filled else 'white', 'edgecolor': color},
+                    medianprops={'color': 'black' if filled else color, 'lw': 1.5},
+                    whiskerprops={'color': color},
+                    capprops={'color': color},
+                    manage_ticks=False,
+                )
+        axis.set_title(title, fontsize=11)
+        axis.set_xticks(range(len(GROUPS)), GROUPS.values())
+        axis.set_xlim(-0.5, len(GROUPS) - 0.5)
+        axis.grid(axis='y', alpha=0.25)
+    handles: Sequence[Patch] = [
+        *(Patch(facecolor=color, label=model) for model, color in zip(found, colors * len(found))),
+        Patch(facecolor='white', edgecolor='black', label="another word's characters"),
+    ]
+    figure.legend(handles=handles, loc='lower center', ncols=4, fontsize=9, frameon=False)
+    figure.suptitle('Vectors of held-out words against the means of their characters', fontsize=11)
+    rows = -(-len(handles) // 4)
+    figure.tight_layout(rect=(0, 0.05 + 0.05 * rows, 1, 1))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

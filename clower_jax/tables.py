@@ -1,0 +1,255 @@
+"""A grid of models × tasks × seeds, cell by cell, and the paper's tables and figure that it makes:
+tables.md, tables.json, figure2.png."""
+
+import copy
+import json
+import logging
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+log = logging.getLogger(__name__)
+
+# Table: title, tasks or, of the ablations, models. The paper's numbering.
+TASK_TABLES = {
+    'Table 2': ('Classification of texts', ('chnsenticorp', 'thucnews', 'tnews')),
+    'Table 3': ('Classification of pairs of texts', ('bq', 'lcqmc', 'afqmc', 'ocnli', 'xnli')),
+    'Table 4': ('Reading comprehension', ('cmrc', 'drcd')),
+}
+ABLATIONS = ('clower', 'no_tcl', 'no_scl', 'no_contrast', 'mm_bert_sop')
+# What results.json has for a task, and what to multiply it by for percent.
+METRICS = {'cmrc': ('f1', 1.0), 'drcd': ('f1_drcd', 1.0)}
+CLASSIFICATION = ('acc', 100.0)
+NOTES = {
+    'Table 3': (
+        'The text of the paper says that CLOWER is 0.33 points above MM-BERT-sop on pairs of texts; its own '
+        'table says 0.50.'
+    )
+}
+MISSING = '—'
+
+
+class Cell(NamedTuple):
+    """A model on a task: percent, one figure a seed, on the test set if there is one, else the development
+    set."""
+
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+Grid = dict[tuple[str, str], Cell]  # (model, task)
+
+
+def run(
+    config: ConfigDict,
+    workdir: Path,
+    prepare: Callable[[str, Path], Mapping[str, Any] | None],
+    finetune: Callable[[ConfigDict, Path], Mapping[str, Any]],
+) -> str:
+    """Fills the grid of a config (configs/tables.py) and writes its tables, anew after every cell.
+
+    What is there already is not done again: a model is asked for once, a cell with a results.json is read.
+
+    Args:
+      prepare: (model, folder) → what a fine-tuning config takes of it, by dotted key; it may train it, in
+        that folder. None: it was stopped.
+      finetune: (config, folder) → the contents of results.json; {} where it was stopped.
+
+    Returns:
+      The tables as markdown, of what there is when it ends.
+
+    Raises ValueError where a task is unknown or the file of the paper's numbers is none.
+    """
+    models, tasks = ([name.strip() for name in config[key].split(',')] for key in ('models', 'tasks'))
+    unknown = [task for task in tasks if task not in config.finetune]
+    if unknown:
+        raise ValueError(f'tasks: {unknown[0]!r} must be one of {", ".join(config.finetune)}')
+    paper = _read_paper(config.paper)
+    names = [model.partition('=')[0] for model in models]
+    workdir.mkdir(parents=True, exist_ok=True)
+    grid: Grid = {}
+    text = ''
+    for number, (model, name) in enumerate(zip(models, names)):
+        changes = None
+        for place, task in enumerate(tasks):
+            folder = workdir / 'cells' / name / task
+            results = (
+                json.loads(path.read_text('utf-8')) if (path := folder / 'results.json').is_file() else {}
+            )
+            if len(results.get('per_seed', ())) != config.seeds:
+                log.info(
+                    'Cell %d of %d: %s, %s',
+                    number * len(tasks) + place + 1,
+                    len(models) * len(tasks),
+                    name,
+                    task,
+                )
+                changes = prepare(model, workdir / 'models' / name) if changes is None else changes
+                if changes is None:
+                    return text
+                one = copy.deepcopy(config.finetune[task])
+                one.update_from_flattened_dict({'seeds': config.seeds, **changes})
+                results = finetune(one, folder)
+                if not results:
+                    return text
+            grid[name, task] = read_cell(task, results)
+            text = write(workdir, grid, names, tasks, config.reference, paper)
+    return text
+
+
+def _read_paper(path: str) -> dict[str, dict[str, float]]:
+    if not path:
+        return {}
+    try:
+        found = json.loads(Path(path).read_text(encoding='utf-8'))
+        return {model: {task: float(value) for task, value in row.items()} for model, row in found.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f'paper={path} is no file of numbers, {{model: {{task: number}}}}: {error}'
+        ) from error
+
+
+def read_cell(task: str, results: Mapping[str, Any]) -> Cell:
+    """The cell that a fine-tuning run's results.json makes: the metric of its best parameters."""
+    metric, factor = METRICS.get(task, CLASSIFICATION)
+    split = 'test' if 'test' in results['per_seed'][0] else 'validation'
+    seeds = tuple(one['seed'] for one in results['per_seed'])
+    return Cell(seeds, tuple(factor * one[split]['best'][metric] for one in results['per_seed']))
+
+
+def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
+    """Two-sided p of the paired t-test over seeds; NaN with fewer than two, 1 where all are equal."""
+    if len(a) < 2:
+        return math.nan
+    differences = np.subtract(a, b)
+    if np.ptp(differences) == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(stats.ttest_rel(a, b).pvalue)
+
+
+def averages(grid: Grid, models: Sequence[str], tasks: Sequence[str]) -> dict[str, Cell]:
+    """Each model's mean over the tasks, seed by seed; only models that have them all, with the same seeds."""
+    found = {}
+    for model in models:
+        cells = [grid[model, task] for task in tasks if (model, task) in grid]
+        if len(cells) == len(tasks) and len({cell.seeds for cell in cells}) == 1:
+            means = np.mean([cell.values for cell in cells], axis=0)
+            found[model] = Cell(cells[0].seeds, tuple(means.tolist()))
+    return found
+
+
+def write(
+    folder: Path,
+    grid: Grid,
+    models: Sequence[str],
+    tasks: Sequence[str],
+    reference: str,
+    paper: Mapping[str, Mapping[str, float]],
+) -> str:
+    """tables.md, tables.json and figure2.png of a grid, which need not be complete; returns the markdown.
+
+    `paper`: {model: {task: number}}. p is of the paired t-test over seeds against `reference`.
+    """
+    parts = [
+        f'Percent: accuracy, F1 for reading comprehension (DRCD: its own). Mean ± standard deviation (n − 1) '
+        f'over seeds; p is of a paired t-test over seeds against {reference}. "paper": its number, where '
+        'known. Bold: the best mean.'
+    ]
+    for name, (title, of_table) in TASK_TABLES.items():
+        chosen = [task for task in of_table if task in tasks]
+        if chosen:
+            parts.append(f'## {name}. {title}\n\n{_table(grid, models, chosen, reference, paper)}')
+            if name in NOTES:
+                parts.append(NOTES[name])
+    ablations = [model for model in ABLATIONS if model in models]
+    if len(ablations) > 1:
+        parts.append(
+            f'## Table 5. Ablations\n\n{_table(grid, ablations, list(tasks), reference, paper, average=True)}'
+        )
+    table = _table(grid, models, list(tasks), reference, paper, average=True)
+    parts.append(f'## Table 6. Everything\n\n{table}')
+    text = '\n\n'.join(parts) + '\n'
+    (folder / 'tables.md').write_text(text, encoding='utf-8')
+    cells = [
+        {'model': model, 'task': task, 'seeds': cell.seeds, 'values': cell.values}
+        for (model, task), cell in grid.items()
+    ]
+    (folder / 'tables.json').write_text(json.dumps(cells, indent=1) + '\n', encoding='utf-8')
+    draw(grid, models, tasks, folder / 'figure2.png')
+    return text
+
+
+def _table(
+    grid: Grid,
+    models: Sequence[str],
+    tasks: Sequence[str],
+    reference: str,
+    paper: Mapping[str, Mapping[str, float]],
+    average: bool = False,
+) -> str:
+    """Markdown: a row a model; of each task the result, p, and the paper's number."""
+    columns = {
+        task: {model: grid[model, task] for model in models if (model, task) in grid} for task in tasks
+    }
+    if len(tasks) > 1:
+        columns['average'] = averages(grid, models, tasks)
+    head = ['model']
+    for task in columns:
+        head += [task, 'p'] if average else [task, 'p', 'paper']
+    rows = []
+    for model in models:
+        row = [model]
+        for task, cells in columns.items():
+            row += _shown(cells, model, reference)
+            row += [] if average else [_number(paper.get(model, {}).get(task))]
+        rows.append(row)
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _shown(cells: Mapping[str, Cell], model: str, reference: str) -> list[str]:
+    """[mean ± deviation, p] of one cell."""
+    if model not in cells:
+        return [MISSING, MISSING]
+    values = cells[model].values
+    mean = statistics.fmean(values)
+    text = f'{mean:.2f}' + (f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else '')
+    if mean == max(statistics.fmean(cell.values) for cell in cells.values()):
+        text = f'**{text}**'
+    comparable = reference in cells and model != reference and cells[reference].seeds == cells[model].seeds
+    p = paired_p(values, cells[reference].values) if comparable else math.nan
+    return [text, MISSING if math.isnan(p) else f'{p:.2f}']
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f'{value:g}'
+
+
+def draw(grid: Grid, models: Sequence[str], tasks: Sequence[str], path: Path) -> None:
+    """Figure 2: for each task every model's mean, its deviation, and its seeds as dots."""
+    tasks = [task for task in tasks if any((model, task) in grid for model in models)]
+    figure, axes = plt.subplots(1, max(1, len(tasks)), figsize=(3.2 * max(1, len(tasks)), 3.6), squeeze=False)
+    colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    for axis, task in zip(axes.flat, tasks):
+        for place, model in enumerate(models):
+            if (model, task) not in grid:
+                continue
+            values = grid[model, task].values
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            color = colors[place % len(colors)]
+            axis.errorbar(place, statistics.fmean(values), deviation, fmt='s', ms=7, capsize=4, color=color)
+            axis.plot([place] * len(values), values, '.', color='black', alpha=0.5)
+        axis.set_xticks(range(len(models)), models, rotation=45, ha='right', fontsize=8)
+        axis.set_title(task, fontsize=10)
+        axis.grid(axis='y', alpha=0.25)
+    axes.flat[0].set_ylabel('percent')
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,39 @@
+"""ML-CTL (arXiv 2202.13083): translations get like vectors, as sentences and word by word.
+
+    python run.py --config=configs/mlctl.py --config.init_from=X --config.data.train=pairs.tsv
+
+X is a workdir or the folder of a multilingual or any other BERT; a line of train is a text, a tab and its
+translation, in any languages. A share of them is kept to evaluate on, before and after: how often the nearest
+of all translations is the right one. On other pairs:
+
+    python run.py --config=configs/mlctl.py --workdir=W --config.mode=evaluate --config.data.test=FILE
+
+Which words translate each other is found out by the model itself, or comes from a word aligner:
+
+    python -m input_pipeline.word_groups --input pairs.tsv --output words.txt
+    fast_align -i words.txt -d -o -v > pairs.align     # or another; a line '0-0 1-2' for every pair
+
+and --config.data.alignment=pairs.align. The paper's settings were not at hand: these are ours.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The config; there are no variants."""
+    config = common.sentences('mlctl', evaluation='retrieval')
+    config.batch_size = 64
+    config.num_epochs = 1.0
+    config.data.max_length = 64
+    config.data.dev_fraction = 0.05
+    config.data.segmenter = 'jieba'  # or rjieba; of Chinese text
+    config.data.alignment = ''  # a file of links between words; empty: the model finds them
+    config.data.max_aligned = 20  # pairs of words that count, of a pair of texts
+    config.loss.contrast = 'cz_nce'  # or info_nce
+    config.loss.temperature = 0.1
+    config.loss.word_weight = 1.0  # of the contrast of words; that of sentences has 1
+    config.loss.within_words = False  # whether the words of the same language are negatives, too
+    config.loss.align_threshold = -1.0  # the least cosine of words that the model aligns; -1: any
+    return config

@@ -1,0 +1,69 @@
+"""The paper's tables in one command: systems × tasks × seeds.
+
+    python run.py --config=configs/tables.py:cpu --workdir=runs/tables --config.pretrain.data.corpus=DIR \
+        --config.finetune.tnews.data.folder=DIR …
+
+Pre-trains every system of `models` with the settings of `config.pretrain` in `<workdir>/models/`, fine-tunes
+each on every task of `tasks` with `config.seeds` seeds in `<workdir>/cells/`, and writes tables.md,
+tables.json and figure2.png. Interrupted, the same command goes on where it was, cell by cell; a cell is done
+when it has a results.json. No variant: the paper's settings, which want a cluster. :cpu is tiny encoders and
+short training, for an hour of a few CPU cores.
+
+A model is the name of a system (configs/pretrain.py), `random` for no pre-training, or NAME=FOLDER for a
+workdir or a Hugging Face folder that is there already: --config.models=clower,macbert=hfl/macbert.
+
+The paper's own numbers come from a file, --config.paper=FILE: {"clower": {"tnews": 58.0, …}, …}; without it
+their column is empty.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import classify, cmrc, common, drcd, pretrain
+
+SINGLE = ('chnsenticorp', 'thucnews', 'tnews')
+PAIRS = ('bq', 'lcqmc', 'ocnli', 'xnli')  # of the paper
+READING = ('cmrc', 'drcd')
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    """The whole grid of the paper, or with 'cpu' one that a small machine can do."""
+    if variant not in ('', 'cpu'):
+        raise ValueError(f'configs/tables.py has no variant {variant!r}; it has cpu')
+    config = ConfigDict(
+        {
+            'task': 'tables',
+            'models': 'bert_wwm,bert_wwm_sop,mm_bert,mm_bert_sop,clower,no_tcl,no_scl',
+            'tasks': ','.join((*SINGLE, *PAIRS, *READING)),
+            'seeds': 5,
+            'reference': 'clower',  # what the others are compared with
+            'paper': '',  # a file with the paper's numbers
+            'pretrain': pretrain.get_config('paper'),
+            'finetune': {
+                **{name: classify.get_config(name) for name in classify.SETTINGS},
+                'cmrc': cmrc.get_config(),
+                'drcd': drcd.get_config(),
+            },
+            'mesh': common.run().mesh,
+        }
+    )
+    if variant == 'cpu':
+        cpu(config)
+    return config
+
+
+def cpu(config: ConfigDict) -> None:
+    """Tiny encoders from random weights; four tasks, some hundred steps of fine-tuning, three seeds."""
+    config.models = 'random,bert_wwm,mm_bert_sop,clower,no_tcl,no_scl'
+    config.tasks = 'chnsenticorp,tnews,afqmc,ocnli'
+    config.seeds = 3
+    config.pretrain = pretrain.get_config('cpu')
+    config.pretrain.model = common.model('tiny')
+    config.pretrain.model.dropout = config.pretrain.model.attention_dropout = 0.0
+    config.pretrain.dtype = 'bfloat16'
+    config.pretrain.total_steps, config.pretrain.optim.warmup_steps = 1000, 100
+    config.pretrain.eval_every = config.pretrain.checkpoint_every = 500
+    for name, one in config.finetune.items():
+        one.batch_size, one.total_steps = 32, 300
+        one.optim.learning_rate = 1e-3
+        one.data.max_length = 96 if name == 'chnsenticorp' else 64
+        one.data.buckets, one.log_every = 2, 100

@@ -1,0 +1,110 @@
+"""How a record lies in a row of either view: `[CLS] X [SEP] Y [SEP]`, X Y being A B, or B A where swapped.
+
+Pure TensorFlow functions. Shapes: B examples, Lc and Lw the lengths of the two views.
+"""
+
+import tensorflow as tf
+
+
+def sentence_pair(
+    records, boundary_u, swap_u, cls: int, sep: int, char_length: int, word_length: int
+) -> dict[str, tf.Tensor]:
+    """Splits each record at a random sentence boundary into A and B, swaps half, and lays both views out.
+
+    Sentence order prediction (ALBERT, arXiv 1909.11942; used by CLOWER, arXiv 2208.10844): both views get the
+    same order. The special tokens count as words of one character, so that the two views stay aligned from
+    [CLS] to the last [SEP]: the character spans of all words are the running sum of `word_char_len`.
+
+    Args:
+      records: as in `make_batch`.
+      boundary_u, swap_u: [B] uniforms.
+
+    Returns:
+      `char_ids`, `char_segments` int32 and `is_char` bool [B, Lc]; `word_ids`, `word_segments`,
+      `word_char_len` (characters of each word; 1 for a special token, 0 for padding), `whole_word` (running
+      number of the segmented word that a token is a part of) int32 and `is_word` bool [B, Lw]; `sop_labels`
+      [B], 1 = swapped. `is_char` and `is_word` are False for special tokens and padding.
+    """
+    sentences = records['sentence_words'].row_lengths()
+    boundary = tf.cast(boundary_u * tf.cast(sentences - 1, tf.float64), tf.int64)
+    swapped = swap_u < 0.5
+    # Words, then characters, of A.
+    words_a = tf.gather(tf.cumsum(records['sentence_words'].to_tensor(), axis=1), boundary, batch_dims=1)
+    char_len = with_specials(records['word_char_len'], word_length, 1, 1, 0)
+    chars_a = tf.gather(tf.cumsum(char_len, axis=1, exclusive=True), words_a, batch_dims=1)
+
+    words, word_segments = layout(records['word_ids'].row_lengths(), words_a, swapped, word_length)
+    chars, char_segments = layout(records['char_ids'].row_lengths(), chars_a, swapped, char_length)
+    starts = with_specials(first_tokens(records['whole_word_tokens'], word_length - 3), word_length, 1, 1, 0)
+
+    def lay_out(values, source):
+        return tf.gather(values, source, batch_dims=1)
+
+    return {
+        'char_ids': lay_out(with_specials(records['char_ids'], char_length, cls, sep, 0), chars),
+        'char_segments': char_segments,
+        'is_char': chars < char_length - 3,
+        'word_ids': lay_out(with_specials(records['word_ids'], word_length, cls, sep, 0), words),
+        'word_segments': word_segments,
+        'word_char_len': lay_out(char_len, words),
+        'whole_word': tf.cumsum(lay_out(starts, words), axis=1) - 1,
+        'is_word': words < word_length - 3,
+        'sop_labels': tf.cast(swapped, tf.int32),
+    }
+
+
+def with_specials(values, length: int, cls: int, sep: int, pad: int) -> tf.Tensor:
+    """[B, length]: values of a record's tokens, [B, (n)] or [B, length − 3], then of [CLS], [SEP], [PAD]."""
+    if isinstance(values, tf.RaggedTensor):
+        values = values.to_tensor(shape=[None, length - 3])
+    specials = tf.tile([[cls, sep, pad]], [tf.shape(values)[0], 1])
+    return tf.concat([tf.cast(values, tf.int32), specials], axis=1)
+
+
+def layout(tokens, tokens_a, swapped, length: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Lays `[CLS] X [SEP] Y [SEP]` out, where X Y is A B, or B A where swapped.
+
+    Args:
+      tokens, tokens_a: [B] tokens in the whole record and in A.
+      swapped: [B] bool.
+
+    Returns:
+      source [B, length] int32: which column of `with_specials` each position takes; segments, likewise.
+    """
+    tokens, tokens_a = (tf.cast(x, tf.int32)[:, None] for x in (tokens, tokens_a))
+    start = tf.where(swapped[:, None], tokens_a, 0)  # the record, read round from here, is X Y
+    middle = tf.where(swapped[:, None], tokens - tokens_a, tokens_a) + 1  # position of the first [SEP]
+    position = tf.range(length)[None]
+    token = position - tf.where(position < middle, 1, 2)
+    source = tf.math.floormod(token + start, tf.maximum(tokens, 1))
+    cls, sep, pad = length - 3, length - 2, length - 1
+    source = tf.where(position == 0, cls, source)
+    source = tf.where((position == middle) | (position == tokens + 2), sep, source)
+    source = tf.where(position > tokens + 2, pad, source)
+    return source, tf.cast((position > middle) & (position <= tokens + 2), tf.int32)
+
+
+def second_alone(values, segments) -> tf.Tensor:
+    """[B, L]: `[CLS] Y [SEP]` of rows `[CLS] X [SEP] Y [SEP]`, whose second segment is Y [SEP]; 0 or False
+    behind it."""
+    length = segments.shape[1]
+    before = tf.argmax(segments, axis=1, output_type=tf.int32)[:, None] - 1  # tokens of X and its [SEP]
+    position = tf.range(length)[None]
+    source = tf.where(position == 0, 0, position + before)
+    moved = tf.gather(values, tf.minimum(source, length - 1), batch_dims=1)
+    return tf.where(source < length, moved, tf.zeros_like(moved))
+
+
+def first_tokens(group_sizes: tf.RaggedTensor, length: int) -> tf.Tensor:
+    """[B, length] int32: 1 at the first token of each group, where the groups lie end to end from token 0."""
+    starts = tf.cumsum(group_sizes.to_tensor(), axis=1, exclusive=True)
+    real = tf.sequence_mask(group_sizes.row_lengths(), tf.shape(starts)[1])
+    starts = tf.where(real, tf.cast(starts, tf.int32), length)  # padding is added past the end and cut off
+    return sum_by_group(tf.ones_like(starts), starts, length + 1)[:, :length]
+
+
+def sum_by_group(values, groups, num_groups: int) -> tf.Tensor:
+    """[B, num_groups]: the sum over each row's `values` [B, L] that share a group number `groups` [B, L]."""
+    rows = tf.shape(values)[0]
+    flat = groups + num_groups * tf.range(rows)[:, None]
+    return tf.reshape(tf.math.unsorted_segment_sum(values, flat, rows * num_groups), [rows, num_groups])

@@ -1,0 +1,130 @@
+"""Data of ML-CTL: pairs of translations, with the word that each token is of, and aligned words if known."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import buckets, labelled, locations, sentences, word_groups
+from input_pipeline.buckets import Rows
+from input_pipeline.segment import Segment, segmenter
+from input_pipeline.sentences import Pair
+from input_pipeline.tokenizer import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+class Translations:
+    """Pairs of texts to train on, each text as a token row [CLS] text [SEP], cut at its end if too long.
+
+    Args:
+      pairs: no text has two partners.
+      max_length: tokens of a row, special ones included.
+      segment: what cuts Chinese text into words.
+      alignment: line of the file of pairs → links of words, from 0; None: the model is to find them.
+      max_aligned: the most links of a pair that are used.
+      metrics: what an evaluation measures.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        vocabulary: Vocabulary,
+        max_length: int,
+        segment: Segment,
+        alignment: Mapping[int, Sequence[tuple[int, int]]] | None = None,
+        max_aligned: int = 20,
+        metrics: tuple[str, ...] = (),
+    ):
+        self.metrics = metrics
+        first, words_a = _encode([pair.text_a for pair in pairs], vocabulary, max_length, segment)
+        second, words_b = _encode([pair.text_b for pair in pairs], vocabulary, max_length, segment)
+        # A batch is as wide as the longer sides want it: the first has their lengths, in padding.
+        lengths = np.maximum(*(np.fromiter(map(len, side), np.int64) for side in (first, second)))
+        padded = [np.pad(ids, (0, length - len(ids))) for ids, length in zip(first, lengths)]
+        self.rows = Rows(padded, lengths)
+        self._others = {
+            name: Rows(rows, lengths)
+            for name, rows in (('other_ids', second), ('char_words', words_a), ('other_words', words_b))
+        }
+        self._alignment = None
+        if alignment is not None:
+            self._alignment = np.zeros((len(pairs), max_aligned, 2), np.int32)
+            left_out: Counter[str] = Counter()
+            for row, pair in enumerate(pairs):
+                there = words_a[row].max(), words_b[row].max()
+                links = alignment[word_groups.line_of(pair.where)]
+                kept = word_groups.one_to_one(links, *there, max_aligned, left_out)
+                self._alignment[row, : len(kept)] = np.reshape(kept, (-1, 2))
+            used = int((self._alignment[..., 0] > 0).sum())
+            listed = ''.join(f'; left out, {reason}: {count:,}' for reason, count in left_out.items())
+            log.info('%s links between words are used%s', f'{used:,}', listed)
+
+    def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
+        """`other_ids`, `other_segments`, `char_words`, `other_words` int32 [batch_size, width], the number of
+        the word that a token is of, from 1 (0: of none), and where it is known `alignment` [batch_size,
+        max_aligned, 2]."""
+        out = {name: rows.batch(planned, batch_size)['char_ids'] for name, rows in self._others.items()}
+        out['other_segments'] = np.zeros_like(out['other_ids'])
+        if self._alignment is not None:
+            out['alignment'] = buckets.completed(self._alignment, planned, batch_size, 0)
+        return out
+
+
+def _encode(
+    texts: list[str], vocabulary: Vocabulary, max_length: int, segment: Segment
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The token rows of texts, and for each token the number of its word (0 for [CLS] and [SEP])."""
+    encodings = vocabulary.wordpiece.encode_batch(texts, add_special_tokens=False)
+    room = max_length - 2
+    sentences.log_cut(sum(len(encoding) > room for encoding in encodings), len(texts), max_length)
+    ids, words = [], []
+    for text, encoding in zip(texts, encodings):
+        ids.append(np.array([vocabulary.cls, *encoding.ids[:room], vocabulary.sep], np.int32))
+        words.append(np.pad(word_groups.word_numbers(text, encoding, segment)[:room], 1))
+    return ids, words
+
+
+def split_off(pairs: Sequence[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
+    """Divides pairs into (train, dev), about `fraction` of them dev: those that share a text, on whichever
+    side or by way of other pairs, are on the same side, and no text is on both.
+
+    Raises ValueError where a side would be empty.
+    """
+    root: dict[str, str] = {}
+
+    def find(text: str) -> str:
+        while root.setdefault(text, text) != text:
+            root[text] = text = root[root[text]]
+        return text
+
+    for a, b in (pair[:2] for pair in pairs):
+        first, second = sorted((find(a), find(b)))
+        root[second] = first
+    return labelled.split_off(pairs, fraction, text=lambda pair: find(pair.text_a))
+
+
+def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Translations | sentences.Judged]:
+    """The splits that `config.mode` needs, as far as there are any: the pairs of `data.train`, and
+    `sentences.judged`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    data = config.data
+    splits: dict[str, Translations | sentences.Judged] = dict(sentences.judged(config, vocabulary))
+    if config.mode != 'train':
+        return splits
+    path = locations.paths(config)['train']
+    pairs = sentences.related_pairs(path, data)
+    if 'validation' not in splits and data.dev_fraction and data.evaluation == 'retrieval':
+        pairs, held_out = split_off(pairs, data.dev_fraction)
+        splits = {'validation': sentences.Retrieval(held_out, vocabulary, data.max_length)} | splits
+        log.info('No dev file: %s pairs of train are kept for evaluation', f'{len(held_out):,}')
+    alignment = word_groups.read_alignment(data.alignment, path) if data.alignment else None
+    train = Translations(
+        pairs, vocabulary, data.max_length, segmenter(data.segmenter), alignment, data.max_aligned,
+        sentences.EVALUATIONS[data.evaluation].metrics,
+    )  # fmt: skip
+    return {'train': train} | splits

@@ -1,0 +1,197 @@
+"""Vectors of texts: transformers' own, in the order given, whatever is batched with what."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import workdirs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clower_jax import Encoder, encode, encoder
+from clower_jax.export import export
+
+ROOT = Path(__file__).parent.parent
+TEXTS = [
+    *workdirs.TEXTS,
+    '',
+    '今天',
+    '[MASK]很好',
+    '今天天气很好。',
+    '亚洲第一大河' * 20,
+    ' 用 iPhone\t打电话',
+]
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    """(workdir, its export)."""
+    folder = tmp_path_factory.mktemp('encoder')
+    workdirs.make(folder / 'run', 'pretrain')
+    return folder / 'run', export(folder / 'run', folder / 'exported', heads='none')
+
+
+@pytest.fixture(scope='module')
+def exported(folders):
+    return Encoder.load(folders[1])
+
+
+def reference(folder, texts, pooling, max_length=workdirs.MODEL['max_positions']):
+    """What transformers makes of the texts, one by one."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    rows = []
+    for text in texts:
+        batch = tokenizer(text, truncation=True, max_length=max_length, return_tensors='pt')
+        with torch.no_grad():
+            hidden = model(**batch).last_hidden_state[0]
+        rows.append(hidden.mean(0) if pooling == 'mean' else hidden[0])
+    return torch.stack(rows).numpy()
+
+
+@pytest.mark.parametrize(('pooling', 'max_length'), [('mean', None), ('cls', 9)])
+def test_vectors_are_those_of_transformers(folders, pooling, max_length):
+    expected = reference(folders[1], TEXTS, pooling, max_length or workdirs.MODEL['max_positions'])
+    found = Encoder.load(folders[1], pooling, max_length=max_length).encode(TEXTS)
+    assert found.dtype == np.float32 and np.ptp(expected) > 1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_what_is_too_long_loses_its_end_but_not_its_sep(folders, caplog):
+    short = Encoder.load(folders[1], max_length=9)
+    with workdirs.warnings_of('clower_jax.encoder') as logged:
+        cut, same = short.encode(['亚洲第一大河' * 20, '亚洲第一大河亚'])
+    assert logged == ['1 of 2 texts were cut to 9 tokens']
+    np.testing.assert_array_equal(cut, same)
+
+
+def test_a_workdir_is_its_export(folders, exported):
+    np.testing.assert_array_equal(Encoder.load(folders[0]).encode(TEXTS), exported.encode(TEXTS))
+
+
+def test_a_fine_tuned_workdir(tmp_path):
+    workdirs.make(tmp_path / 'run', 'classify')
+    folder = export(tmp_path / 'run', tmp_path / 'exported')
+    found = Encoder.load(tmp_path / 'run').encode(TEXTS[:3])
+    np.testing.assert_allclose(found, reference(folder, TEXTS[:3], 'mean'), rtol=0, atol=1e-5)
+
+
+def test_a_folder_without_tokenizer_json(folders, exported, tmp_path):
+    for path in folders[1].iterdir():
+        if path.name not in ('tokenizer.json', 'tokenizer_config.json'):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    np.testing.assert_array_equal(Encoder.load(tmp_path).encode(TEXTS), exported.encode(TEXTS))
+
+
+def test_bfloat16_is_near(folders, exported):
+    found, exact = Encoder.load(folders[1], dtype='bfloat16').encode(TEXTS), exported.encode(TEXTS)
+    assert found.dtype == np.float32
+    assert np.abs(found - exact).max() < 0.05 * np.ptp(exact) and np.abs(found - exact).max() > 0
+
+
+def test_no_text_and_texts_of_length_one(exported):
+    assert exported.encode([]).shape == (0, exported.size)
+    lengths = np.linalg.norm(exported.encode(TEXTS, normalize=True), axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
+
+
+@given(st.lists(st.sampled_from(TEXTS), max_size=40), st.sampled_from([None, 1, 3]), st.integers(1, 7))
+@settings(max_examples=8)
+def test_order_and_duplicates(exported, texts, batch_size, together):
+    """Whatever shares a batch, a text's vector is its own; tokenised in parts of any size."""
+    alone = dict(zip(TEXTS, exported.encode(TEXTS)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, 'TOGETHER', together)
+        found = exported.encode(texts, batch_size=batch_size)
+    assert found.shape == (len(texts), exported.size)
+    for text, vector in zip(texts, found, strict=True):
+        np.testing.assert_allclose(vector, alone[text], rtol=0, atol=1e-5)
+
+
+@given(st.lists(st.text('今天气很好我们去公园', max_size=70), unique=True, max_size=60), st.integers(1, 50))
+def test_batches_hold_every_text_once_and_have_few_shapes(exported, texts, together):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, 'TOGETHER', together)
+        patch.setattr(exported, '_batch_tokens', 128)
+        batches = list(exported._batches(texts, None))
+    assert sorted(number for numbers, _ in batches for number in numbers) == list(range(len(texts)))
+    for numbers, ids in batches:
+        longest = max(min(len(texts[number]) + 2, 64) for number in numbers)
+        assert (ids != 0).sum(1).max() == longest and ids.shape[1] == encoder._width(longest, 8, 64)
+        full = max(1, 128 // ids.shape[1])
+        assert len(numbers) <= len(ids) <= full and (len(ids) == full or len(ids).bit_count() == 1)
+
+
+def test_widths():
+    for length in range(1, 513):
+        width = encoder._width(length, 8, 512)
+        assert width % 4 == 0 and length <= width < length + max(4, length / 8 + 1)
+    assert len({encoder._width(length, 8, 512) for length in range(1, 513)}) == 40
+    assert encoder._width(61, 8, 62) == 62
+
+
+def test_errors_say_what_was_wrong(folders, exported, tmp_path):
+    with pytest.raises(ValueError, match='single string'):
+        exported.encode('今天')
+    with pytest.raises(ValueError, match='batch_size=0'):
+        exported.encode(TEXTS, batch_size=0)
+    with pytest.raises(ValueError, match='max_length=65 must be from 3 .* to 64'):
+        Encoder.load(folders[1], max_length=65)
+    with pytest.raises(ValueError, match="pooling='max'"):
+        Encoder.load(folders[1], pooling='max')
+    with pytest.raises(ValueError, match='neither a workdir'):
+        Encoder.load(tmp_path)
+    other = tmp_path / 'other'
+    other.mkdir()
+    for path in folders[1].iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(['新词'])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(ValueError, match='other tokens than the model'):
+        Encoder.load(other)
+
+
+def test_the_command(folders, exported, tmp_path):
+    lines = ['今天天气很好。', '', '我们\u2028去公园。', '今天天气很好。', '最后一行\r']
+    (tmp_path / 'texts.txt').write_bytes(b'\xef\xbb\xbf' + '\n'.join(lines).encode())
+    command = [sys.executable, '-m', 'clower_jax.encode', '--model', str(folders[1]), '--normalize']
+    command += ['--input', str(tmp_path / 'texts.txt'), '--output', str(tmp_path / 'out' / 'v.npy')]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert '5 vectors of 32 numbers' in done.stdout
+    assert os.listdir(tmp_path / 'out') == ['v.npy']
+    expected = exported.encode([line.rstrip('\r') for line in lines], normalize=True)
+    np.testing.assert_allclose(np.load(tmp_path / 'out' / 'v.npy'), expected, rtol=0, atol=1e-6)
+
+
+def test_a_file_is_encoded_a_part_at_a_time(exported, tmp_path, monkeypatch):
+    (tmp_path / 'texts.txt').write_text('\n'.join(TEXTS[:5]) + '\n', encoding='utf-8')
+    monkeypatch.setattr(encode, 'LINES', 2)
+    assert encode.encode_file(exported, tmp_path / 'texts.txt', tmp_path / 'v.npy') == (
+        5,
+        32,
+    )  # U+2028 ends none
+    whole = exported.encode((tmp_path / 'texts.txt').read_text('utf-8').removesuffix('\n').split('\n'))
+    np.testing.assert_allclose(np.load(tmp_path / 'v.npy'), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'), [(b'', 'no text'), ('好\n'.encode() + b'\xff\xfe\n', 'texts.txt:2 is not UTF-8')]
+)
+def test_a_file_that_cannot_be_read_leaves_nothing(exported, tmp_path, content, message):
+    (tmp_path / 'texts.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        encode.encode_file(exported, tmp_path / 'texts.txt', tmp_path / 'v.npy')
+    assert os.listdir(tmp_path) == ['texts.txt']
+
+
+def test_the_package_itself_is_cheap_to_import():
+    code = 'import sys, clower_jax; print(sorted({"jax", "orbax", "tensorflow", "numpy"} & set(sys.modules)))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == '[]', done.stderr
