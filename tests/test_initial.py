@@ -337,7 +337,8 @@ def load_task(source, task, labels=None, **changes):
 def sources(tmp_path_factory):
     """{task: (workdir, parameters by path)}."""
     folder = tmp_path_factory.mktemp('sources')
-    return {task: (folder / task, workdirs.make(folder / task, task)) for task in ('pretrain', 'classify', 'span')}
+    names = ('pretrain', 'classify', 'span')
+    return {task: (folder / task, workdirs.make(folder / task, task)) for task in names}
 
 
 @pytest.mark.parametrize('task', ['classify', 'span'])
