@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from clower_jax import export, finetune, initial, similarity, start, tables, train
 from configs import common, pretrain
-from input_pipeline import batches, finetuning
+from input_pipeline import batches, finetuning, locations
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -107,6 +107,15 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
 def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
     """A grid of models × tasks × seeds (configs/tables.py); returns its tables."""
 
+    known = ('random', 'clower', *pretrain.SYSTEMS)
+    for model in config.models.split(','):
+        name = model.strip()
+        if '=' not in name and name not in known:
+            raise ValueError(f'models: {name!r} must be one of {", ".join(known)}, or NAME=FOLDER')
+    for task in config.tasks.split(','):  # before anything is trained
+        if task.strip() in config.finetune:
+            locations.paths(config.finetune[task.strip()])
+
     def prepare(model: str, folder: Path) -> dict | None:
         name, _, source = model.partition('=')
         if source:
@@ -120,9 +129,6 @@ def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
             vocab.write_text(''.join(f'{token}\n' for token in base), encoding='utf-8')
             sizes = ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions')
             return {'data.vocab': str(vocab)} | {f'model.{size}': one.model[size] for size in sizes}
-        if name not in ('clower', *pretrain.SYSTEMS):
-            known = ', '.join(('random', 'clower', *pretrain.SYSTEMS))
-            raise ValueError(f'models: {name!r} must be one of {known}, or NAME=FOLDER')
         one.update_from_flattened_dict(pretrain.SYSTEMS.get(name, {}))
         if finetune.latest_step(folder) < one.total_steps:
             pretrain_job(one, job, folder)
@@ -230,6 +236,8 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
                 'a model.kind=lichee reads words beside characters, which the task '
                 f'{config.task!r} does not have: it is made for {", ".join(READS_WORDS[kind])}'
             )
+        if config.task not in ('classify', 'span'):
+            config.model.kind = 'bert'  # what a sentence task trains is the character encoder alone
         return config, Vocabulary(tokens[:base_size], base_size)
     if len(tokens) == base_size:
         raise ValueError(

@@ -19,12 +19,14 @@ run() {  # the command of a part
     profile)   "$python" bench/profile_step.py --json "$out/profile.json" ;;
     loader)    "$python" bench/loader.py --json "$out/loader.json" ;;
     finetune)  "$python" bench/finetune.py --device gpu --json "$out/finetune.json" ;;
+    encode)    "$python" bench/encode.py --size base --json "$out/encode.json" ;;
+    mirror)    "$python" bench/mirror.py --json "$out/mirror.json" ;;
     step-fp32) "$python" bench/step.py --device gpu --dtypes float32 --json "$out/step-fp32.json" ;;
     *)         echo "there is no part $1; there are: ${parts[*]}" >&2; return 2 ;;
   esac
 }
 
-parts=(tests step contrast profile loader finetune step-fp32)
+parts=(tests step contrast profile loader finetune mirror encode step-fp32)
 (($#)) || set -- "${parts[@]}"
 failed=()
 for part in "$@"; do

@@ -21,7 +21,7 @@ from clower_jax.linear_cross_entropy import linear_cross_entropy
 from clower_jax.model import PAD_ID, SentenceEncoder, pool_tokens
 from clower_jax.pretraining import SumsByName, encoder_settings
 from clower_jax.products import rows_at
-from clower_jax.sentence_tasks import SentenceTask, counts
+from clower_jax.sentence_tasks import SentenceTask, counts, drops
 
 
 class Fusion(nn.Module):
@@ -87,10 +87,10 @@ class AutoMlm(SentenceTask):
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'AutoMlm':
         """Raises ValueError where nothing is dropped: both vectors of a text would be the same one."""
-        if not (config.model.dropout or config.model.attention_dropout):
+        if not drops(config.model):
             raise ValueError(
-                'model.dropout=0 and model.attention_dropout=0: dropout makes the two vectors of a text that '
-                'Auto-MLM contrasts. Set one of them, 0.1 as a rule'
+                'model.dropout=0, model.attention_dropout=0 and model.drophead=0: dropout makes the two '
+                'vectors of a text that Auto-MLM contrasts. Set one of them, 0.1 as a rule'
             )
         model = AutoMlmEncoder(**encoder_settings(config), pooling=config.model.pooling)
         return cls(model, config.loss.temperature, config.loss.mlm_weight, mesh)

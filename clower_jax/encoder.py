@@ -6,6 +6,7 @@ vectors = Encoder.load('clower-char').encode(['今天天气很好。', '我们�
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -68,7 +69,7 @@ class Encoder:
     def load(
         cls,
         folder: str | Path,
-        pooling: str = 'mean',
+        pooling: str = '',
         dtype: str = 'float32',
         max_length: int | None = None,
     ) -> 'Encoder':
@@ -78,7 +79,8 @@ class Encoder:
           folder: a Hugging Face BERT, exported or anybody's; a workdir, of which it is the character encoder,
             of a fine-tuned one with its best parameters; or a TensorFlow checkpoint. Texts are tokenised by
             its tokenizer.json, or by BERT's tokenizer over its vocab.txt.
-          pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls'.
+          pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls'; empty: what the encoder
+            was trained with, where it was trained to give vectors, else 'mean'.
           dtype: what products are computed in: 'float32', 'bfloat16' or 'float16'.
           max_length: tokens; None: as many as the model has positions.
 
@@ -102,7 +104,7 @@ class Encoder:
             vocab_size=info.base_size,
             max_positions=positions,
             dtype=precision.compute_dtype(dtype),
-            pooling=pooling,
+            pooling=pooling or _pooling(Path(folder)),
         )
         ids = jnp.zeros((1, 3), jnp.int32)
         abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
@@ -224,6 +226,14 @@ def _padded(rows: Sequence[Sequence[int]], height: int, width: int) -> np.ndarra
     real = np.arange(width) < lengths[:, None]
     ids[: len(rows)][real] = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
     return ids
+
+
+def _pooling(folder: Path) -> str:
+    """What the encoder of a folder was trained with; 'mean' where that is not known."""
+    path = folder / 'config.json'
+    config = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    own = hugging_face.own_entry(config, 'pooling')
+    return own or config.get('model', {}).get('pooling') or 'mean'
 
 
 def _tokenizer(folder: Path, tokens: Sequence[str], max_length: int) -> tokenizers.Tokenizer:

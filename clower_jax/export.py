@@ -101,6 +101,7 @@ def export(
         length = config['data'].get('max_length') or length
     manifest = _manifest(config, workdir, info.tokens, info.base_size)
     own = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
+    own |= {'pooling': config['model']['pooling']} if 'pooling' in config['model'] else {}
     settings = bert_config(config['model'], architecture, rows, info.labels)
 
     output.parent.mkdir(parents=True, exist_ok=True)

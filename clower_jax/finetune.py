@@ -214,4 +214,6 @@ def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> 
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    partial = path.with_name(f'{path.name}.partial')  # a kill leaves no half of a file
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    partial.replace(path)

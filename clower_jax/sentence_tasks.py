@@ -48,7 +48,15 @@ class Mirror(SentenceTask):
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> 'Mirror':
-        """`model.pooling` and `loss.temperature` matter beside the encoder's settings."""
+        """`model.pooling` and `loss.temperature` matter beside the encoder's settings.
+
+        Raises ValueError where nothing is masked or dropped: both sides of a pair would be the same.
+        """
+        if not (config.data.mask_span or drops(config.model)):
+            raise ValueError(
+                'data.mask_span=0, model.dropout=0, model.attention_dropout=0 and model.drophead=0: both '
+                'sides of every pair are the same. Set one of them'
+            )
         return cls(
             SentenceEncoder(**encoder_settings(config), pooling=config.model.pooling), config.loss.temperature
         )
@@ -63,6 +71,11 @@ class Mirror(SentenceTask):
     def total(self, means: dict) -> jax.Array:
         """The mean contrastive loss."""
         return means.get('loss_contrast', 0.0)
+
+
+def drops(model: ConfigDict) -> bool:
+    """Whether anything is left out of two passes over the same text."""
+    return bool(model.dropout or model.attention_dropout or model.drophead)
 
 
 def both_sides(

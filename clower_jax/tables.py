@@ -34,6 +34,7 @@ NOTES = {
     )
 }
 MISSING = '—'
+SETTINGS = 'cell.json'  # what a cell was made with, beside its results.json
 
 
 class Cell(NamedTuple):
@@ -55,7 +56,7 @@ def run(
 ) -> str:
     """Fills the grid of a config (configs/tables.py) and writes its tables, anew after every cell.
 
-    What is there already is not done again: a model is asked for once, a cell with a results.json is read.
+    What is there already is not done again: a model is asked for once, and a cell that is finished is read.
 
     Args:
       prepare: (model, folder) → what a fine-tuning config takes of it, by dotted key; it may train it, in
@@ -65,7 +66,8 @@ def run(
     Returns:
       The tables as markdown, of what there is when it ends.
 
-    Raises ValueError where a task is unknown or the file of the paper's numbers is none.
+    Raises ValueError where a task or the reference is unknown, the file of the paper's numbers is none, or a
+    cell that is there was made with other settings.
     """
     models, tasks = ([name.strip() for name in config[key].split(',')] for key in ('models', 'tasks'))
     unknown = [task for task in tasks if task not in config.finetune]
@@ -73,6 +75,10 @@ def run(
         raise ValueError(f'tasks: {unknown[0]!r} must be one of {", ".join(config.finetune)}')
     paper = _read_paper(config.paper)
     names = [model.partition('=')[0] for model in models]
+    if config.reference not in names or len(set(names)) < len(names):
+        raise ValueError(
+            f'models={config.models!r} must name reference={config.reference!r}, and each model once'
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     grid: Grid = {}
     text = ''
@@ -80,20 +86,16 @@ def run(
         changes = None
         for place, task in enumerate(tasks):
             folder = workdir / 'cells' / name / task
-            results = (
-                json.loads(path.read_text('utf-8')) if (path := folder / 'results.json').is_file() else {}
-            )
-            if len(results.get('per_seed', ())) != config.seeds:
-                log.info(
-                    'Cell %d of %d: %s, %s',
-                    number * len(tasks) + place + 1,
-                    len(models) * len(tasks),
-                    name,
-                    task,
-                )
+            settings = _settings(config, model, task)
+            results = _done(folder, settings)
+            if results is None:
+                cell = number * len(tasks) + place + 1
+                log.info('Cell %d of %d: %s, %s', cell, len(models) * len(tasks), name, task)
                 changes = prepare(model, workdir / 'models' / name) if changes is None else changes
                 if changes is None:
                     return text
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + '\n', encoding='utf-8')
                 one = copy.deepcopy(config.finetune[task])
                 one.update_from_flattened_dict({'seeds': config.seeds, **changes})
                 results = finetune(one, folder)
@@ -104,13 +106,51 @@ def run(
     return text
 
 
+def _settings(config: ConfigDict, model: str, task: str) -> dict[str, Any]:
+    """What decides a cell, as JSON has it."""
+    named = '=' in model  # a model that is there already, however it was trained
+    parts = {'finetune': config.finetune[task]} | ({} if named else {'pretrain': config.get('pretrain', {})})
+    found = {name: json.loads(ConfigDict(part).to_json()) for name, part in parts.items()}
+    return found | {'model': model, 'seeds': config.seeds}
+
+
+def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
+    """The results of a cell that was finished with these settings; None where it has yet to be.
+
+    Raises ValueError where it was made, or begun, with others: a table would compare what is not alike.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        return None
+    before = json.loads(path.read_text(encoding='utf-8'))
+    if before != settings:
+        raise ValueError(
+            f'{folder} was made with other settings ({", ".join(_changed(before, settings))}): give another '
+            '--workdir, or the settings that it was made with; or remove it, and it is made anew'
+        )
+    results = folder / 'results.json'
+    return json.loads(results.read_text(encoding='utf-8')) if results.is_file() else None
+
+
+def _changed(before: Any, now: Any, prefix: str = '') -> list[str]:
+    """'finetune.total_steps: 300 → 400' for every value that differs."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f'{prefix}: {before} → {now}']
+    names = sorted(before.keys() | now.keys())
+    return [
+        line
+        for name in names
+        for line in _changed(before.get(name), now.get(name), f'{prefix}.{name}' if prefix else name)
+    ]
+
+
 def _read_paper(path: str) -> dict[str, dict[str, float]]:
     if not path:
         return {}
     try:
         found = json.loads(Path(path).read_text(encoding='utf-8'))
         return {model: {task: float(value) for task, value in row.items()} for model, row in found.items()}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f'paper={path} is no file of numbers, {{model: {{task: number}}}}: {error}'
         ) from error
@@ -170,10 +210,8 @@ def write(
                 parts.append(NOTES[name])
     ablations = [model for model in ABLATIONS if model in models]
     if len(ablations) > 1:
-        parts.append(
-            f'## Table 5. Ablations\n\n{_table(grid, ablations, list(tasks), reference, paper, average=True)}'
-        )
-    table = _table(grid, models, list(tasks), reference, paper, average=True)
+        parts.append(f'## Table 5. Ablations\n\n{_table(grid, ablations, list(tasks), reference, paper)}')
+    table = _table(grid, models, list(tasks), reference, paper)
     parts.append(f'## Table 6. Everything\n\n{table}')
     text = '\n\n'.join(parts) + '\n'
     (folder / 'tables.md').write_text(text, encoding='utf-8')
@@ -192,7 +230,6 @@ def _table(
     tasks: Sequence[str],
     reference: str,
     paper: Mapping[str, Mapping[str, float]],
-    average: bool = False,
 ) -> str:
     """Markdown: a row a model; of each task the result, p, and the paper's number."""
     columns = {
@@ -202,13 +239,13 @@ def _table(
         columns['average'] = averages(grid, models, tasks)
     head = ['model']
     for task in columns:
-        head += [task, 'p'] if average else [task, 'p', 'paper']
+        head += [task, 'p', 'paper']
     rows = []
     for model in models:
         row = [model]
         for task, cells in columns.items():
             row += _shown(cells, model, reference)
-            row += [] if average else [_number(paper.get(model, {}).get(task))]
+            row.append(_number(paper.get(model, {}).get(task)))
         rows.append(row)
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

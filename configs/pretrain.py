@@ -35,7 +35,8 @@ The paper's baselines and ablations train on the same text with the same setting
 Beside them there are two other ways to learn from masks:
 
     fully_explored           bert_wwm with each text 4 times in a batch, under disjoint masks (Zheng et al.
-                             2020, arXiv 2010.06040): a step is on a quarter of the texts
+                             2020, arXiv 2010.06040): a step is on a quarter of the texts;
+                             base needs --config.batch_size=8 or another multiple of 4
     cmlm                     a sentence's masked tokens given the vector of the sentence before it (Yang et
                              al. 2020, arXiv 2012.14388); the sizes small and base need
                              --config.data.pack=False --config.data.char_length=0, too

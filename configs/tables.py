@@ -5,9 +5,9 @@
 
 Pre-trains every system of `models` with the settings of `config.pretrain` in `<workdir>/models/`, fine-tunes
 each on every task of `tasks` with `config.seeds` seeds in `<workdir>/cells/`, and writes tables.md,
-tables.json and figure2.png. Interrupted, the same command goes on where it was, cell by cell; a cell is done
-when it has a results.json. No variant: the paper's settings, which want a cluster. :cpu is tiny encoders and
-short training, for an hour of a few CPU cores.
+tables.json and figure2.png. Interrupted, the same command goes on where it was, cell by cell; with other
+settings it refuses to mix cells. No variant: the paper's settings, which want a cluster. :cpu is tiny
+encoders and short training, for an hour of a few CPU cores.
 
 A model is the name of a system (configs/pretrain.py), `random` for no pre-training, or NAME=FOLDER for a
 workdir or a Hugging Face folder that is there already: --config.models=clower,macbert=hfl/macbert.
@@ -43,7 +43,6 @@ def get_config(variant: str = '') -> ConfigDict:
                 'cmrc': cmrc.get_config(),
                 'drcd': drcd.get_config(),
             },
-            'mesh': common.run().mesh,
         }
     )
     if variant == 'cpu':

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from input_pipeline import buckets, labelled, locations, vector_scores
 from input_pipeline.buckets import Outputs, Rows
 from input_pipeline.labelled import Example
-from input_pipeline.labelled_formats import KEYS
+from input_pipeline.labelled_formats import KEYS, is_number
 from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,11 @@ def texts(path: str, data: ConfigDict, limit: int | None = None) -> list[str]:
     counted in the log. Raises as `labelled.read`, and ValueError where nothing is left.
     """
     examples, _ = labelled.read(path, labelled.spec_of('', data.text_columns, data.label_column))
-    found = [text for example in examples for text in example[:2] if text is not None]
+    labels = {example.label for example in examples}
+    # Two columns without names are taken for a text and its label; labels of nearly every row are texts.
+    texts_too = not data.label_column and len(labels) > len(examples) / 2 and not _numbers(labels)
+    rows = [(x.text_a, x.text_b, x.label if texts_too else None) for x in examples]
+    found = [text for row in rows for text in row if text is not None]
     unique = dict.fromkeys(filter(None, found))
     kept = list(unique)[:limit]
     blank = found.count('')
@@ -57,6 +61,10 @@ def texts(path: str, data: ConfigDict, limit: int | None = None) -> list[str]:
     if not kept:
         raise ValueError(f'{path}: every text is blank')
     return kept
+
+
+def _numbers(labels: set[str | None]) -> bool:
+    return all(label is None or is_number(label) for label in labels)
 
 
 def scored_pairs(path: str, data: ConfigDict, scored: bool = True) -> list[Pair]:

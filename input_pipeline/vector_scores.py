@@ -37,7 +37,8 @@ def ranks(queries: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.n
         scores = queries[start : start + BLOCK] @ candidates.T
         row = np.arange(len(scores))
         own = scores[row, start + row]
-        rank[start : start + BLOCK] = (scores > own[:, None] - ROUNDING).sum(axis=1)
+        # Vectors that are no numbers find nothing.
+        rank[start : start + BLOCK] = (~(scores <= own[:, None] - ROUNDING)).sum(axis=1)
         scores[row, start + row] = -np.inf
         if len(candidates) > 1:
             nearest[start : start + BLOCK] = scores.argmax(axis=1)

@@ -125,13 +125,14 @@ def one_to_one(
 
 
 def write_words(path: str, output: str, segment: Segment) -> int:
-    """Writes the words of each pair in a file, `a1 a2 ||| b1 b2`; a line without a pair, such as a header, is
-    `|||`. Returns the number of lines. Raises as `labelled_formats.table`."""
+    """Writes the words of each pair in a file, `a1 a2 ||| b1 b2`. An empty side, and both of a line without a
+    pair, such as a header, are `_`: aligners end at an empty one. Returns the number of lines. Raises as
+    `labelled_formats.table`."""
     table = labelled_formats.table(path)
     (first, second), _ = labelled_formats.roles(table, Spec(pair=True))
-    written = ['|||'] * len(_lines(path))
+    written = ['_ ||| _'] * len(_lines(path))
     for where, row in table.rows:
-        sides = (' '.join(words(clean(str(row[column])), segment)) for column in (first, second))
+        sides = (' '.join(words(clean(str(row[column])), segment)) or '_' for column in (first, second))
         written[line_of(where) - 1] = ' ||| '.join(sides)
     Path(output).write_text(''.join(f'{line}\n' for line in written), encoding='utf-8')
     return len(written)

@@ -139,7 +139,7 @@ def test_the_two_views_differ_by_dropout_alone(batch, params):
 
 
 def test_no_dropout_is_refused():
-    with pytest.raises(ValueError, match='model.dropout=0 and model.attention_dropout=0'):
+    with pytest.raises(ValueError, match='model.dropout=0, model.attention_dropout=0'):
         task_of(**{'model.dropout': 0.0, 'model.attention_dropout': 0.0})
 
 

@@ -1,6 +1,8 @@
 """Vectors of texts: transformers' own, in the order given, whatever is batched with what."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,16 @@ def reference(folder, texts, pooling, max_length=workdirs.MODEL['max_positions']
             hidden = model(**batch).last_hidden_state[0]
         rows.append(hidden.mean(0) if pooling == 'mean' else hidden[0])
     return torch.stack(rows).numpy()
+
+
+def test_pooling_is_that_of_training_where_it_is_known(folders, tmp_path):
+    folder = shutil.copytree(folders[1], tmp_path / 'cls')
+    config = json.loads((folder / 'config.json').read_text('utf-8'))
+    config['clower_jax']['pooling'] = 'cls'
+    (folder / 'config.json').write_text(json.dumps(config))
+    for one, expected in ((folder, 'cls'), (folders[1], 'mean')):
+        vectors = Encoder.load(one).encode(TEXTS)
+        np.testing.assert_array_equal(vectors, Encoder.load(one, expected).encode(TEXTS))
 
 
 @pytest.mark.parametrize(('pooling', 'max_length'), [('mean', None), ('cls', 9)])

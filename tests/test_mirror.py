@@ -310,6 +310,18 @@ def test_evaluation_and_prediction(trained, tmp_path):
     assert cosines[0] == pytest.approx(cosines[1]) and cosines[0] < 0.999
 
 
+def test_sides_that_do_not_differ_are_refused(trained):
+    config = copy.deepcopy(trained[0])
+    config.update_from_flattened_dict(
+        {
+            'data.mask_span': 0,
+            **{f'model.{name}': 0.0 for name in ('dropout', 'attention_dropout', 'drophead')},
+        }
+    )
+    with pytest.raises(ValueError, match='both sides of every pair are the same'):
+        sentence_tasks.Mirror.from_config(config)
+
+
 def test_exported_vectors_are_transformers(trained, tmp_path):
     """The Python in the model card, on texts of different lengths, gives the vectors that were judged."""
     config, workdir, _ = trained

@@ -28,6 +28,19 @@ def write(path, text: str) -> str:
 # ---- files ----
 
 
+def test_both_columns_of_texts_are_taken_and_labels_are_not(tmp_path):
+    path = write(tmp_path / 'a.tsv', f'{A}{B}\t{C}\n{D}\t{E}\n{A}\t{B}\n')
+    assert sentences.texts(path, COLUMNS) == [A + B, C, D, E, A, B]
+    path = write(tmp_path / 'b.tsv', f'{A}{B}\t1\n{D}\t0\n{A}\t1\n')
+    assert sentences.texts(path, COLUMNS) == [A + B, D, A]
+
+
+def test_vectors_that_are_no_numbers_find_nothing():
+    vectors = np.full((3, 4), np.nan, np.float32)
+    ranks, _ = vector_scores.ranks(vectors, vectors)
+    assert vector_scores.retrieval(ranks, ranks)['recall_1'] == 0
+
+
 def test_texts_are_the_first_distinct_ones(tmp_path, caplog):
     caplog.set_level(logging.INFO, 'input_pipeline')
     path = write(tmp_path / 'a.txt', f'{A}{B}\n\n{C}\n {A}{B} \n{D}\n{E}\n')

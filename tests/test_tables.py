@@ -102,7 +102,9 @@ def test_tables(tmp_path):
     assert '| no_tcl | 55.50 ± 0.71 | 0.20 | — |' in texts
     pairs = parts['Table 3. Classification of pairs of texts']
     assert '| no_tcl | **71.00 ± 0.00** | 0.00 | — |' in pairs and '0.33' in pairs and '0.50' in pairs
-    assert '| clower | **57.00 ± 1.41** | — | 70.00 ± 0.00 | — | **63.50 ± 0.71** | — |' in shown
+    assert (
+        '| clower | **57.00 ± 1.41** | — | 57.5 | 70.00 ± 0.00 | — | — | **63.50 ± 0.71** | — | — |' in shown
+    )
     assert 'random' not in parts['Table 5. Ablations']
     saved = json.loads((tmp_path / 'tables.json').read_text('utf-8'))
     assert {'model': 'clower', 'task': 'tnews', 'seeds': [0, 1], 'values': [56.0, 58.0]} in saved
@@ -123,7 +125,6 @@ def test_the_grid_goes_on_where_it_was(tmp_path):
         if len(ran) == 3:
             return {}  # stopped
         ran.append((config.task, config.init_from, config.seeds))
-        folder.mkdir(parents=True)
         found = results(0.5, len(ran) / 10)
         (folder / 'results.json').write_text(json.dumps(found))
         return found
@@ -142,6 +143,10 @@ def test_the_grid_goes_on_where_it_was(tmp_path):
     ran.clear()
     tables.run(grid_config(), tmp_path, prepare, finetune)
     assert not ran
+    other = grid_config()
+    other.finetune.tnews.task = 'other'
+    with pytest.raises(ValueError, match='with other settings \\(finetune.task: tnews → other\\)'):
+        tables.run(other, tmp_path, prepare, finetune)
 
 
 def test_a_model_that_is_not_ready_ends_the_grid(tmp_path):
@@ -154,6 +159,8 @@ def test_a_model_that_is_not_ready_ends_the_grid(tmp_path):
 def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ValueError, match="tasks: 'cola' must be one of bq, ocnli, tnews"):
         tables.run(grid_config(tasks='tnews,cola'), tmp_path, None, None)
+    with pytest.raises(ValueError, match="must name reference='bert'"):
+        tables.run(grid_config(reference='bert'), tmp_path, None, None)
     path = tmp_path / 'paper.json'
     path.write_text('[1]')
     with pytest.raises(ValueError, match='is no file of numbers'):
@@ -174,6 +181,7 @@ def test_a_real_grid(tmp_path):
         text=str(tmp_path / 'text.txt'), num_words=50, char_length=64, word_length=48, eval_examples=4
     )
     config.models = f'random,bert_wwm,again={tmp_path}/grid/models/bert_wwm'
+    config.reference = 'bert_wwm'
     rows = [f'{a}\t{label}' for a, label in finetuned.texts(24, 0)]
     task = config.finetune.tnews
     for split in ('train', 'dev'):

@@ -94,7 +94,7 @@ def test_the_command_writes_a_line_for_every_line(tmp_path):
     out = tmp_path / 'words.txt'
     assert word_groups.write_words(pairs, str(out), SEGMENT) == 4
     assert out.read_text('utf-8').splitlines() == [
-        '|||', 'We love Beijing . ||| 我们 爱 北京 。', '|||', 'Hi ! ||| 你好 ！'
+        '_ ||| _', 'We love Beijing . ||| 我们 爱 北京 。', '_ ||| _', 'Hi ! ||| 你好 ！'
     ]  # fmt: skip
 
 
