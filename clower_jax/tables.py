@@ -262,7 +262,7 @@ def _shown(cells: Mapping[str, Cell], model: str, reference: str) -> list[str]:
         text = f'**{text}**'
     comparable = reference in cells and model != reference and cells[reference].seeds == cells[model].seeds
     p = paired_p(values, cells[reference].values) if comparable else math.nan
-    return [text, MISSING if math.isnan(p) else f'{p:.2f}']
+    return [text, MISSING if math.isnan(p) else f'{p:.3f}']
 
 
 def _number(value: float | None) -> str:

@@ -99,9 +99,9 @@ def test_tables(tmp_path):
     texts = parts['Table 2. Classification of texts']
     assert '| random | — | — | — |' in texts
     assert '| clower | **57.00 ± 1.41** | — | 57.5 |' in texts
-    assert '| no_tcl | 55.50 ± 0.71 | 0.20 | — |' in texts
+    assert '| no_tcl | 55.50 ± 0.71 | 0.205 | — |' in texts
     pairs = parts['Table 3. Classification of pairs of texts']
-    assert '| no_tcl | **71.00 ± 0.00** | 0.00 | — |' in pairs and '0.33' in pairs and '0.50' in pairs
+    assert '| no_tcl | **71.00 ± 0.00** | 0.000 | — |' in pairs and '0.33' in pairs and '0.50' in pairs
     assert (
         '| clower | **57.00 ± 1.41** | — | 57.5 | 70.00 ± 0.00 | — | — | **63.50 ± 0.71** | — | — |' in shown
     )
