@@ -17,7 +17,7 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import export, finetune, initial, similarity, start, tables, train
+from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
 from configs import common, pretrain
 from input_pipeline import batches, finetuning, locations
 from input_pipeline.tokenizer import Vocabulary, read_tokens
@@ -106,15 +106,13 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
 
 def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
     """A grid of models × tasks × seeds (configs/tables.py); returns its tables."""
-
     known = ('random', 'clower', *pretrain.SYSTEMS)
-    for model in config.models.split(','):
-        name = model.strip()
+    for name in tables.listed(config.models):
         if '=' not in name and name not in known:
             raise ValueError(f'models: {name!r} must be one of {", ".join(known)}, or NAME=FOLDER')
-    for task in config.tasks.split(','):  # before anything is trained
-        if task.strip() in config.finetune:
-            locations.paths(config.finetune[task.strip()])
+    for task in tables.listed(config.tasks):  # before anything is trained
+        if task in config.finetune:
+            locations.paths(config.finetune[task])
 
     def prepare(model: str, folder: Path) -> dict | None:
         name, _, source = model.partition('=')
@@ -147,7 +145,7 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
     for name, folder in similarity.models(config).items():
         its = batches.resolve(similarity.config_of(config, folder), folder)
         tokens = batches.vocabulary(its).tokens
-        initial.check_vocabulary(folder / 'vocab.txt', tokens, f'The run in {folder}')
+        token_rows.check_vocabulary(folder / 'vocab.txt', tokens, f'The run in {folder}')
         found[name] = similarity.measure(its, folder, batches.batches(its, split='validation'), config.seed)
         about[name] = {'workdir': str(folder), 'corpus': its.data.corpus}
     results = similarity.write(workdir, found, about)
@@ -156,13 +154,11 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
 
 def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
     """Fine-tuning, or (`config.mode`) a fine-tuned model put to use; returns the last words."""
-    if config.mode != 'train':
-        given = config_flags.get_override_values(flags.FLAGS['config'])
-        config = as_trained(config, workdir, given)
     if config.mode == 'train':
         config, results = finetuned(config, workdir)
         return finetune_farewell(job, workdir, results, config)
-    config, vocabulary = with_source(config, workdir)
+    given = config_flags.get_override_values(flags.FLAGS['config'])
+    config, vocabulary = with_source(as_trained(config, workdir, given), workdir)
     config, data = finetuning.prepare(config, vocabulary)
     results = finetune.apply(config, workdir, data)
     lines = [

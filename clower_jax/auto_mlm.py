@@ -19,7 +19,7 @@ from clower_jax.bert import BertShape, Dense, gelu, layer_norm
 from clower_jax.heads import MlmHead
 from clower_jax.linear_cross_entropy import linear_cross_entropy
 from clower_jax.model import PAD_ID, SentenceEncoder, pool_tokens
-from clower_jax.pretraining import SumsByName, encoder_settings
+from clower_jax.pretraining import SumsByName, encoder_settings, named
 from clower_jax.products import rows_at
 from clower_jax.sentence_tasks import SentenceTask, counts, drops
 
@@ -109,13 +109,7 @@ class AutoMlm(SentenceTask):
         contrast = losses.info_nce(out['first'], out['second'], real, self.temperature)
         table, bias = out['decoder']
         mlm = linear_cross_entropy(out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.mesh)
-        sums = {
-            **counts(batch),
-            'loss_contrast': (contrast.loss, contrast.count),
-            'acc_contrast': (contrast.correct, contrast.count),
-            'loss_mlm': (mlm.loss, mlm.count),
-            'acc_mlm': (mlm.correct, mlm.count),
-        }
+        sums = counts(batch) | named('contrast', contrast) | named('mlm', mlm)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         return self.total(means), sums
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from clower_jax import export, hugging_face, tasks
+from clower_jax import export, hugging_face, tasks, token_rows
 from clower_jax.bert import BertShape
 from clower_jax.checkpoint import Checkpoints
 from clower_jax.initial import Report, SourceInfo, is_workdir, load_initial, source_info
 from clower_jax.model import VIEWS, Clower
-
-
-class _OwnVocabulary:
-    """A source's own tokens: nothing is new to them, so nothing has pieces."""
-
-    def __init__(self, info: SourceInfo):
-        self.tokens: Sequence[str] = info.tokens
-        self.base_size = info.base_size
-
-    def pieces(self) -> list[tuple[int, ...]]:
-        return []
 
 
 def import_weights(source: str | Path, workdir: str | Path) -> Report:
@@ -69,7 +58,9 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
     )
     hugging_face.warn_if_cased(Path(source))
     heads = info.model['num_heads']
-    params, report = load_initial(abstract, source, _OwnVocabulary(info), heads, info.labels)
+    params, report = load_initial(
+        abstract, source, token_rows.OwnVocabulary(info.tokens, info.base_size), heads, info.labels
+    )
     random = [path.partition(' ')[0] for path in report.random]
     optional = () if info.task else ('_mlm/', '_sop/', 'pooler.dense/')
     lacking = [path for path in report.random if not any(part in path for part in optional)]

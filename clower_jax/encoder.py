@@ -5,7 +5,6 @@ vectors = Encoder.load('clower-char').encode(['今天天气很好。', '我们�
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 from collections import deque
@@ -21,7 +20,7 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
-from clower_jax import hugging_face, initial, precision, wordpiece
+from clower_jax import hugging_face, initial, precision, token_rows, wordpiece
 from clower_jax.bert import BertShape
 from clower_jax.model import PAD_ID, SentenceEncoder
 
@@ -36,17 +35,6 @@ BATCHES = {'cpu': (2048, 8)}
 OTHER = (32_768, 2)
 
 T = TypeVar('T')
-
-
-@dataclasses.dataclass
-class _BaseBlock:
-    """The vocabulary of the character view alone: no word has a row, so none has pieces."""
-
-    tokens: Sequence[str]
-    base_size: int
-
-    def pieces(self) -> list[tuple[int, ...]]:
-        return []
 
 
 class Encoder:
@@ -110,7 +98,7 @@ class Encoder:
         abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-        vocabulary = _BaseBlock(base, len(base))
+        vocabulary = token_rows.OwnVocabulary(base, len(base))
         params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
         if report.random:
             raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')

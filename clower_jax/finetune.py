@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, 
     Args:
       config: resolved (`input_pipeline.finetuning.prepare`).
       data: an `input_pipeline.finetuning.Data`.
-      vocabulary: of the model (see `initial.VocabularyLike`).
+      vocabulary: of the model (see `token_rows.VocabularyLike`).
 
     Returns:
       The contents of results.json; {} where the run was stopped before its end.

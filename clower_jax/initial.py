@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import flax.traverse_util
 import jax
 import numpy as np
 
-from clower_jax import hugging_face, tf_checkpoint
+from clower_jax import hugging_face, tf_checkpoint, token_rows
 from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
 
 HEADS = ('classifier/', 'qa_outputs/')
@@ -20,15 +20,6 @@ HOW_TO_GET_ONE = (
     'To fetch the Chinese BERT that the paper starts from: '
     'hf download google-bert/bert-base-chinese --local-dir bert-base-chinese'
 )
-
-
-class VocabularyLike(Protocol):
-    """What is needed of a vocabulary here: its tokens, base rows first, and each new word's base pieces."""
-
-    tokens: Sequence[str]
-    base_size: int
-
-    def pieces(self) -> Sequence[tuple[int, ...]]: ...
 
 
 class Report(NamedTuple):
@@ -87,7 +78,7 @@ def source_info(source: str | Path) -> SourceInfo:
 def load_initial(
     params: dict,
     source: str | Path,
-    vocabulary: VocabularyLike,
+    vocabulary: token_rows.VocabularyLike,
     num_heads: int,
     labels: Sequence[str] | None = None,
 ) -> tuple[dict, Report]:
@@ -112,7 +103,8 @@ def load_initial(
     found = _find(source)
     key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
     hugging_face.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
-    fit_rows = _fit_rows(found, vocabulary)
+    owner = f'The run in {found.path}' if found.kind == 'workdir' else str(found.path)
+    fit = token_rows.fit(found.info.tokens, found.info.base_size, vocabulary, found.vocabulary, owner)
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
         other_head = any(_other_head(path, found.info, labels) for path in flat)
@@ -130,7 +122,7 @@ def load_initial(
             value = np.asarray(tensors[name], np.float32)
             value = value.T if path.endswith('/kernel') else value
             if path.endswith(('word_embeddings/embedding', '_mlm/bias')):
-                value = fit_rows(value)[: len(leaf)]  # AMBERT's characters have base rows alone
+                value = fit(value)[: len(leaf)]  # AMBERT's characters have base rows alone
             if value.shape != leaf.shape and path.startswith(HEADS):
                 reason = f'the source has the shape {value.shape}, the model {leaf.shape}'
         if reason:
@@ -155,30 +147,6 @@ def _other_head(path: str, info: SourceInfo, labels: Sequence[str] | None) -> st
     if wanted == 'classify' and labels is not None and info.labels and info.labels != list(labels):
         return f'its labels are {", ".join(info.labels)} in the source'
     return ''
-
-
-def with_word_rows(base: np.ndarray, vocabulary: VocabularyLike) -> np.ndarray:
-    """[base_size, …] → [V, …]: each new word's row is the mean of its pieces' rows (the paper)."""
-    if len(base) != vocabulary.base_size:
-        raise ValueError(
-            f'the source has {len(base)} token rows, the base block of the vocabulary has '
-            f'{vocabulary.base_size}: '
-            "build the vocabulary with --base_vocab set to the source's vocab.txt"
-        )
-    words = [base[list(pieces)].mean(axis=0) for pieces in vocabulary.pieces()]
-    return np.concatenate([base, np.stack(words)]) if words else base
-
-
-def _fit_rows(source: _Source, vocabulary: VocabularyLike) -> Callable[[np.ndarray], np.ndarray]:
-    """How a tensor with a row per token of the source becomes one with a row per token of the run."""
-    theirs, ours, base_size = source.info.tokens, list(vocabulary.tokens), vocabulary.base_size
-    if theirs == ours:
-        return lambda rows: rows
-    if base_size == len(ours) and theirs[: source.info.base_size] == ours:
-        return lambda rows: rows[:base_size]  # word rows are for pre-training
-    owner = f'The run in {source.path}' if source.kind == 'workdir' else str(source.path)
-    _check_tokens(source.vocabulary, theirs, ours if len(theirs) > base_size else ours[:base_size], owner)
-    return lambda rows: with_word_rows(rows, vocabulary)
 
 
 def is_workdir(folder: str | Path) -> bool:
@@ -320,22 +288,3 @@ def _read(
         return tensors, names, sorted(saved - wanted)
     theirs = {path: coarse.get(path, hugging_face.tensor_name(path)) for path in tensors}
     return {theirs[path]: value for path, value in tensors.items()}, names, []
-
-
-def check_vocabulary(path: Path, tokens: Sequence[str], owner: str) -> None:
-    """Raises ValueError at the first row where the file's tokens and these differ."""
-    _check_tokens(path, hugging_face.read_tokens(path), list(tokens), owner)
-
-
-def _check_tokens(path: Path, saved: list[str], tokens: list[str], owner: str) -> None:
-    if saved == tokens:
-        return
-    row = next((i for i, (x, y) in enumerate(zip(saved, tokens)) if x != y), min(len(saved), len(tokens)))
-    theirs, ours = (repr(x[row]) if row < len(x) else 'nothing' for x in (saved, tokens))
-    where = f'{path}, id {row},' if path.suffix == '.json' else f'{path}:{row + 1}'
-    raise ValueError(
-        f'{owner} has another vocabulary than the corpus: {where} is {theirs}, the corpus has {ours} '
-        'there. To start from a Hugging Face folder, build the vocabulary with its vocab.txt as '
-        '--base_vocab; to start from a run, build the corpus with the vocabulary of that run; to go on with '
-        'a run, give it the text or corpus it had.'
-    )

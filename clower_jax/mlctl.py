@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from clower_jax import dropout, losses
 from clower_jax.model import PAD_ID, SentenceEncoder, pool_tokens
-from clower_jax.pretraining import SumsByName, encoder_settings, one_of
+from clower_jax.pretraining import SumsByName, encoder_settings, named, one_of
 from clower_jax.products import rows_at
-from clower_jax.sentence_tasks import SentenceTask, counts
+from clower_jax.sentence_tasks import SentenceTask, counts, interleaved
 
 CONTRASTS = ('cz_nce', 'info_nce')
 
@@ -58,20 +58,16 @@ class MlCtl(SentenceTask):
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
-        rows, width = batch['char_ids'].shape
-
-        def both(name):  # the sides of a pair next to each other: each row stays on its device
-            return jnp.stack([batch[f'char_{name}'], batch[f'other_{name}']], 1).reshape(2 * rows, width)
-
-        ids = both('ids')
+        ids, segments = interleaved(batch, 'ids'), interleaved(batch, 'segments')
+        width = ids.shape[1]
         keys = None if key is None else dropout.row_keys(key, len(ids))
         encode = self.model.encode
-        hidden = self.model.apply({'params': params}, ids, both('segments'), keys, method=encode)
+        hidden = self.model.apply({'params': params}, ids, segments, keys, method=encode)
         pooled = pool_tokens(hidden, ids, self.model.pooling)
         real = batch['char_ids'][:, 0] != PAD_ID
         sentences = self._contrast(pooled[::2], pooled[1::2], real, within=True)
 
-        numbers = both('words')
+        numbers = interleaved(batch, 'words')
         words = word_vectors(hidden, numbers, width)
         alignment = batch.get('alignment')
         if alignment is None:
@@ -87,10 +83,8 @@ class MlCtl(SentenceTask):
 
         sums = {
             **counts(batch),
-            'loss_sentence': (sentences.loss, sentences.count),
-            'acc_sentence': (sentences.correct, sentences.count),
-            'loss_word': (pairs.loss, pairs.count),
-            'acc_word': (pairs.correct, pairs.count),
+            **named('sentence', sentences),
+            **named('word', pairs),
             'aligned_words': (aligned.sum().astype(jnp.float32), real.sum().astype(jnp.float32)),
         }
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}

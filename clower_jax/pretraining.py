@@ -142,7 +142,7 @@ class Pretrain:
             labels = batch[f'{view}_mlm_labels']
             table, bias = out[view]['decoder']
             part = linear_cross_entropy(out[view]['mlm_vectors'], table, bias, labels, mesh=self.mesh)
-            sums |= _named(f'mlm_{view}', part)
+            sums |= named(f'mlm_{view}', part)
         sop_labels = batch['sop_labels'].reshape(out['char']['cls'].shape[:2])
         sop = [
             losses.masked_cross_entropy(out[view]['sop_logits'], sop_labels)
@@ -150,7 +150,7 @@ class Pretrain:
             if view in self.model.views
         ]
         if sop:
-            sums |= _named('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
+            sums |= named('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
         vectors: dict[str, jax.Array] = {}
         if 'sentence' in CONTRASTS[self.contrast_on]:
             vectors |= {f'{view}_cls': out[view]['cls'] for view in VIEWS}
@@ -194,10 +194,10 @@ class Pretrain:
             ids = None if self.same_word_negatives else flat(batch['anchor_ids'])
             real = flat(batch['anchor_char_length']) > 0
             part = contrast(flat(vectors['anchor_chars']), flat(vectors['anchor_words']), real, ids=ids)
-            sums |= _named('tcl', part)
+            sums |= named('tcl', part)
         if 'char_cls' in vectors:
             real = real_texts(batch).reshape(-1)
-            sums |= _named('scl', contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), real))
+            sums |= named('scl', contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), real))
         return sums
 
 
@@ -208,7 +208,8 @@ def real_texts(batch: dict) -> jax.Array:
     return first if starts is None else jnp.concatenate([first, starts[:, 1:] > 0], axis=1)
 
 
-def _named(name: str, part: losses.Sums) -> SumsByName:
+def named(name: str, part: losses.Sums) -> SumsByName:
+    """A loss and the accuracy that goes with it, as a task's sums have them."""
     return {f'loss_{name}': (part.loss, part.count), f'acc_{name}': (part.correct, part.count)}
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from clower_jax import dropout, losses
 from clower_jax.model import PAD_ID, SentenceEncoder
-from clower_jax.pretraining import SumsByName, encoder_settings
+from clower_jax.pretraining import SumsByName, encoder_settings, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,7 @@ class Mirror(SentenceTask):
         """The loss of one batch, a mean over its pairs, and the sums behind it; key None: no dropout."""
         a, b = both_sides(self.model, params, batch, key)
         part = losses.info_nce(a, b, batch['char_ids'][:, 0] != PAD_ID, self.temperature)
-        sums = {'loss_contrast': (part.loss, part.count), 'acc_contrast': (part.correct, part.count)}
-        return part.loss / jnp.maximum(part.count, 1), sums | counts(batch)
+        return part.loss / jnp.maximum(part.count, 1), named('contrast', part) | counts(batch)
 
     def total(self, means: dict) -> jax.Array:
         """The mean contrastive loss."""
@@ -82,15 +81,16 @@ def both_sides(
     model: SentenceEncoder, params: dict, batch: dict, key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """The vectors of both sides, fp32 [B, D] each, out of one pass; every row has a dropout of its own."""
-    # The two rows of a pair stay next to each other: on a mesh, on one device.
-    pairs = (
-        jnp.stack([batch[f'char_{name}'], batch[f'other_{name}']], axis=1) for name in ('ids', 'segments')
-    )
-    ids, segments = (pair.reshape(-1, pair.shape[-1]) for pair in pairs)
+    ids, segments = interleaved(batch, 'ids'), interleaved(batch, 'segments')
     keys = None if key is None else dropout.row_keys(key, len(ids))
     vectors = model.apply({'params': params}, ids, segments, keys)
-    vectors = vectors.reshape(-1, 2, vectors.shape[-1])
-    return vectors[:, 0], vectors[:, 1]
+    return vectors[::2], vectors[1::2]
+
+
+def interleaved(batch: dict, name: str) -> jax.Array:
+    """[2·B, L]: the rows of both sides, a pair's next to each other: on a mesh they are on one device."""
+    pairs = jnp.stack([batch[f'char_{name}'], batch[f'other_{name}']], axis=1)
+    return pairs.reshape(-1, pairs.shape[-1])
 
 
 def counts(batch: dict) -> SumsByName:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax import hugging_face, initial, optim, precision, sharding
+from clower_jax import hugging_face, initial, optim, precision, sharding, token_rows
 from clower_jax.checkpoint import BEST, Checkpoints
 from clower_jax.train_state import TrainState, abstract_state, sharded_state
 
@@ -123,7 +123,7 @@ def first_state(
     task,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
-    vocabulary: initial.VocabularyLike,
+    vocabulary: token_rows.VocabularyLike,
 ) -> TrainState:
     """The newest checkpoint of the workdir; else random parameters, or those of `init_from`.
 
@@ -137,7 +137,7 @@ def first_state(
     step = checkpoints.latest_step
     if step is not None:
         before = _settings_before(Path(workdir), config)
-        initial.check_vocabulary(Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}')
+        token_rows.check_vocabulary(Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}')
         state = checkpoints.restore(abstract_state(mesh, create))
         if before.get('dtype') != config.dtype:
             state = state.replace(loss_scale=precision.LossScale.create(config.dtype))

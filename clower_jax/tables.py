@@ -15,6 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
+from clower_jax import start
+
 log = logging.getLogger(__name__)
 
 # Table: title, tasks or, of the ablations, models. The paper's numbering.
@@ -69,7 +71,7 @@ def run(
     Raises ValueError where a task or the reference is unknown, the file of the paper's numbers is none, or a
     cell that is there was made with other settings.
     """
-    models, tasks = ([name.strip() for name in config[key].split(',')] for key in ('models', 'tasks'))
+    models, tasks = listed(config.models), listed(config.tasks)
     unknown = [task for task in tasks if task not in config.finetune]
     if unknown:
         raise ValueError(f'tasks: {unknown[0]!r} must be one of {", ".join(config.finetune)}')
@@ -106,6 +108,11 @@ def run(
     return text
 
 
+def listed(names: str) -> list[str]:
+    """'a, b' → ['a', 'b']."""
+    return [name.strip() for name in names.split(',')]
+
+
 def _settings(config: ConfigDict, model: str, task: str) -> dict[str, Any]:
     """What decides a cell, as JSON has it."""
     named = '=' in model  # a model that is there already, however it was trained
@@ -124,24 +131,15 @@ def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
         return None
     before = json.loads(path.read_text(encoding='utf-8'))
     if before != settings:
+        then, now = start.flatten(before), start.flatten(settings)
+        keys = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+        changed = ', '.join(f'{key}: {then.get(key)} → {now.get(key)}' for key in keys)
         raise ValueError(
-            f'{folder} was made with other settings ({", ".join(_changed(before, settings))}): give another '
+            f'{folder} was made with other settings ({changed}): give another '
             '--workdir, or the settings that it was made with; or remove it, and it is made anew'
         )
     results = folder / 'results.json'
     return json.loads(results.read_text(encoding='utf-8')) if results.is_file() else None
-
-
-def _changed(before: Any, now: Any, prefix: str = '') -> list[str]:
-    """'finetune.total_steps: 300 → 400' for every value that differs."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f'{prefix}: {before} → {now}']
-    names = sorted(before.keys() | now.keys())
-    return [
-        line
-        for name in names
-        for line in _changed(before.get(name), now.get(name), f'{prefix}.{name}' if prefix else name)
-    ]
 
 
 def _read_paper(path: str) -> dict[str, dict[str, float]]:

@@ -70,7 +70,7 @@ def train(
         where `config.select` names the metric to choose by.
       batches: `batches(start_step=k, split='train', rows=(lo, hi))`, an endless iterator whose k-th batch is
         a pure function of k; with split='validation' one pass over the held-out set.
-      vocabulary: of the data (see `initial.VocabularyLike`).
+      vocabulary: of the data (see `token_rows.VocabularyLike`).
       score: held-out metrics that are no means over rows, from the task's outputs.
       programs: `programs_of(config)`, where another run has it already.
       stop: where several runs follow each other, so that a signal stops them all.

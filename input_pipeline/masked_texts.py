@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, locations, sentences
+from input_pipeline import buckets, sentences
+from input_pipeline.masking import IGNORE, prediction_width
 from input_pipeline.tokenizer import Vocabulary
-
-NO_LABEL = -100  # of a prediction that is padding
 
 
 class MaskedTexts:
@@ -39,9 +38,9 @@ class MaskedTexts:
         """`other_ids`, `other_segments` int32 [batch_size, width], the texts masked; `mlm_positions`,
         `mlm_labels` [batch_size, P], padded with 0 and −100. A pure function of (seed, epoch, row)."""
         ids = self.rows.batch(planned, batch_size)['char_ids']
-        width = _budget(planned.width - 2, self._mask_rate)
+        width = prediction_width(planned.width - 2, self._mask_rate)
         positions = np.zeros((batch_size, width), np.int32)
-        labels = np.full((batch_size, width), NO_LABEL, np.int32)
+        labels = np.full((batch_size, width), IGNORE, np.int32)
         for place, row in enumerate(planned.rows):
             rng = np.random.default_rng((planned.seed, planned.epoch, int(row)))
             length = int(self.rows.lengths[row])
@@ -68,14 +67,10 @@ def mask(
       text has no tokens.
     """
     inner = len(ids) - 2
-    count = min(inner, _budget(inner, rate))
+    count = min(inner, prediction_width(inner, rate))
     chosen = 1 + np.sort(rng.choice(inner, count, replace=False)) if inner else np.zeros(0, np.int64)
     action, random = rng.random(count), rng.choice(random_ids, count)
     return chosen, np.where(action < 0.8, mask_id, np.where(action < 0.9, random, ids[chosen]))
-
-
-def _budget(tokens: int, rate: float) -> int:
-    return max(1, round(rate * tokens))
 
 
 def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, MaskedTexts | sentences.Judged]:
@@ -85,9 +80,8 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, MaskedTexts | 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
-    splits: dict[str, MaskedTexts | sentences.Judged] = dict(sentences.judged(config, vocabulary))
-    if config.mode != 'train':
-        return splits
-    texts = sentences.texts(locations.paths(config)['train'], data)
-    metrics = sentences.EVALUATIONS[data.evaluation].metrics
-    return {'train': MaskedTexts(texts, vocabulary, data.max_length, data.mask_rate, metrics)} | splits
+
+    def train(path: str, metrics: tuple[str, ...]) -> MaskedTexts:
+        return MaskedTexts(sentences.texts(path, data), vocabulary, data.max_length, data.mask_rate, metrics)
+
+    return sentences.splits(config, vocabulary, train)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, locations, sentences
+from input_pipeline import buckets, sentences
 from input_pipeline.buckets import Rows
 from input_pipeline.tokenizer import Vocabulary
 
@@ -102,10 +102,9 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Mirrored | sen
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
-    splits: dict[str, Mirrored | sentences.Judged] = dict(sentences.judged(config, vocabulary))
-    if config.mode != 'train':
-        return splits
-    texts = sentences.texts(locations.paths(config)['train'], data, data.max_strings)
-    metrics = sentences.EVALUATIONS[data.evaluation].metrics
-    train = Mirrored(texts, vocabulary, data.max_length, data.mask_span, metrics)
-    return {'train': train} | splits
+
+    def train(path: str, metrics: tuple[str, ...]) -> Mirrored:
+        texts = sentences.texts(path, data, data.max_strings)
+        return Mirrored(texts, vocabulary, data.max_length, data.mask_span, metrics)
+
+    return sentences.splits(config, vocabulary, train)

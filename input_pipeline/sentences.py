@@ -8,9 +8,9 @@ gave to pairs, or 'retrieval', how often a text's partner is the nearest of all.
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,6 +22,8 @@ from input_pipeline.labelled_formats import KEYS, is_number
 from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
+
+T = TypeVar('T')
 
 SAME = '1'  # the label of a pair whose texts mean the same
 
@@ -288,3 +290,15 @@ def judged(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Judged]:
             pairs = related_pairs(path, data)
         splits[name] = EVALUATIONS[data.evaluation](pairs, vocabulary, data.max_length)
     return splits
+
+
+def splits(
+    config: ConfigDict, vocabulary: Vocabulary, train: Callable[[str, tuple[str, ...]], T]
+) -> dict[str, T | Judged]:
+    """`judged`, and to train first what `train` makes of the path of `data.train` and of the metrics that an
+    evaluation measures. Raises as `judged` and `train` do."""
+    found: dict[str, T | Judged] = dict(judged(config, vocabulary))
+    if config.mode != 'train':
+        return found
+    metrics = EVALUATIONS[config.data.evaluation].metrics
+    return {'train': train(locations.paths(config)['train'], metrics)} | found

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from input_pipeline import loader
 from input_pipeline.tokenizer import Vocabulary, is_chinese
+from input_pipeline.vector_scores import unit
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def lengths(vocabulary: Vocabulary) -> np.ndarray:
 def most_similar(vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """int [N]: for each row of vectors [N, D], the other row of its group [N] with the highest cosine; −1
     where it has no other."""
-    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    units = unit(vectors)
     nearest = np.full(len(vectors), -1)
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)

@@ -1,6 +1,7 @@
 """How well vectors of texts tell which texts mean the same: rank correlation with people, and retrieval."""
 
 import numpy as np
+from scipy.stats import rankdata
 
 RECALLS = (1, 5, 10)
 BLOCK = 1024  # queries whose scores are in memory at once
@@ -9,13 +10,13 @@ ROUNDING = 1e-6  # cosines nearer to each other are equal
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """fp32 [N]: the cosine of each row of a with the same row of b, [N, D] each; 0 for a zero vector."""
-    return np.einsum('nd,nd->n', _unit(a), _unit(b))
+    return np.einsum('nd,nd->n', unit(a), unit(b))
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation of two rows of numbers [N], −1 to 1: Pearson's of their ranks, equal
     numbers having the mean of theirs. 0 where one of them is constant."""
-    x, y = (ranks - ranks.mean() for ranks in map(_ranks, (x, y)))
+    x, y = (ranks - ranks.mean() for ranks in map(rankdata, (x, y)))
     norm = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / norm) if norm else 0.0
 
@@ -31,7 +32,7 @@ def ranks(queries: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.n
       that are all the same would be perfect. And int64 [N], the row of the nearest other candidate (−1 where
       there is none).
     """
-    queries, candidates = _unit(queries), _unit(candidates)
+    queries, candidates = unit(queries), unit(candidates)
     rank, nearest = np.empty(len(queries), np.int64), np.full(len(queries), -1)
     for start in range(0, len(queries), BLOCK):
         scores = queries[start : start + BLOCK] @ candidates.T
@@ -53,13 +54,7 @@ def retrieval(rank_ab: np.ndarray, rank_ba: np.ndarray) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """fp32 [N, D]: each row divided by its length; a zero row stays one."""
     vectors = np.asarray(vectors, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """From 1; equal values have the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    return (last - (counts - 1) / 2)[place]

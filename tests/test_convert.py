@@ -1,5 +1,8 @@
 """Import, and round trips: nothing changes on the way from Hugging Face to a workdir and back."""
 
+import json
+import shutil
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -72,6 +75,14 @@ def test_a_next_sentence_head_is_listed_and_left(imported, tmp_path):
     assert all('_sop/' in path for path in report.random) and len(report.random) == 4
     expected = {k: v for k, v in workdirs.tensors(folder).items() if 'seq_relationship' not in k}
     assert_same(workdirs.tensors(export(workdir, tmp_path / 'back')), expected)
+
+
+@pytest.mark.parametrize('lower', [True, False])
+def test_a_cased_tokenizer_is_worth_a_warning(imported, tmp_path, caplog, lower):
+    folder = shutil.copytree(imported('BertModel')[1], tmp_path / 'bert')
+    (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': lower}))
+    convert.import_weights(folder, tmp_path / 'run')
+    assert ('do_lower_case false' in caplog.text) == (not lower)
 
 
 @pytest.mark.parametrize('options', [{}, {'keep_word_rows': True}], ids=str)

@@ -100,6 +100,22 @@ def test_a_folder_without_tokenizer_json(folders, exported, tmp_path):
     np.testing.assert_array_equal(Encoder.load(tmp_path).encode(TEXTS), exported.encode(TEXTS))
 
 
+def test_capitals_stay_where_the_folder_keeps_them(folders, exported, tmp_path):
+    """And no warning, for nothing is lower-cased."""
+    for path in folders[1].iterdir():
+        if path.name != 'tokenizer.json':
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = {'do_lower_case': False, 'tokenizer_class': 'BertTokenizer'}
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(settings))
+    with workdirs.warnings_of('clower_jax') as logged:
+        (cased,) = Encoder.load(tmp_path).encode(['IPHONE很好'])
+    (lower,) = exported.encode(['IPHONE很好'])
+    (unknown,) = exported.encode(['[UNK]很好'])
+    assert logged == []
+    np.testing.assert_allclose(cased, unknown, rtol=0, atol=1e-5)
+    assert np.abs(cased - lower).max() > 0.1
+
+
 def test_bfloat16_is_near(folders, exported):
     found, exact = Encoder.load(folders[1], dtype='bfloat16').encode(TEXTS), exported.encode(TEXTS)
     assert found.dtype == np.float32

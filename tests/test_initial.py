@@ -256,6 +256,7 @@ def test_a_folder_that_is_neither_is_refused(tmp_path, name):
 def run(tensors, tmp_path_factory):
     """(workdir, log) of two steps from a Hugging Face folder; no layers, for they take longest."""
     folder = write(tmp_path_factory.mktemp('bert'), tensors)
+    (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': False}))
     workdir = tmp_path_factory.mktemp('run')
     config = config_of(**{'model.num_layers': 0, 'total_steps': 2, 'init_from': str(folder)})
     lines: list[str] = []
@@ -276,6 +277,7 @@ def run(tensors, tmp_path_factory):
 def test_training_says_where_its_weights_are_from(run):
     log = '\n'.join(run[1])
     assert 'Initial weights from' in log
+    assert 'tokenizer_config.json has do_lower_case false' in log
     assert 'Left at random values (4): char_sop/seq_relationship/' in log
     assert 'Not used (18): ' in log and 'cls.seq_relationship.{bias, weight}' in log
 
