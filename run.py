@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax.progress import Stop
 from configs import common, pretrain
 from input_pipeline import batches, finetuning, locations
 from input_pipeline.tokenizer import Vocabulary, read_tokens
@@ -91,7 +92,7 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     return [] if config.task == 'similarity' else [config]
 
 
-def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
+def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
     """Pre-training; returns the last words."""
     # One process builds what is missing, the others then find it.
     if jax.process_index() == 0:
@@ -100,7 +101,8 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path) -> str:
         multihost_utils.sync_global_devices('corpus')
         resolved = batches.resolve(config, workdir)
     vocabulary = batches.vocabulary(resolved)
-    held_out = train.train(resolved, workdir, functools.partial(batches.batches, resolved), vocabulary)
+    its_batches = functools.partial(batches.batches, resolved)
+    held_out = train.train(resolved, workdir, its_batches, vocabulary, stop=stop)
     return farewell(job, resolved, workdir, held_out)
 
 
@@ -129,13 +131,14 @@ def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
             return {'data.vocab': str(vocab)} | {f'model.{size}': one.model[size] for size in sizes}
         one.update_from_flattened_dict(pretrain.SYSTEMS.get(name, {}))
         if finetune.latest_step(folder) < one.total_steps:
-            pretrain_job(one, job, folder)
+            pretrain_job(one, job, folder, stop)
         return {'init_from': str(folder)} if finetune.latest_step(folder) >= one.total_steps else None
 
     def run_cell(config: ConfigDict, folder: Path) -> dict:
-        return finetuned(config, folder)[1]
+        return {} if stop.requested else finetuned(config, folder, stop)[1]
 
-    text = tables.run(config, workdir, prepare, run_cell)
+    with Stop() as stop:
+        text = tables.run(config, workdir, prepare, run_cell)
     return f'{text}\nTables: {workdir}/tables.md · figure: {workdir}/figure2.png'
 
 
@@ -169,11 +172,11 @@ def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
     return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
 
 
-def finetuned(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, dict]:
+def finetuned(config: ConfigDict, workdir: Path, stop: Stop | None = None) -> tuple[ConfigDict, dict]:
     """Fine-tunes; returns the resolved config and the contents of results.json ({}: stopped before)."""
     config, vocabulary = with_source(config, workdir)
     config, data = finetuning.prepare(config, vocabulary)
-    return config, finetune.run(config, workdir, data, vocabulary)
+    return config, finetune.run(config, workdir, data, vocabulary, stop)
 
 
 def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> ConfigDict:

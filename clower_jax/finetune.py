@@ -1,5 +1,6 @@
 """Fine-tuning: the training loop for each seed, what came of it, and a fine-tuned model put to use."""
 
+import contextlib
 import copy
 import functools
 import json
@@ -24,7 +25,9 @@ MAX_PICTURED = 100  # classes of a confusion matrix; more are unreadable
 log = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: str | Path, data, vocabulary, stop: Stop | None = None
+) -> dict[str, Any]:
     """Trains `config.seeds` models, from `config.seed` on, and writes what they are worth.
 
     `config.seeds_at_once` of them train side by side (`train.train_side_by_side`); what follows is the same.
@@ -37,6 +40,7 @@ def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, 
       config: resolved (`input_pipeline.finetuning.prepare`).
       data: an `input_pipeline.finetuning.Data`.
       vocabulary: of the model (see `token_rows.VocabularyLike`).
+      stop: where several runs follow each other, so that a signal stops them all.
 
     Returns:
       The contents of results.json; {} where the run was stopped before its end.
@@ -47,7 +51,7 @@ def run(config: ConfigDict, workdir: str | Path, data, vocabulary) -> dict[str, 
     validation = data.splits.get('validation')
     score = validation and (lambda outputs: validation.score(validation.decode(outputs)))
     per_seed = []
-    with Stop() as stop:
+    with contextlib.nullcontext(stop) if stop else Stop() as stop:
         for seeds in _side_by_side(config, workdir):
             jobs = [_job(config, workdir, data, seed) for seed in seeds]
             if config.seeds > 1:

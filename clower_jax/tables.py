@@ -26,9 +26,13 @@ TASK_TABLES = {
     'Table 4': ('Reading comprehension', ('cmrc', 'drcd')),
 }
 ABLATIONS = ('clower', 'no_tcl', 'no_scl', 'no_contrast', 'mm_bert_sop')
-# What results.json has for a task, and what to multiply it by for percent.
-METRICS = {'cmrc': ('f1', 1.0), 'drcd': ('f1_drcd', 1.0)}
-CLASSIFICATION = ('acc', 100.0)
+# A task's columns: what results.json calls them, and what to multiply by for percent. The first is the one
+# that averages are of; it is named as the task is.
+CLASSIFICATION = {'': ('acc', 100.0)}
+COLUMNS = {
+    'cmrc': {'': ('f1', 1.0), ' EM': ('em', 1.0)},
+    'drcd': {'': ('f1_drcd', 1.0), ' EM': ('em', 1.0)},
+}
 NOTES = {
     'Table 3': (
         'The text of the paper says that CLOWER is 0.33 points above MM-BERT-sop on pairs of texts; its own '
@@ -40,14 +44,14 @@ SETTINGS = 'cell.json'  # what a cell was made with, beside its results.json
 
 
 class Cell(NamedTuple):
-    """A model on a task: percent, one figure a seed, on the test set if there is one, else the development
+    """A model in a column: percent, one figure a seed, on the test set if there is one, else the development
     set."""
 
     seeds: tuple[int, ...]
     values: tuple[float, ...]
 
 
-Grid = dict[tuple[str, str], Cell]  # (model, task)
+Grid = dict[tuple[str, str], Cell]  # (model, column)
 
 
 def run(
@@ -103,7 +107,7 @@ def run(
                 results = finetune(one, folder)
                 if not results:
                     return text
-            grid[name, task] = read_cell(task, results)
+            grid |= {(name, column): cell for column, cell in read_cells(task, results).items()}
             text = write(workdir, grid, names, tasks, config.reference, paper)
     return text
 
@@ -150,16 +154,24 @@ def _read_paper(path: str) -> dict[str, dict[str, float]]:
         return {model: {task: float(value) for task, value in row.items()} for model, row in found.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f'paper={path} is no file of numbers, {{model: {{task: number}}}}: {error}'
+            f'paper={path} is no file of numbers, {{model: {{column: number}}}}: {error}'
         ) from error
 
 
-def read_cell(task: str, results: Mapping[str, Any]) -> Cell:
-    """The cell that a fine-tuning run's results.json makes: the metric of its best parameters."""
-    metric, factor = METRICS.get(task, CLASSIFICATION)
-    split = 'test' if 'test' in results['per_seed'][0] else 'validation'
-    seeds = tuple(one['seed'] for one in results['per_seed'])
-    return Cell(seeds, tuple(factor * one[split]['best'][metric] for one in results['per_seed']))
+def columns_of(task: str) -> dict[str, tuple[str, float]]:
+    """Column → (name in results.json, factor) of a task, its main one first."""
+    return {f'{task}{suffix}': measure for suffix, measure in COLUMNS.get(task, CLASSIFICATION).items()}
+
+
+def read_cells(task: str, results: Mapping[str, Any]) -> dict[str, Cell]:
+    """By column, what a fine-tuning run's results.json has of its best parameters."""
+    per_seed = results['per_seed']
+    split = 'test' if 'test' in per_seed[0] else 'validation'
+    seeds = tuple(one['seed'] for one in per_seed)
+    return {
+        column: Cell(seeds, tuple(factor * one[split]['best'][metric] for one in per_seed))
+        for column, (metric, factor) in columns_of(task).items()
+    }
 
 
 def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
@@ -193,12 +205,12 @@ def write(
 ) -> str:
     """tables.md, tables.json and figure2.png of a grid, which need not be complete; returns the markdown.
 
-    `paper`: {model: {task: number}}. p is of the paired t-test over seeds against `reference`.
+    `paper`: {model: {column: number}}. p is of the paired t-test over seeds against `reference`.
     """
     parts = [
-        f'Percent: accuracy, F1 for reading comprehension (DRCD: its own). Mean ± standard deviation (n − 1) '
-        f'over seeds; p is of a paired t-test over seeds against {reference}. "paper": its number, where '
-        'known. Bold: the best mean.'
+        'Percent: accuracy; for reading comprehension F1, which averages are of, and exact match (EM), of '
+        'DRCD as its own script has them. Mean ± standard deviation (n − 1) over seeds; p is of a paired '
+        f't-test over seeds against {reference}. "paper": its number, where known. Bold: the best mean.'
     ]
     for name, (title, of_table) in TASK_TABLES.items():
         chosen = [task for task in of_table if task in tasks]
@@ -214,8 +226,8 @@ def write(
     text = '\n\n'.join(parts) + '\n'
     (folder / 'tables.md').write_text(text, encoding='utf-8')
     cells = [
-        {'model': model, 'task': task, 'seeds': cell.seeds, 'values': cell.values}
-        for (model, task), cell in grid.items()
+        {'model': model, 'task': column, 'seeds': cell.seeds, 'values': cell.values}
+        for (model, column), cell in grid.items()
     ]
     (folder / 'tables.json').write_text(json.dumps(cells, indent=1) + '\n', encoding='utf-8')
     draw(grid, models, tasks, folder / 'figure2.png')
@@ -231,19 +243,21 @@ def _table(
 ) -> str:
     """Markdown: a row a model; of each task the result, p, and the paper's number."""
     columns = {
-        task: {model: grid[model, task] for model in models if (model, task) in grid} for task in tasks
+        column: {model: grid[model, column] for model in models if (model, column) in grid}
+        for task in tasks
+        for column in columns_of(task)
     }
     if len(tasks) > 1:
         columns['average'] = averages(grid, models, tasks)
     head = ['model']
-    for task in columns:
-        head += [task, 'p', 'paper']
+    for column in columns:
+        head += [column, 'p', 'paper']
     rows = []
     for model in models:
         row = [model]
-        for task, cells in columns.items():
+        for column, cells in columns.items():
             row += _shown(cells, model, reference)
-            row.append(_number(paper.get(model, {}).get(task)))
+            row.append(_number(paper.get(model, {}).get(column)))
         rows.append(row)
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

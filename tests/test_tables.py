@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import finetuned
 import numpy as np
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from test_batches import text
 
 import run
-from clower_jax import tables
+from clower_jax import finetune, tables
 from clower_jax.tables import Cell
 from configs import tables as config_file
 
@@ -60,12 +61,13 @@ def test_paired_p_where_there_is_nothing_to_test():
 
 
 def test_a_cell_is_the_test_set_where_there_is_one():
-    assert tables.read_cell('tnews', results(0.5, 0.25)) == Cell((0, 1), (50.0, 25.0))
+    assert tables.read_cells('tnews', results(0.5, 0.25)) == {'tnews': Cell((0, 1), (50.0, 25.0))}
     both = results(0.5)
     both['per_seed'][0]['test'] = {'best': {'acc': 0.75}, 'last': {'acc': 0.0}}
-    assert tables.read_cell('tnews', both) == Cell((0,), (75.0,))
+    assert tables.read_cells('tnews', both) == {'tnews': Cell((0,), (75.0,))}
     reading = {'per_seed': [{'seed': 3, 'validation': {'best': {'f1': 61.5, 'em': 3.0}}}]}
-    assert tables.read_cell('cmrc', reading) == Cell((3,), (61.5,))
+    found = tables.read_cells('cmrc', reading)
+    assert found == {'cmrc': Cell((3,), (61.5,)), 'cmrc EM': Cell((3,), (3.0,))}
 
 
 def test_averages_are_of_complete_rows():
@@ -109,6 +111,23 @@ def test_tables(tmp_path):
     saved = json.loads((tmp_path / 'tables.json').read_text('utf-8'))
     assert {'model': 'clower', 'task': 'tnews', 'seeds': [0, 1], 'values': [56.0, 58.0]} in saved
     assert imread(tmp_path / 'figure2.png').std() > 0.01
+
+
+def test_reading_comprehension_has_two_columns_and_one_in_the_average(tmp_path):
+    grid = {
+        ('clower', 'cmrc'): Cell((0,), (60.0,)), ('clower', 'cmrc EM'): Cell((0,), (40.0,)),
+        ('clower', 'drcd'): Cell((0,), (80.0,)), ('clower', 'drcd EM'): Cell((0,), (70.0,)),
+    }  # fmt: skip
+    paper = {'clower': {'cmrc EM': 41.5}}
+    shown = tables.write(tmp_path, grid, ['clower'], ['cmrc', 'drcd'], 'clower', paper)
+    head, _, row = shown.split('Reading comprehension\n\n')[1].splitlines()[:3]
+    assert [name for name in head.split(' | ') if name not in ('p', 'paper', 'p |', 'paper |')] == [
+        '| model', 'cmrc', 'cmrc EM', 'drcd', 'drcd EM', 'average',
+    ]  # fmt: skip
+    assert row == (
+        '| clower | **60.00** | — | — | **40.00** | — | 41.5 | **80.00** | — | — | **70.00** | — | — '
+        '| **70.00** | — | — |'
+    )
 
 
 # ---- the grid ----
@@ -169,8 +188,9 @@ def test_bad_settings_are_named(tmp_path):
         config_file.get_config('gpu')
 
 
-def test_a_real_grid(tmp_path):
-    """Three models, one of them random and one from a folder, two of them pre-trained here."""
+def test_a_real_grid(tmp_path, monkeypatch):
+    """Three models, one of them random and one from a folder, one pre-trained here; stopped when the first
+    cell is nearly done, and gone on with."""
     (tmp_path / 'text.txt').write_text(text(range(12)), 'utf-8')
     config = config_file.get_config('cpu')
     config.models, config.tasks, config.seeds = 'random,bert_wwm,again', 'tnews', 2
@@ -191,6 +211,16 @@ def test_a_real_grid(tmp_path):
     task.update(total_steps=2, batch_size=8)
     for part in run.parts_of(config):
         run.start.check(part)
+    summary = finetune.summary
+
+    def stopped(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return summary(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, 'summary', stopped)
+        said = run.tables_job(config, 'configs/tables.py:cpu', tmp_path / 'grid')
+    assert [path.parent.parent.name for path in tmp_path.glob('grid/cells/*/*/results.json')] == ['random']
     said = run.tables_job(config, 'configs/tables.py:cpu', tmp_path / 'grid')
     assert said.count('| again |') == 2 and '± ' in said
     cells = {
