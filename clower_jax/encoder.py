@@ -4,9 +4,11 @@ from clower_jax import Encoder
 vectors = Encoder.load('clower-char').encode(['今天天气很好。', '我们去公园。'])  # fp32 [2, D]
 """
 
+import bisect
 import contextlib
 import json
 import logging
+import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +30,10 @@ log = logging.getLogger(__name__)
 
 TOGETHER = 8192  # texts that are tokenised at a time, while the device is at work on those before
 IN_FLIGHT = 2  # batches that the device was given, and whose vectors were not yet asked for
-# By platform, for any other `OTHER`: about how many tokens make a batch, and how many widths a batch may have
-# between n and 2n tokens. On a CPU batches should fit the cache and padding costs more than compiling;
-# elsewhere it is the other way round.
-BATCHES = {'cpu': (2048, 8)}
-OTHER = (32_768, 2)
+# By platform, for any other `OTHER`: about how many tokens make a batch (on a CPU it should fit the cache);
+# how many FLOPs are done in the time that compiling a layer takes: a width must spare as many in padding.
+BATCHES = {'cpu': (2048, 2e10)}
+OTHER = (32_768, 1e14)
 
 T = TypeVar('T')
 
@@ -51,7 +52,10 @@ class Encoder:
         self._tokenizer, self._params = tokenizer, params
         self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
         self._forward = jax.jit(lambda params, ids: model.apply({'params': params}, ids, jnp.zeros_like(ids)))
-        self._batch_tokens, self._steps = BATCHES.get(jax.default_backend(), OTHER)
+        self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), OTHER)
+        # A token costs 24·D² FLOPs a layer: what one width more costs, in tokens.
+        self._width_costs = compiling / (24 * self.size**2)
+        self._compiled: set[int] = set()  # widths
 
     @classmethod
     def load(
@@ -154,13 +158,14 @@ class Encoder:
         self, texts: Sequence[str], batch_size: int | None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """The numbers of n texts and their ids, int32 [rows ≥ n, width], 0-padded; the longest first."""
+        widths = self._widths(texts)
         waiting: list[tuple[int, list[int]]] = []  # (number, ids), the longest first
         left = len(texts)
         for tokenised in self._tokenised(texts):
             waiting = sorted([*waiting, *tokenised], key=lambda text: len(text[1]), reverse=True)
             start = 0
             while start < len(waiting):
-                width = _width(len(waiting[start][1]), self._steps, self.max_length)
+                width = self._width(len(waiting[start][1]), widths)
                 most = min(batch_size or self._batch_tokens, max(1, self._batch_tokens // width))
                 if len(waiting) - start < most and len(waiting) < left:
                     break  # more will come that are as long
@@ -170,6 +175,33 @@ class Encoder:
                 start += most
             left -= min(start, len(waiting))
             waiting = waiting[start:]
+
+    def _widths(self, texts: Sequence[str]) -> list[int]:
+        """The widths that cost least for these texts, ascending: few texts are rather padded more than have a
+        width compiled for them. Exact, by dynamic programming, if a character is a token."""
+        lengths = np.minimum(np.fromiter(map(len, texts), np.int64, len(texts)) + 2, self.max_length)
+        rows: dict[int, int] = dict.fromkeys(self._compiled, 0)
+        for length, count in zip(*np.unique(lengths, return_counts=True)):
+            width = _fitting(int(length), self.max_length)
+            rows[width] = rows.get(width, 0) + int(count)
+        candidates = sorted(rows)
+        below = np.concatenate([[0], np.cumsum([rows[width] for width in candidates])])
+        # Of the rows that fit the candidates up to each, this being the widest in use: (tokens, widths).
+        best: list[tuple[float, list[int]]] = [(0.0, [])]
+        for place, width in enumerate(candidates):
+            compiling = 0.0 if width in self._compiled else self._width_costs
+            options = [cost + width * (below[place + 1] - below[n]) for n, (cost, _) in enumerate(best)]
+            least = int(np.argmin(options))
+            best.append((options[least] + compiling, [*best[least][1], width]))
+        enough = [one for one, under in zip(best, below) if under == len(texts)]
+        return min(enough, key=operator.itemgetter(0))[1]
+
+    def _width(self, length: int, widths: Sequence[int]) -> int:
+        """That of `widths` which holds so many tokens; rarely another, as a character may be two tokens."""
+        place = bisect.bisect_left(widths, length)
+        width = widths[place] if place < len(widths) else _fitting(length, self.max_length)
+        self._compiled.add(width)
+        return width
 
     def _tokenised(self, texts: Sequence[str]) -> Iterator[Iterator[tuple[int, list[int]]]]:
         """The numbers of the texts with their ids, a part at a time, the part after it being on its way. The
@@ -201,9 +233,9 @@ def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
     yield from drawn
 
 
-def _width(length: int, steps: int, longest: int) -> int:
-    """The least of few widths that holds so many tokens: of `steps` between n and 2n, but multiples of 4."""
-    step = max(4, (1 << (length - 1).bit_length() >> 1) // steps)
+def _fitting(length: int, longest: int) -> int:
+    """The least that holds so many tokens, of 8 widths between n and 2n, but multiples of 4."""
+    step = max(4, 1 << (length - 1).bit_length() >> 4)
     return min(-(-length // step) * step, longest)
 
 

@@ -1,6 +1,8 @@
 """Vectors of texts: transformers' own, in the order given, whatever is batched with what."""
 
+import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -141,26 +143,71 @@ def test_order_and_duplicates(exported, texts, batch_size, together):
         np.testing.assert_allclose(vector, alone[text], rtol=0, atol=1e-5)
 
 
-@given(st.lists(st.text('今天气很好我们去公园', max_size=70), unique=True, max_size=60), st.integers(1, 50))
-def test_batches_hold_every_text_once_and_have_few_shapes(exported, texts, together):
+@given(
+    st.lists(st.text('今天气很好我们去公园', max_size=70), unique=True, max_size=60),
+    st.integers(1, 50),
+    st.sampled_from([0, 30, 1e6]),
+)
+def test_batches_hold_every_text_once_and_have_few_shapes(exported, texts, together, costs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, 'TOGETHER', together)
         patch.setattr(exported, '_batch_tokens', 128)
+        patch.setattr(exported, '_width_costs', costs)
+        patch.setattr(exported, '_compiled', set())
         batches = list(exported._batches(texts, None))
+        widths = {ids.shape[1] for _, ids in batches}
+        assert exported._compiled == widths
+        again = {ids.shape[1] for _, ids in exported._batches(texts, None)}
+        assert again == widths
     assert sorted(number for numbers, _ in batches for number in numbers) == list(range(len(texts)))
+    assert len(widths) <= (1 if costs == 1e6 else 16)
     for numbers, ids in batches:
         longest = max(min(len(texts[number]) + 2, 64) for number in numbers)
-        assert (ids != 0).sum(1).max() == longest and ids.shape[1] == encoder._width(longest, 8, 64)
+        assert (ids != 0).sum(1).max() == longest <= ids.shape[1]
+        assert costs or ids.shape[1] == encoder._fitting(longest, 64)
         full = max(1, 128 // ids.shape[1])
         assert len(numbers) <= len(ids) <= full and (len(ids) == full or len(ids).bit_count() == 1)
 
 
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=40),
+    st.sets(st.sampled_from([8, 16, 24, 40]), max_size=3),
+    st.integers(0, 60),
+)
+def test_widths_cost_least(exported, lengths, compiled, costs):
+    """By trying every set of widths."""
+    texts = ['天' * length for length in lengths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exported, '_compiled', compiled)
+        patch.setattr(exported, '_width_costs', costs)
+        found = exported._widths(texts)
+
+    def cost(widths):
+        if max(lengths) + 2 > max(widths):
+            return math.inf
+        tokens = sum(min(width for width in widths if width >= length + 2) for length in lengths)
+        return tokens + costs * len(set(widths) - compiled)
+
+    candidates = compiled | {encoder._fitting(length + 2, 64) for length in lengths}
+    subsets = [s for n in range(1, len(candidates) + 1) for s in itertools.combinations(candidates, n)]
+    assert found == sorted(set(found)) and set(found) <= candidates
+    assert cost(found) == min(map(cost, subsets))
+
+
+def test_more_tokens_than_characters(exported):
+    """As where a character is taken apart: then a width is wanted that was not foreseen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exported, '_compiled', set())
+        assert exported._width(20, [12]) == 20 and exported._width(10, [12]) == 12
+        assert exported._compiled == {12, 20}
+
+
 def test_widths():
     for length in range(1, 513):
-        width = encoder._width(length, 8, 512)
+        width = encoder._fitting(length, 512)
         assert width % 4 == 0 and length <= width < length + max(4, length / 8 + 1)
-    assert len({encoder._width(length, 8, 512) for length in range(1, 513)}) == 40
-    assert encoder._width(61, 8, 62) == 62
+    assert len({encoder._fitting(length, 512) for length in range(1, 513)}) == 40
+    assert encoder._fitting(61, 62) == 62
 
 
 def test_errors_say_what_was_wrong(folders, exported, tmp_path):
