@@ -161,6 +161,7 @@ def train_side_by_side(
                     clock.reset()
                 bar.update()
                 if due(step, config.log_every):
+                    jax.block_until_ready(measured)  # steps in flight count as soon as they are done
                     lap = clock.lap(len(going[0].pending))
                     losses = [run.log(step, clock, lap).get('loss', math.nan) for run in going]
                     bar.set_postfix({'loss': f'{np.mean(losses):.3f}'}, refresh=False)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 from clower_jax import metrics, optim, precision
 from clower_jax.tasks import Pretrain
-from clower_jax.train import train
+from clower_jax.train import programs_of, train
 from clower_jax.train_state import TrainState
 from clower_jax.train_step import make_train_step
 from clower_jax.writer import Writer, draw_curves, read_metrics
@@ -144,6 +145,31 @@ def test_training_stops_after_max_bad_steps(tmp_path):
         run(config, tmp_path)
     rows = read_metrics(tmp_path / 'metrics.jsonl')
     assert [(row['step'], row['skipped_steps']) for row in rows] == [(2, 1)]
+
+
+def test_rates_are_of_steps_that_were_done(tmp_path):
+    """Not of those that the device was only asked for."""
+    config = synthetic.tiny_config(
+        **{'total_steps': 4, 'log_every': 4, 'eval_every': 0, 'checkpoint_every': 0, 'model.num_layers': 0}
+    )
+    programs = programs_of(config)
+
+    def slowly(x):
+        time.sleep(0.2)
+        return np.asarray(x)
+
+    slow = jax.jit(lambda x: jax.pure_callback(slowly, jax.ShapeDtypeStruct(x.shape, x.dtype), x))
+
+    def train_step(states, batches, keys):
+        states, measured = programs.train_step(states, batches, keys)
+        return states, [{**one, 'bad_steps': slow(one['bad_steps'])} for one in measured]
+
+    train(
+        config, tmp_path, lambda **at: synthetic.batches(config, **at), synthetic.Vocabulary(),
+        programs=programs._replace(train_step=train_step),
+    )  # fmt: skip
+    (row,) = (row for row in read_metrics(tmp_path / 'metrics.jsonl') if row['split'] == 'train')
+    assert row['examples_per_s'] <= config.batch_size / 0.2
 
 
 # ---- learning rate, weight decay, dropout ----
