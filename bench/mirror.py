@@ -128,6 +128,17 @@ def mask_span(text: str, span: int, rng: np.random.Generator) -> str:
     return f'{text[:start]}[MASK]{text[start + span :]}' if span else text
 
 
+def info_nce(a, b, temperature: float):
+    """The recipe's loss, of torch tensors [N, D]: each of the 2N vectors against all others."""
+    import torch
+
+    unit = torch.nn.functional.normalize(torch.cat([a, b]))
+    scores = unit @ unit.T / temperature
+    scores.fill_diagonal_(float('-inf'))
+    partner = torch.arange(len(unit), device=a.device).roll(len(a))
+    return torch.nn.functional.cross_entropy(scores, partner)
+
+
 def recipe(case: Path) -> dict:
     """Mirror-BERT as its authors train it, in PyTorch and transformers."""
     import torch
@@ -162,13 +173,6 @@ def recipe(case: Path) -> dict:
         real = inputs['attention_mask'][..., None].float()
         return (hidden * real).sum(1) / real.sum(1)
 
-    def info_nce(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        unit = torch.nn.functional.normalize(torch.cat([a, b]))
-        scores = unit @ unit.T / config.loss.temperature
-        scores.fill_diagonal_(float('-inf'))
-        partner = torch.arange(len(unit), device=device).roll(len(a))
-        return torch.nn.functional.cross_entropy(scores, partner)
-
     def train(steps: int) -> list[float]:
         optimizer = torch.optim.AdamW(groups, lr=config.optim.learning_rate, eps=1e-6, fused=True)
         schedule = transformers.get_linear_schedule_with_warmup(
@@ -179,7 +183,7 @@ def recipe(case: Path) -> dict:
             rows = order[step * config.batch_size : (step + 1) * config.batch_size]
             batch = [texts[row] for row in rows]
             copies = [mask_span(text, config.data.mask_span, rng) for text in batch]
-            loss = info_nce(vectors(batch), vectors(copies))
+            loss = info_nce(vectors(batch), vectors(copies), config.loss.temperature)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)

@@ -15,10 +15,11 @@ import pytest
 import synthetic
 import torch
 
-from bench import check, step, step_case, torch_steps
-from clower_jax import hugging_face, metrics, optim, tasks
+from bench import check, mirror, step, step_case, torch_steps
+from clower_jax import hugging_face, losses, metrics, optim, tasks
 from clower_jax.train_state import TrainState
 from clower_jax.train_step import make_train_step
+from input_pipeline.mirror import spans
 
 ROOT = Path(__file__).parent.parent
 VIEWS = ('char', 'word')
@@ -316,6 +317,18 @@ def test_check_compares_with_the_reference(tmp_path, capsys, measured, good, lin
     checks = {'it': {'command': command, 'ratios': {'a/b': {'reference': 2.0, 'margin': 0.3}}}}
     fine, _ = check.run({'checks': checks}, ['it'])
     assert fine is good and line in capsys.readouterr().out
+
+
+def test_mirror_berts_recipe_has_our_loss_and_our_spans():
+    a, b = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    ours = losses.info_nce(jnp.asarray(a), jnp.asarray(b), jnp.ones(6, bool), 0.2)
+    theirs = mirror.info_nce(torch.tensor(a), torch.tensor(b), 0.2)
+    np.testing.assert_allclose(theirs, ours.loss / ours.count, rtol=1e-5)
+    lengths = np.arange(30)
+    _, masked = spans(lengths, 5, np.zeros(30))
+    for length, count in zip(lengths, masked):
+        copy = mirror.mask_span('天' * length, 5, np.random.default_rng(0))
+        assert copy.count('天') == length - count and copy.count('[MASK]') == (count > 0)
 
 
 def test_check_names_what_is_missing(tmp_path, capsys):
