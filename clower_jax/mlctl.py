@@ -17,7 +17,7 @@ from clower_jax import dropout, losses
 from clower_jax.model import PAD_ID, SentenceEncoder, pool_tokens
 from clower_jax.pretraining import SumsByName, encoder_settings, named, one_of
 from clower_jax.products import rows_at
-from clower_jax.sentence_tasks import SentenceTask, counts, interleaved
+from clower_jax.sentence_tasks import SentenceTask, counts, interleaved, sides
 
 CONTRASTS = ('cz_nce', 'info_nce')
 
@@ -65,20 +65,18 @@ class MlCtl(SentenceTask):
         hidden = self.model.apply({'params': params}, ids, segments, keys, method=encode)
         pooled = pool_tokens(hidden, ids, self.model.pooling)
         real = batch['char_ids'][:, 0] != PAD_ID
-        sentences = self._contrast(pooled[::2], pooled[1::2], real, within=True)
+        sentences = self._contrast(*sides(pooled), real, within=True)
 
         numbers = interleaved(batch, 'words')
-        words = word_vectors(hidden, numbers, width)
+        words = sides(word_vectors(hidden, numbers, width))
         alignment = batch.get('alignment')
         if alignment is None:
             there = jnp.arange(1, width + 1) <= numbers.max(1, keepdims=True)
-            alignment = mutual_alignment(
-                words[::2], words[1::2], there[::2], there[1::2], self.max_aligned, self.align_threshold
-            )
+            alignment = mutual_alignment(*words, *sides(there), self.max_aligned, self.align_threshold)
         at = jnp.maximum(alignment - 1, 0)
-        a, b = rows_at(words[::2], at[..., 0]), rows_at(words[1::2], at[..., 1])
+        a, b = (rows_at(words[side], at[..., side]) for side in (0, 1))
         aligned = (alignment > 0).all(-1).reshape(-1)
-        flat = (-1, words.shape[-1])
+        flat = (-1, a.shape[-1])
         pairs = self._contrast(a.reshape(flat), b.reshape(flat), aligned, within=self.within_words)
 
         sums = {

@@ -84,13 +84,19 @@ def both_sides(
     ids, segments = interleaved(batch, 'ids'), interleaved(batch, 'segments')
     keys = None if key is None else dropout.row_keys(key, len(ids))
     vectors = model.apply({'params': params}, ids, segments, keys)
-    return vectors[::2], vectors[1::2]
+    return sides(vectors)
 
 
 def interleaved(batch: dict, name: str) -> jax.Array:
     """[2·B, L]: the rows of both sides, a pair's next to each other: on a mesh they are on one device."""
     pairs = jnp.stack([batch[f'char_{name}'], batch[f'other_{name}']], axis=1)
     return pairs.reshape(-1, pairs.shape[-1])
+
+
+def sides(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[2·B, …] as `interleaved` has it → [B, …] of either side, without a slice that would cross devices."""
+    pairs = rows.reshape(-1, 2, *rows.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def counts(batch: dict) -> SumsByName:
