@@ -1,6 +1,7 @@
 """What every test shares: eight simulated devices, quiet libraries, the folder of real text, hypothesis."""
 
 import os
+import platform
 from pathlib import Path
 
 import hypothesis
@@ -21,7 +22,11 @@ hypothesis.settings.load_profile('clower')
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Chooses JAX's devices before a test touches one: 8 simulated CPUs, or under `-m gpu` the GPU."""
+    """Chooses JAX's devices before a test touches one: 8 simulated CPUs, or under `-m gpu` the GPU. What the
+    tests and the processes that they start compile is kept for each other, and for the next run."""
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ and hasattr(config, 'cache'):
+        os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir(f'jax-{platform.node()}'))
+        os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
     import jax
 
     wants_gpu = 'gpu' in config.option.markexpr.replace('not gpu', '')
