@@ -151,7 +151,7 @@ def _read_paper(path: str) -> dict[str, dict[str, float]]:
         return {}
     try:
         found = json.loads(Path(path).read_text(encoding='utf-8'))
-        return {model: {task: float(value) for task, value in row.items()} for model, row in found.items()}
+        return {name: {column: float(x) for column, x in row.items()} for name, row in found.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f'paper={path} is no file of numbers, {{model: {{column: number}}}}: {error}'
