@@ -1,20 +1,37 @@
-"""AdamW with linear warm-up and linear decay."""
+"""AdamW, and the learning rate over the steps."""
 
 import flax.traverse_util
 import jax
 import optax
 from ml_collections import ConfigDict
 
+DECAY_FRACTION = 0.2  # of the steps, the last ones: where 'wsd' decays
+
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """Linear from 0 over `optim.warmup_steps`, then linear to 0 at `total_steps`. Steps → learning rate."""
-    peak, warmup = config.optim.learning_rate, config.optim.warmup_steps
-    if not 0 <= warmup < config.total_steps:
-        raise ValueError(
-            f'optim.warmup_steps={warmup} must be at least 0 and less than total_steps={config.total_steps}'
-        )
+    """Linear from 0 to the peak over `optim.warmup_steps`, then as `optim.schedule` has it. Steps → rate.
+
+    'linear' and 'cosine' fall from there to `optim.final_fraction` of the peak at `total_steps`. 'wsd', for
+    warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395), stays at the peak and falls linearly over the
+    last fifth of all steps, so that a longer run has the same first four fifths. 'constant' stays there.
+
+    Raises ValueError for another schedule, or a warm-up that does not fit.
+    """
+    peak, warmup, total = config.optim.learning_rate, config.optim.warmup_steps, config.total_steps
+    if not 0 <= warmup < total:
+        raise ValueError(f'optim.warmup_steps={warmup} must be at least 0 and less than total_steps={total}')
+    end = config.optim.final_fraction
+    decay = min(total - warmup, max(1, round(DECAY_FRACTION * total)))
+    shapes = {
+        'linear': lambda: optax.linear_schedule(peak, end * peak, total - warmup),
+        'cosine': lambda: optax.cosine_decay_schedule(peak, total - warmup, end),
+        'wsd': lambda: optax.linear_schedule(peak, end * peak, decay, total - warmup - decay),
+        'constant': lambda: optax.constant_schedule(peak),
+    }
+    if config.optim.schedule not in shapes:
+        raise ValueError(f'optim.schedule={config.optim.schedule!r} must be one of {", ".join(shapes)}')
+    down = shapes[config.optim.schedule]()
     up = optax.linear_schedule(0.0, peak, warmup)
-    down = optax.linear_schedule(peak, 0.0, config.total_steps - warmup)
     return optax.join_schedules([up, down], [warmup]) if warmup else down
 
 

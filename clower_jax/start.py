@@ -81,6 +81,7 @@ def check(config: ConfigDict) -> None:
         ('loss.align_threshold', -1.0, 1.0),
         ('model.drophead', 0, 0.99),
         ('optim.warmup_fraction', 0.0, 0.99),
+        ('optim.final_fraction', 0.0, 1.0),
     )
     values = flatten(config.to_dict())
     for key, low, high in rules:

@@ -25,7 +25,9 @@ def model(size: str) -> ConfigDict:
             'drophead': 0.0,  # of whole attention heads
             # clower: two encoders over one table; bert: the character encoder alone; ambert, lichee, cmlm.
             'kind': 'clower',
-            'initializer_range': 0.02,  # standard deviation of random weights; BERT's
+            # Standard deviation of random weights: BERT's 0.02 at its 768 units, wider in narrower models, so
+            # that attention starts as sharp as there.
+            'initializer_range': round(0.02 * (768 / hidden_size) ** 0.5, 3),
             'attention': 'own',  # or 'cudnn': NVIDIA GPUs, 16 bits, attention_dropout 0
             'remat': 'none',  # activations kept: none recomputed; 'qkv', 'full': a tenth, a third more FLOPs
             'max_positions': 512,  # rows of the position table; BERT's
@@ -111,7 +113,11 @@ def run() -> ConfigDict:
             'max_bad_steps': 50,  # in a row, with a gradient that is not finite; then the run stops
             'optim': {
                 'learning_rate': 1e-4,  # its peak
-                'warmup_steps': 100,  # linear up to the peak, then linear down to 0 at total_steps
+                'warmup_steps': 100,  # linear up to the peak
+                # From there down to final_fraction of it at total_steps: linear, cosine, or wsd, which stays
+                # at the peak and falls over the last fifth of the steps; constant stays.
+                'schedule': 'linear',
+                'final_fraction': 0.0,
                 'weight_decay': 0.01,  # not on biases and LayerNorm
                 'clip_norm': 1.0,  # of the whole gradient; 0: none
             },

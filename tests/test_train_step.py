@@ -185,6 +185,45 @@ def test_learning_rate():
     np.testing.assert_allclose([schedule(step) for step in (0, 5, 10)], [0.8, 0.4, 0], atol=1e-7)
 
 
+def test_schedules_after_the_warm_up():
+    changes = {'total_steps': 20, 'optim.warmup_steps': 4, 'optim.learning_rate': 0.8}
+    steps = np.arange(21)
+    up = 0.8 * steps / 4
+    done = (steps - 4) / 16  # of what comes after the warm-up
+    expected = {
+        'linear': 0.8 * (1 - 0.9 * done),
+        'cosine': 0.8 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * done))),
+        'wsd': 0.8 * (1 - 0.9 * np.clip((steps - 16) / 4, 0, 1)),  # the last fifth
+        'constant': np.full(21, 0.8),
+    }
+    for name, after in expected.items():
+        config = synthetic.tiny_config(
+            **changes, **{'optim.schedule': name, 'optim.final_fraction': 0.1 if name != 'constant' else 0.0}
+        )
+        schedule = optim.learning_rate(config)
+        found = [schedule(step) for step in steps]
+        np.testing.assert_allclose(found, np.where(steps < 4, up, after), rtol=1e-6, err_msg=name)
+
+
+def test_wsd_of_a_longer_run_begins_like_that_of_a_shorter_one():
+    rates = []
+    for total in (20, 100):
+        config = synthetic.tiny_config(
+            **{'total_steps': total, 'optim.warmup_steps': 2, 'optim.schedule': 'wsd'}
+        )
+        schedule = optim.learning_rate(config)
+        rates.append([float(schedule(step)) for step in range(17)])
+    assert rates[0] == rates[1]
+
+
+def test_an_unknown_schedule_is_refused():
+    config = synthetic.tiny_config(**{'optim.schedule': 'step'})
+    with pytest.raises(
+        ValueError, match="optim.schedule='step' must be one of linear, cosine, wsd, constant"
+    ):
+        optim.learning_rate(config)
+
+
 @pytest.mark.parametrize('warmup', [-1, 10, 11])
 def test_a_warm_up_that_does_not_fit_is_refused(warmup):
     config = synthetic.tiny_config(**{'total_steps': 10, 'optim.warmup_steps': warmup})

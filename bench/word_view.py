@@ -1,0 +1,222 @@
+"""Trains the systems of the experiment 'does the word view help?' (docs/results/plan.md), several at a time.
+
+    python bench/word_view.py --corpus DIR --output runs/word_view [--plan gpu] [--slots 3] [--seconds 560]
+
+Each run is a `run.py` of its own, with nothing chosen by its outcome: the systems in the order of RUNS, the
+same steps, batches and data for all. Where `--seconds` end, what is not finished is stopped and saved; the
+same command goes on. A finished run is exported, rounded to bf16, with its metrics beside it:
+
+    OUTPUT/runs/NAME          the workdir
+    OUTPUT/exports/NAME       a Hugging Face folder of the character encoder, bf16, config.json of the run and
+                              metrics.jsonl beside it; of the first CLOWER also NAME-word
+
+`--pack DIR` writes the exports that are not packed yet into DIR as tar files of at most 15 MiB.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+from safetensors.numpy import load_file, save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+PIECE_BYTES = 15 << 20
+
+# What every run of a plan is given; a plan's size is chosen before its first result.
+PLANS = {
+    'gpu': {
+        'variant': 'cpu',  # 4 layers of 256
+        'total_steps': 4000,
+        'batch_size': 512,
+        'optim.learning_rate': 1e-3,
+        'optim.warmup_steps': 400,
+        'dtype': 'bfloat16',
+        'model.attention': 'cudnn',
+        'eval_every': 400,
+        'log_every': 50,
+    },
+    'smoke': {
+        'variant': 'cpu',
+        'model.num_layers': 1,
+        'model.hidden_size': 32,
+        'model.intermediate_size': 64,
+        'model.num_heads': 2,
+        'total_steps': 6,
+        'batch_size': 16,
+        'optim.learning_rate': 1e-3,
+        'optim.warmup_steps': 2,
+        'dtype': 'bfloat16',
+        'eval_every': 3,
+        'log_every': 2,
+    },
+}
+COMMON = {
+    'optim.schedule': 'wsd',
+    'loss.mlm_candidates': 'branch',
+    'model.dropout': 0.0,
+    'model.attention_dropout': 0.0,
+    'data.eval_examples': 0,
+    'checkpoint_every': 0,
+    'keep_checkpoints': 1,
+}
+SYSTEMS: dict[str, tuple[str, dict]] = {  # name: a system of configs/pretrain.py, and what else is changed
+    'clower': ('', {}),
+    'mm_bert_sop': ('mm_bert_sop', {}),
+    'bert_wwm_sop': ('bert_wwm_sop', {}),
+    'clower_other_words': ('', {'loss.same_word_negatives': False}),
+    'no_tcl': ('no_tcl', {}),
+    'no_scl': ('no_scl', {}),
+}
+
+
+class Run(NamedTuple):
+    """One pre-training."""
+
+    system: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f'{self.system}-{self.seed}'
+
+
+FIRST, OTHERS = list(SYSTEMS)[:3], list(SYSTEMS)[3:]
+RUNS = [Run(system, seed) for group in (FIRST, OTHERS) for seed in (0, 1) for system in group]
+
+
+def command(run: Run, flags: argparse.Namespace) -> list[str]:
+    """The command line of a run."""
+    system, changes = SYSTEMS[run.system]
+    plan = dict(PLANS[flags.plan])
+    variant = ','.join(filter(None, (plan.pop('variant'), system)))
+    settings = COMMON | plan | changes | {'seed': run.seed, 'data.corpus': flags.corpus}
+    if flags.steps:
+        settings['total_steps'] = flags.steps
+    return [
+        sys.executable,
+        'run.py',
+        f'--config=configs/pretrain.py:{variant}',
+        f'--workdir={flags.output / "runs" / run.name}',
+        *(f'--config.{key}={value}' for key, value in settings.items()),
+    ]
+
+
+def export(run: Run, flags: argparse.Namespace) -> None:
+    """Hugging Face folders of a finished run, in bf16."""
+    workdir = flags.output / 'runs' / run.name
+    for encoder in ('char', 'word') if run.name == RUNS[0].name else ('char',):
+        name = run.name if encoder == 'char' else f'{run.name}-word'
+        partial, folder = workdir / name, flags.output / 'exports' / name
+        told = subprocess.run(
+            [
+                *(sys.executable, '-m', 'clower_jax.convert', 'export', '--overwrite'),
+                *(f'--checkpoint={workdir}', f'--output={partial}', f'--encoder={encoder}'),
+            ],
+            cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True,
+        )  # fmt: skip
+        if told.returncode:
+            raise RuntimeError(f'{run.name}: no export: {told.stdout[-500:]}{told.stderr[-500:]}')
+        weights = load_file(partial / 'model.safetensors')
+        rounded = {key: value.astype(ml_dtypes.bfloat16) for key, value in weights.items()}
+        save_file(rounded, partial / 'model.safetensors', metadata={'format': 'pt'})
+        for file in ('metrics.jsonl', 'config.json'):
+            shutil.copy(workdir / file, partial / f'run_{file}')
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial.rename(folder)
+
+
+def train(flags: argparse.Namespace) -> None:
+    """Runs what is not finished, `slots` at a time, until the time is over."""
+    runs = [run for run in RUNS if not flags.only or run.name in flags.only]
+    waiting = [run for run in runs if not (flags.output / 'exports' / run.name).is_dir()]
+    end = time.monotonic() + flags.seconds
+    going: dict[Run, subprocess.Popen] = {}
+    logs = flags.output / 'logs'
+    logs.mkdir(parents=True, exist_ok=True)
+    env = os.environ | {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 / flags.slots:.2f}'}
+    stopped = False
+    while waiting or going:
+        for run, process in list(going.items()):
+            if process.poll() is None:
+                continue
+            del going[run]
+            text = (logs / f'{run.name}.txt').read_text(errors='replace')
+            if process.returncode == 0 and finished(run, flags):
+                export(run, flags)
+                print(f'{run.name}: done', flush=True)
+            else:
+                print(f'{run.name}: ended with {process.returncode}: …{text[-400:]}', flush=True)
+        while waiting and len(going) < flags.slots and not stopped:
+            run = waiting.pop(0)
+            with (logs / f'{run.name}.txt').open('a') as log:
+                going[run] = subprocess.Popen(
+                    command(run, flags), cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
+                )
+        if time.monotonic() > end and not stopped:
+            stopped, waiting = True, []
+            for run, process in going.items():
+                print(f'{run.name}: time is over, stopping', flush=True)
+                process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+
+
+def finished(run: Run, flags: argparse.Namespace) -> bool:
+    """Whether the last step of a run is in its metrics."""
+    total = flags.steps or PLANS[flags.plan]['total_steps']
+    path = flags.output / 'runs' / run.name / 'metrics.jsonl'
+    return any(json.loads(line)['step'] >= total for line in path.read_text('utf-8').splitlines())
+
+
+def pack(output: Path, target: Path, most: int) -> None:
+    """Tar files of the exports that are not packed yet, cut into pieces; together at most `most` bytes."""
+    target.mkdir(parents=True, exist_ok=True)
+    packed = output / 'packed.txt'
+    before = packed.read_text().split() if packed.is_file() else []
+    chosen, size = [], 0
+    for folder in sorted((output / 'exports').glob('*'), key=lambda path: path.stat().st_mtime):
+        own = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
+        if folder.name not in before and size + own <= most:
+            chosen.append(folder)
+            size += own
+    whole = output / 'exports.tar'
+    with tarfile.open(whole, 'w') as tar:
+        for folder in chosen:
+            tar.add(folder, folder.name)
+    subprocess.run(['xz', '-1', '-T0', '-f', str(whole)], check=True)
+    content = Path(f'{whole}.xz').read_bytes()
+    for number in range(0, len(content), PIECE_BYTES):
+        (target / f'exports-{number // PIECE_BYTES}').write_bytes(content[number : number + PIECE_BYTES])
+    packed.write_text('\n'.join([*before, *(folder.name for folder in chosen)]) + '\n')
+    print(f'packed {", ".join(folder.name for folder in chosen)}: {len(content) / 2**20:.1f} MiB')
+
+
+def main() -> None:
+    """Trains, then packs if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    parser.add_argument('--corpus', required=True, help='a folder of build_corpus')
+    parser.add_argument('--output', required=True, type=Path, help='where runs and exports go')
+    parser.add_argument('--plan', choices=PLANS, default='gpu')
+    parser.add_argument('--slots', type=int, default=3, help='runs at a time')
+    parser.add_argument('--seconds', type=float, default=1e9, help='then what runs is stopped and saved')
+    parser.add_argument('--steps', type=int, default=0, help='instead of those of the plan')
+    parser.add_argument('--only', type=lambda text: text.split(','), help='of the runs, these')
+    parser.add_argument('--pack', type=Path, help='where exports are packed to')
+    parser.add_argument('--pack_mib', type=int, default=70, help='of exports packed at a time, before xz')
+    flags = parser.parse_args()
+    flags.corpus, flags.output = str(Path(flags.corpus).resolve()), flags.output.resolve()
+    train(flags)
+    if flags.pack:
+        pack(flags.output, flags.pack, flags.pack_mib << 20)
+
+
+if __name__ == '__main__':
+    main()
