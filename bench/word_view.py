@@ -10,7 +10,9 @@ same command goes on. A finished run is exported, rounded to bf16, with its metr
     OUTPUT/exports/NAME       a Hugging Face folder of the character encoder, bf16, config.json of the run and
                               metrics.jsonl beside it; of the first CLOWER also NAME-word
 
-`--pack DIR` writes the exports that are not packed yet into DIR as tar files of at most 15 MiB.
+`--pack DIR` writes the exports that are not packed yet into DIR, a tar file in pieces of at most 15 MiB.
+`--report DIR` trains nothing: it writes what the finished runs measured (runs.json) and held-out MLM against
+characters read (mlm.png) into DIR.
 """
 
 import argparse
@@ -25,11 +27,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import ml_dtypes
 from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECE_BYTES = 15 << 20
+CHARACTERS_A_ROW = 100.45  # 33,580,445 character tokens in 334,299 rows of the corpus of the plan
 
 # What every run of a plan is given; a plan's size is chosen before its first result.
 PLANS = {
@@ -199,10 +203,58 @@ def pack(output: Path, target: Path, most: int) -> None:
     print(f'packed {", ".join(folder.name for folder in chosen)}: {len(content) / 2**20:.1f} MiB')
 
 
+def report(output: Path, target: Path) -> None:
+    """runs.json and mlm.png of the exports."""
+    found = {}
+    for run in RUNS:
+        folder = output / 'exports' / run.name
+        if not folder.is_dir():
+            continue
+        rows = [json.loads(line) for line in (folder / 'run_metrics.jsonl').read_text('utf-8').splitlines()]
+        held_out = [row for row in rows if row['split'] == 'validation']
+        rates = sorted(row['examples_per_s'] for row in rows if row['split'] == 'train')
+        found[run.name] = {
+            'config': {
+                key: value
+                for key, value in json.loads((folder / 'run_config.json').read_text('utf-8')).items()
+                if key != 'data'
+            },
+            'validation': [{key: _rounded(value) for key, value in row.items()} for row in held_out],
+            'examples_per_s_median': round(rates[len(rates) // 2]),
+        }
+    target.mkdir(parents=True, exist_ok=True)
+    (target / 'runs.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout='constrained')
+    colors = dict(zip(SYSTEMS, plt.get_cmap('tab10').colors))
+    for run in RUNS:
+        if run.name not in found:
+            continue
+        config, rows = found[run.name]['config'], found[run.name]['validation']
+        millions = [row['step'] * config['batch_size'] * CHARACTERS_A_ROW / 1e6 for row in rows]
+        axes.plot(
+            millions,
+            [row['loss_mlm_char'] for row in rows],
+            color=colors[run.system],
+            linestyle='-' if run.seed == 0 else '--',
+            marker='.',
+            label=run.system if run.seed == 0 else None,
+        )
+    axes.set(xlabel='characters read, millions', ylabel='held-out MLM, nats a character')
+    axes.grid(alpha=0.3)
+    axes.legend(title='seed 0 solid, seed 1 dashed')
+    figure.savefig(target / 'mlm.png', dpi=130)
+    print(f'{len(found)} runs: {target}/runs.json, {target}/mlm.png')
+
+
+def _rounded(value):
+    return float(f'{value:.5g}') if isinstance(value, float) else value
+
+
 def main() -> None:
-    """Trains, then packs if asked to."""
+    """Trains, then packs if asked to; or reports."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--corpus', required=True, help='a folder of build_corpus')
+    parser.add_argument('--report', type=Path, help='where runs.json and mlm.png of the finished runs go')
+    parser.add_argument('--corpus', default='', help='a folder of build_corpus')
     parser.add_argument('--output', required=True, type=Path, help='where runs and exports go')
     parser.add_argument('--plan', choices=PLANS, default='gpu')
     parser.add_argument('--slots', type=int, default=3, help='runs at a time')
@@ -212,7 +264,13 @@ def main() -> None:
     parser.add_argument('--pack', type=Path, help='where exports are packed to')
     parser.add_argument('--pack_mib', type=int, default=70, help='of exports packed at a time, before xz')
     flags = parser.parse_args()
-    flags.corpus, flags.output = str(Path(flags.corpus).resolve()), flags.output.resolve()
+    flags.output = flags.output.resolve()
+    if flags.report:
+        report(flags.output, flags.report)
+        return
+    if not flags.corpus:
+        parser.error('--corpus=DIR is missing: a folder that build_corpus wrote')
+    flags.corpus = str(Path(flags.corpus).resolve())
     train(flags)
     if flags.pack:
         pack(flags.output, flags.pack, flags.pack_mib << 20)
