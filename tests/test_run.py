@@ -71,7 +71,7 @@ def test_replay_shows_the_batch_of_a_step(own_text):
         replay.load(workdir, 5)
 
 
-@pytest.mark.parametrize('variant', ['cpu', 'small', 'base', 'paper'])
+@pytest.mark.parametrize('variant', ['mini', 'cpu', 'small', 'base', 'paper'])
 def test_a_missing_corpus_is_explained(variant, tmp_path):
     with pytest.raises(ValueError, match='input_pipeline.build_corpus --input'):
         batches.resolve(pretrain.get_config(variant), tmp_path)
