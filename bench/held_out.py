@@ -35,7 +35,7 @@ def per_record(folder: str, corpus: str, batch_size: int) -> tuple[np.ndarray, n
     config.model.intermediate_size = info.model['intermediate_size']
     config = batches.resolve(config, Path('nowhere'))
     vocabulary = batches.vocabulary(config)
-    task = tasks.from_config(config, 1)
+    task = tasks.from_config(config)
     params, report = initial.load_initial(
         task.init(jax.random.key(0)), folder, vocabulary, config.model.num_heads
     )
