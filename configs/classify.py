@@ -41,6 +41,10 @@ def get_config(variant: str = '') -> ConfigDict:
         raise ValueError(f'configs/classify.py has no variant {variant!r}; it has {", ".join(SETTINGS)}')
     config = common.finetune(variant, select='acc')
     config.task = 'classify'
+    # What a class is told from: 'pooler', as in BERT; 'cls', the vector of [CLS] itself, as the paper has it
+    # (section 3.3), or 'mean', over all tokens, neither of which a Hugging Face classifier computes.
+    config.model.classify_from = 'pooler'
+    config.model.new_pooler = False  # drawn anew, though init_from has one that pre-training trained
     config.data.labels = ()  # in the order of the logits; empty: the data set's, or those found in train
     config.data.text_columns = ()  # names of the column(s) with the text(s); empty: found by the header
     config.data.label_column = ''  # likewise
