@@ -112,6 +112,9 @@ def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
     for name in tables.listed(config.models):
         if '=' not in name and name not in known:
             raise ValueError(f'models: {name!r} must be one of {", ".join(known)}, or NAME=FOLDER')
+        source = name.partition('=')[2]
+        if source and not Path(source).is_relative_to(workdir):  # there before anything is trained
+            initial.source_info(source)
     for task in tables.listed(config.tasks):  # before anything is trained
         if task in config.finetune:
             locations.paths(config.finetune[task])
@@ -139,7 +142,8 @@ def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
 
     with Stop() as stop:
         text = tables.run(config, workdir, prepare, run_cell)
-    return f'{text}\nTables: {workdir}/tables.md · figure: {workdir}/figure2.png'
+    figure = f' · figure: {workdir}/figure2.png' * (workdir / 'figure2.png').is_file()
+    return f'{text}\nTables: {workdir}/tables.md{figure}'
 
 
 def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:

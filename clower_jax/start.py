@@ -47,6 +47,7 @@ WITHOUT = {
     'data.explored_masks': 1,
     'model.kind': 'clower',
     'model.classify_from': 'pooler',
+    'model.new_pooler': False,
     'loss.contrast_on': 'both',
 }
 
