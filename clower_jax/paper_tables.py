@@ -159,9 +159,10 @@ def write(
     """tables.md, tables.json and figure2.png of a grid, which need not be complete; returns the markdown.
 
     The tables are the paper's, with all of their columns and rows, as far as `tasks` has one of theirs; other
-    models of the grid follow in tables 2 to 4. Tasks that are not the paper's have a table of their own. The
-    figure is of ablations: a grid without one has none. p is of the paired t-test over seeds against
-    `reference`; `numbers` (`read_numbers`) go before the paper's own.
+    models of the grid follow in tables 2 to 4. Tasks that are not the paper's have a table of their own, and
+    so has what no other shows, such as ablations on a development set. The figure is of ablations: a grid
+    without one has none. p is of the paired t-test over seeds against `reference`; `numbers`
+    (`read_numbers`) go before the paper's own.
     """
     paper = read_paper()
     parts = [
@@ -172,6 +173,7 @@ def write(
         f'The figures in brackets: {paper.source}'
     ]
     others = [model for model in models if not any(model in table.rows for table in paper.tables)]
+    left = dict.fromkeys(grid)  # of the cells, what no table has shown
     for table in paper.tables:
         rows = [*table.rows, *(others if table.number not in ABLATIONS else ())]
         in_grid = [row for row in rows if row in models or SAME.get(row) in models]
@@ -180,12 +182,16 @@ def write(
             shown = _table(grid, table, rows, reference, numbers, paper)
             notes = [text for about, text in paper.contradictions if table.number in about]
             parts.append('\n\n'.join([f'## Table {table.number}. {table.title}', shown, *notes]))
-    own = [task for task in tasks if task not in paper.tasks]
-    columns = [name for task in own for split in SPLITS for name in columns_of(task, split)]
-    columns = [column for column in columns if any(column == its for _, its in grid)]
-    if columns:
-        shown = _table(grid, Table(0, '', columns, {}), models, reference, numbers, paper)
-        parts.append(f'## Not in the paper\n\n{shown}')
+            for model, column in [key for key in left if key[1] in table.columns]:
+                if model in rows or SAME.get(model) in rows:
+                    del left[model, column]
+    columns = list(dict.fromkeys(column for _, column in left))
+    own = [column for column in columns if column.split()[0] not in paper.tasks]
+    beside = [column for column in columns if column not in own]
+    for title, columns in (('Not in the paper', own), ("Not in the paper's tables", beside)):
+        if columns:
+            shown = _table(grid, Table(0, '', columns, {}), models, reference, numbers, paper)
+            parts.append(f'## {title}\n\n{shown}')
     text = '\n\n'.join(parts) + '\n'
     (folder / 'tables.md').write_text(text, encoding='utf-8')
     cells = [_as_json(model, column, one, paper) for (model, column), one in grid.items()]

@@ -211,6 +211,25 @@ def test_tables(tmp_path):
     assert saved[4]['paper'] is None
 
 
+def test_what_the_papers_tables_have_no_place_for_is_shown(tmp_path):
+    """An ablation on a development set, where the paper has the test set; a test set that it has not."""
+    grid = {
+        ('clower', 'bq dev'): Cell((0,), (70.0,)), ('no_tcl', 'bq dev'): Cell((0,), (60.0,)),
+        ('clower', 'tnews dev'): Cell((0,), (70.0,)), ('no_tcl', 'tnews dev'): Cell((0,), (60.0,)),
+        ('no_contrast', 'bq dev'): Cell((0,), (50.0,)), ('clower', 'tnews test'): Cell((0,), (40.0,)),
+    }  # fmt: skip
+    models = ['clower', 'no_tcl', 'no_contrast']
+    parts = parts_of(paper_tables.write(tmp_path, grid, models, ['bq', 'tnews'], 'clower', {}))
+    assert parts.popitem() == (
+        "Not in the paper's tables",
+        ['', '| model | BQ dev | TNEWS test |', '| --- | --- | --- |', '| CLOWER | **70.00** | **40.00** |',
+         '| w/o tcl | 60.00 | — |', '| w/o tcl & scl | 50.00 | — |', ''],
+    )  # fmt: skip
+    assert list(parts)[-1] == 'Table 5. Ablations: classification, accuracy'
+    three = next(lines for title, lines in parts.items() if title.startswith('Table 3'))
+    assert '| 50.00 [86.00] |' in three[6]  # no_contrast is MM-BERT-sop
+
+
 def test_averages_are_over_the_papers_columns(tmp_path):
     """Five of table 2, whatever else the grid has; the same in table 5, of the columns that it has."""
     columns = ['tnews dev', 'thucnews dev', 'thucnews test', 'chnsenticorp dev', 'chnsenticorp test']
