@@ -112,6 +112,9 @@ def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
     for name in tables.listed(config.models):
         if '=' not in name and name not in known:
             raise ValueError(f'models: {name!r} must be one of {", ".join(known)}, or NAME=FOLDER')
+        source = name.partition('=')[2]
+        if source and not Path(source).is_relative_to(workdir):  # there before anything is trained
+            initial.source_info(source)
     for task in tables.listed(config.tasks):  # before anything is trained
         if task in config.finetune:
             locations.paths(config.finetune[task])
@@ -139,7 +142,8 @@ def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
 
     with Stop() as stop:
         text = tables.run(config, workdir, prepare, run_cell)
-    return f'{text}\nTables: {workdir}/tables.md · figure: {workdir}/figure2.png'
+    figure = f' · figure: {workdir}/figure2.png' * (workdir / 'figure2.png').is_file()
+    return f'{text}\nTables: {workdir}/tables.md{figure}'
 
 
 def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
@@ -181,7 +185,10 @@ def finetuned(config: ConfigDict, workdir: Path, stop: Stop | None = None) -> tu
 
 def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> ConfigDict:
     """A copy of the config in which texts are read as those were that the model in `workdir` was trained on,
-    except for the keys that were `given` on the command line."""
+    except for the keys that were `given` on the command line.
+
+    Raises ValueError where a class is to be told from another vector than it was in training.
+    """
     config = copy.deepcopy(config)
     path = workdir / 'config.json'
     saved = json.loads(path.read_text('utf-8')) if path.is_file() else {}
@@ -191,6 +198,13 @@ def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -
             if name in before and name in config[section] and f'{section}.{name}' not in given:
                 value = before[name]
                 config[section][name] = tuple(value) if isinstance(value, list) else value
+    if 'classify_from' in config.model:
+        before = saved.get('model', {}).get('classify_from', 'pooler')
+        if 'model.classify_from' in given and config.model.classify_from != before:
+            raise ValueError(
+                f'model.classify_from={config.model.classify_from}, but {workdir} was trained with {before}'
+            )
+        config.model.classify_from = before
     return config
 
 
@@ -264,10 +278,15 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
-    lines.append(f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf')
-    lines.append(
-        f'  or: python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
-    )
+    predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
+    reason = export.why_no_bert(config.model.kind, config.task, config.model.get('classify_from', 'pooler'))
+    if reason:
+        lines += [f'Next: {predict}', f'(For export: this model {reason}.)']
+    else:
+        lines += [
+            f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf',
+            f'  or: {predict}',
+        ]
     return '\n'.join(lines)
 
 

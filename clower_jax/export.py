@@ -15,7 +15,7 @@ import safetensors.numpy
 from clower_jax import hugging_face, model_card, wordpiece
 from clower_jax.initial import is_workdir, open_checkpoints, source_info
 from clower_jax.model import KINDS, PAD_ID
-from clower_jax.pretraining import SOP_VIEWS
+from clower_jax.pretraining import predicts_order, trains_pooler
 from clower_jax.writer import read_metrics
 
 log = logging.getLogger(__name__)
@@ -75,11 +75,8 @@ def export(
         )
     config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
     kind = info.kind
-    if kind == 'lichee' or task == 'classify' and kind == 'ambert':
-        raise ValueError(
-            f'{workdir} is a model of the kind {kind!r}{" with a head" * (task != "pretrain")}: it reads '
-            'characters and words at once, which no BERT does, so it stays a workdir'
-        )
+    if reason := why_no_bert(kind, task, info.classify_from):
+        raise ValueError(f'{workdir} {reason}')
     if kind == 'ambert' and encoder == 'char' and keep_word_rows:
         raise ValueError(
             f"{workdir} is a model of the kind 'ambert': its characters have a table of their own, without "
@@ -134,6 +131,21 @@ def export(
             output.rename(Path(temporary, 'older'))
         put(folder, output)
     return output
+
+
+def why_no_bert(kind: str, task: str, classify_from: str) -> str:
+    """Why a model cannot be exported, to follow its name; '' where it can."""
+    if kind == 'lichee' or task == 'classify' and kind == 'ambert':
+        return (
+            f'is a model of the kind {kind!r}{" with a head" * (task != "pretrain")}: it reads '
+            'characters and words at once, which no BERT does, so it stays a workdir'
+        )
+    if task == 'classify' and classify_from != 'pooler':
+        return (
+            f'classifies from {classify_from} (model.classify_from), a BertForSequenceClassification from '
+            'the pooler, so it stays a workdir. Fine-tune with --config.model.classify_from=pooler'
+        )
+    return ''
 
 
 def put(folder: Path, output: Path) -> None:
@@ -214,12 +226,10 @@ def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: s
     reads = 'char_encoder' if ambert else f'{encoder}_encoder'
     parts = ['coarse_embeddings/' if ambert and encoder == 'word' else 'embeddings/', f'{reads}/']
     parts += [f'{encoder}_mlm/'] if heads != 'none' else []
-    loss = config.get('loss', {})
-    predicts_order = loss.get('sop_weight', 1) > 0 and encoder in SOP_VIEWS[loss.get('sop_on', 'both')]
-    parts += [f'{encoder}_sop/'] if heads == 'all' and predicts_order else []
+    parts += [f'{encoder}_sop/'] if heads == 'all' and predicts_order(config, encoder) else []
     random = config.get('imported', {}).get('random', [])
     left_out = {_module(path) for path in random}
-    if heads == 'mlm' or not (predicts_order or config.get('init_from')):
+    if heads == 'mlm' or not (trains_pooler(config, encoder) or config.get('init_from')):
         left_out.add(f'{reads}/pooler.dense')
     return [path for path in saved if path.startswith(tuple(parts)) and _module(path) not in left_out]
 

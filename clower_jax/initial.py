@@ -12,9 +12,12 @@ import numpy as np
 
 from clower_jax import hugging_face, tf_checkpoint, token_rows
 from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
+from clower_jax.model import VIEWS
+from clower_jax.pretraining import trains_pooler
 
 HEADS = ('classifier/', 'qa_outputs/')
 COARSE = 'coarse_embeddings/'  # of words, in AMBERT
+POOLER = '/pooler.dense/'
 HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span'}
 HOW_TO_GET_ONE = (
     'To fetch the Chinese BERT that the paper starts from: '
@@ -40,6 +43,8 @@ class SourceInfo:
     rates: dropout, attention_dropout, initializer_range.
     other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
     kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'.
+    classify_from: of a classifier, as in a config: what its head reads.
+    untrained: paths of parameters that are as they were drawn begin so.
     """
 
     model: dict[str, int]
@@ -50,6 +55,8 @@ class SourceInfo:
     rates: dict[str, float]
     other_head: str = ''
     kind: str = 'bert'
+    classify_from: str = 'pooler'
+    untrained: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +88,8 @@ def load_initial(
     vocabulary: token_rows.VocabularyLike,
     num_heads: int,
     labels: Sequence[str] | None = None,
+    classify_from: str = 'pooler',
+    new_pooler: bool = False,
 ) -> tuple[dict, Report]:
     """Parameters of a new run, taken from `source` (a config's `init_from`) where it has them.
 
@@ -94,6 +103,9 @@ def load_initial(
       num_heads: attention heads of the run's encoders, which no shape tells.
       labels: of the run's classifier: the source's is used only where its labels are the same. None: by
         their number alone.
+      classify_from: what the run's classifier reads; the source's is used only where it reads the same.
+      new_pooler: leave the pooler at random, whatever the source has. One that nothing trained there always
+        is.
 
     Raises:
       ValueError: the source is none of these, its vocabulary or its kind of encoder is another one (ours for
@@ -106,16 +118,16 @@ def load_initial(
     owner = f'The run in {found.path}' if found.kind == 'workdir' else str(found.path)
     fit = token_rows.fit(found.info.tokens, found.info.base_size, vocabulary, found.vocabulary, owner)
     flat = flax.traverse_util.flatten_dict(params, sep='/')
+    unwanted = {path: _unwanted(path, found.info, labels, classify_from, new_pooler) for path in flat}
     if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
-        other_head = any(_other_head(path, found.info, labels) for path in flat)
-        if not (other_head or found.random) and (restored := _restore_whole(found.path, params)):
+        if not (any(unwanted.values()) or found.random) and (restored := _restore_whole(found.path, params)):
             return restored, Report([], [])
     tensors, names, unused = _read(found, flat)
     untied = found.untied and hugging_face.DECODER in tensors
     random, used = [], set()
     for path, leaf in flat.items():
         name = names[path]
-        reason = 'absent' if name not in tensors else _other_head(path, found.info, labels)
+        reason = 'absent' if name not in tensors else unwanted[path]
         if untied and '_mlm/' in path and not reason:
             reason = 'in the source it goes with a decoder that is not the token table'
         if not reason:
@@ -139,13 +151,21 @@ def load_initial(
     return flax.traverse_util.unflatten_dict(flat, sep='/'), Report(random, unused)
 
 
-def _other_head(path: str, info: SourceInfo, labels: Sequence[str] | None) -> str:
-    """Why a head of the source is none for this run, or ''."""
+def _unwanted(
+    path: str, info: SourceInfo, labels: Sequence[str] | None, classify_from: str, new_pooler: bool
+) -> str:
+    """Why a head or the pooler of the source is none for this run, or ''."""
+    if new_pooler and POOLER in path:
+        return 'model.new_pooler'
+    if path.startswith(info.untrained):
+        return 'nothing trained it in the source'
     wanted = HEAD_TASK.get(path.partition('/')[0])
     if wanted and info.task != wanted:
         return 'the source has one of that name for something else'
     if wanted == 'classify' and labels is not None and info.labels and info.labels != list(labels):
         return f'its labels are {", ".join(info.labels)} in the source'
+    if wanted == 'classify' and info.classify_from != classify_from:
+        return f'in the source it reads {info.classify_from}, here {classify_from}'
     return ''
 
 
@@ -199,7 +219,15 @@ def _workdir(folder: Path) -> _Source:
     labels = list(config['data']['labels']) if task == 'classify' else None
     rates = {name: config['model'][name] for name in hugging_face.RATES}
     kind = config['model'].get('kind') or 'clower'
-    info = SourceInfo(model, tokens, model['base_vocab_size'], labels, task, rates, kind=kind)
+    classify_from = config['model'].get('classify_from', 'pooler')
+    untrained: tuple[str, ...] = ()
+    if task == 'pretrain' and not config.get('init_from'):
+        untrained = tuple(f'{view}_encoder{POOLER}' for view in VIEWS if not trains_pooler(config, view))
+    base_size = model['base_vocab_size']
+    info = SourceInfo(
+        model, tokens, base_size, labels, task, rates,
+        kind=kind, classify_from=classify_from, untrained=untrained,
+    )  # fmt: skip
     random = frozenset(config.get('imported', {}).get('random', ()))
     return _Source('workdir', folder, path, folder / 'vocab.txt', info, random)
 

@@ -207,7 +207,11 @@ class _CharEncoder(nn.Module):
 
 
 class Classifier(_CharEncoder):
-    """The encoder, its pooler, dropout and a dense layer: BERT's sentence and sentence-pair classifier.
+    """The encoder, a vector of the text, dropout and a dense layer: a classifier of texts and of pairs.
+
+    `classify_from` is what it reads: 'pooler', tanh(W·h + b) of the last hidden state h of [CLS], as BERT's
+    classifier; 'cls', h itself (the paper, section 3.3); or 'mean', over the text's tokens, special ones
+    included.
 
     ids, segments: int [B, L], 0 = [PAD]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout →
     fp32 logits [B, num_labels]. The token table needs the base rows only (`vocab_size`): word rows are for
@@ -215,6 +219,7 @@ class Classifier(_CharEncoder):
     """
 
     num_labels: int
+    classify_from: str
 
     def setup(self):
         super().setup()
@@ -224,11 +229,17 @@ class Classifier(_CharEncoder):
     def __call__(
         self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
-        return self.label(self.char_encoder.pool(self.encode(ids, segments, keys)[:, 0]), keys)
+        return self.label(self.of_text(self.encode(ids, segments, keys), ids), keys)
 
-    def label(self, pooled: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """The head: what the pooler gave [B, …] → fp32 logits."""
-        return self.classifier(self.dropout(pooled, keys)).astype(jnp.float32)
+    def of_text(self, hidden: jax.Array, ids: jax.Array) -> jax.Array:
+        """[B, D]: what the class is told from; hidden: last hidden states [B, L, D] of int ids [B, L]."""
+        if self.classify_from == 'pooler':
+            return self.char_encoder.pool(hidden[:, 0])
+        return pool_tokens(hidden, ids, self.classify_from).astype(self.dtype)
+
+    def label(self, vectors: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """The head: vectors of texts [B, …] → fp32 logits [B, num_labels]."""
+        return self.classifier(self.dropout(vectors, keys)).astype(jnp.float32)
 
 
 class SpanFinder(_CharEncoder):

@@ -73,7 +73,7 @@ def merged(
 
 
 class AmbertClassifier(Classifier):
-    """AMBERT with a dense layer over both views' poolers, side by side.
+    """AMBERT with a dense layer over both views' vectors (`classify_from`), side by side.
 
     ids, segments: int [B, Lc] of characters, words: ids and segments, int [B, Lw], of words, 0 = [PAD]; keys
     as in `Classifier` → fp32 logits [B, num_labels]. `vocab_size` rows of characters, `word_vocab_size` of
@@ -95,8 +95,8 @@ class AmbertClassifier(Classifier):
         word_keys = None if keys is None else keys + np.uint32(VIEWS.index('word'))
         x = self.coarse_embeddings(word_ids, word_segments, None, word_keys)
         hidden = self.char_encoder(x, attends(word_ids, None), word_keys)
-        both = jnp.stack([self.encode(ids, segments, keys)[:, 0], hidden[:, 0]], axis=1)
-        return self.label(self.char_encoder.pool(both).reshape(len(ids), -1), keys)
+        both = self.of_text(self.encode(ids, segments, keys), ids), self.of_text(hidden, word_ids)
+        return self.label(jnp.concatenate(both, axis=-1), keys)
 
 
 class LicheeClassifier(Classifier):
@@ -108,8 +108,7 @@ class LicheeClassifier(Classifier):
         self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
         x = merged(self.embeddings, ids, segments, words[0], None, keys)
-        hidden = self.char_encoder(x, attends(ids, None), keys)
-        return self.label(self.char_encoder.pool(hidden[:, 0]), keys)
+        return self.label(self.of_text(self.char_encoder(x, attends(ids, None), keys), ids), keys)
 
 
 class LicheeSpanFinder(SpanFinder):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +222,19 @@ def encoder_settings(config: ConfigDict) -> dict:
         'max_positions': config.model.max_positions,
         'dtype': precision.compute_dtype(config.dtype),
     }
+
+
+def predicts_order(config: Mapping[str, Any], view: str) -> bool:
+    """Whether a pre-training run, given its config.json, trains a view's head for sentence order."""
+    loss = config.get('loss', {})
+    return loss.get('sop_weight', 1) > 0 and view in SOP_VIEWS[loss.get('sop_on', 'both')]
+
+
+def trains_pooler(config: Mapping[str, Any], view: str) -> bool:
+    """Whether it trains the pooler that a view goes through. Sentence order alone does: its gradient is
+    exactly 0 for every other loss. AMBERT has one pooler for both views."""
+    shared = config['model'].get('kind') == 'ambert'
+    return any(predicts_order(config, one) for one in (VIEWS if shared else (view,)))
 
 
 def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from clower_jax.train_state import TrainState, abstract_state, sharded_state
 
 log = logging.getLogger(__name__)
 
-# What the batches of the steps already taken depend on, beside the text.
+# What the batches of the steps already taken depend on, beside the text, and what is made of them.
 DECIDE_BATCHES = (
     'seed',
     'batch_size',
@@ -31,7 +31,7 @@ DECIDE_BATCHES = (
     'data.pack',
     'data.max_texts',
     *('data.masking', 'data.explored_masks', 'data.similar_words'),
-    *('model.kind', 'loss.sop_on', 'loss.contrast_on'),
+    *('model.kind', 'model.pooling', 'model.classify_from', 'loss.sop_on', 'loss.contrast_on'),
     *(
         f'data.{key}'
         for key in ('train', 'dev', 'folder', 'dataset', 'dev_fraction', 'max_length', 'buckets')
@@ -46,6 +46,8 @@ WITHOUT = {
     'data.masking': 'words',
     'data.explored_masks': 1,
     'model.kind': 'clower',
+    'model.classify_from': 'pooler',
+    'model.new_pooler': False,
     'loss.contrast_on': 'both',
 }
 
@@ -95,10 +97,15 @@ def check(config: ConfigDict) -> None:
         'data.scorer': ('cmrc', 'drcd'),
         'data.evaluation': ('similarity', 'retrieval'),
         'model.pooling': ('mean', 'cls'),
+        'model.classify_from': ('cls', 'pooler', 'mean'),
     }
     for key in set(choices) & set(values):
         if values[key] not in choices[key]:
             raise ValueError(f'{key}={values[key]!r} must be one of {", ".join(choices[key])}')
+    if values.get('model.new_pooler') and config.model.classify_from != 'pooler':
+        raise ValueError(
+            f'model.new_pooler=True, but model.classify_from={config.model.classify_from} reads no pooler'
+        )
     if config.patience and not config.select:
         raise ValueError(f'patience={config.patience} needs select, the metric that it waits for')
     precision.compute_dtype(config.dtype)
@@ -159,6 +166,8 @@ def first_state(
             vocabulary,
             config.model.num_heads,
             config.data.get('labels'),
+            config.model.get('classify_from', 'pooler'),
+            config.model.get('new_pooler', False),
         )
         state = state.replace(params=params)
         log.info('Initial weights from %s', config.init_from)
@@ -211,8 +220,8 @@ def _settings_before(workdir: Path, config: ConfigDict) -> dict:
     ]
     if fixed:
         raise ValueError(
-            f'the run in {workdir} was started with other settings, which decide its batches: '
-            f'{"; ".join(fixed)}. Keep them, or start another run from its weights: '
+            f'the run in {workdir} was started with other settings, which decide its batches or what is made '
+            f'of them: {"; ".join(fixed)}. Keep them, or start another run from its weights: '
             f'--workdir=OTHER --config.init_from={workdir}'
         )
     if changed:

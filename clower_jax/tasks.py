@@ -108,8 +108,10 @@ class Classify(_Supervised):
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> 'Classify':
-        """Labels are those of `config.data.labels`."""
+        """Labels are those of `config.data.labels`; `config.model.classify_from` is the pooler where a run
+        was begun before it could be chosen."""
         settings = encoder_settings(config) | {'num_labels': len(config.data.labels)}
+        settings['classify_from'] = config.model.get('classify_from', 'pooler')
         kind = config.model.get('kind', 'clower')
         if kind == 'ambert':
             settings |= {'vocab_size': config.model.base_vocab_size}

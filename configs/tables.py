@@ -10,10 +10,18 @@ settings it refuses to mix cells. No variant: the paper's settings, which want a
 encoders and short training, for an hour of a few CPU cores.
 
 A model is the name of a system (configs/pretrain.py), `random` for no pre-training, or NAME=FOLDER for a
-workdir or a Hugging Face folder that is there already: --config.models=clower,macbert=hfl/macbert.
+workdir or a Hugging Face folder that is there already. The paper's MacBERT is the released model:
 
-The paper's own numbers come from a file, --config.paper=FILE: {"clower": {"tnews": 58.0, …}, …}; without it
-their column is empty. Exact match of reading comprehension has names of its own, "cmrc EM" and "drcd EM".
+    hf download hfl/chinese-macbert-base --local-dir chinese-macbert-base
+    --config.models=bert_wwm,clower,macbert=chinese-macbert-base
+
+is a row macbert_released; `macbert` without a folder trains it again, as a row of its own.
+
+Each figure stands beside the paper's, which come with the project. --config.paper=FILE adds others, or puts
+them in their place: {"clower": {"tnews dev": 58.0, "bq test": 85.0, "cmrc dev EM": 68.0, …}, …}.
+
+All models classify from the same vector, --config.classify_from: cls, the vector of [CLS], is the paper's
+(section 3.3). With pooler the pooler is drawn anew for every model, as not every pre-training trains one.
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +44,8 @@ def get_config(variant: str = '') -> ConfigDict:
             'tasks': ','.join((*SINGLE, *PAIRS, *READING)),
             'seeds': 5,
             'reference': 'clower',  # what the others are compared with
-            'paper': '',  # a file with the paper's numbers
+            'paper': '',  # a file with figures beside the paper's own
+            'classify_from': 'cls',  # of every task that is classification: cls, pooler or mean
             'pretrain': pretrain.get_config('paper'),
             'finetune': {
                 **{name: classify.get_config(name) for name in classify.SETTINGS},
@@ -45,6 +54,8 @@ def get_config(variant: str = '') -> ConfigDict:
             },
         }
     )
+    for name in classify.SETTINGS:
+        config.finetune[name].model.classify_from = config.get_ref('classify_from')
     if variant == 'cpu':
         cpu(config)
     return config

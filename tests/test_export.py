@@ -177,6 +177,14 @@ def test_the_best_is_exported_where_it_was_kept(tmp_path):
         np.testing.assert_array_equal(got['qa_outputs.weight'], kernel)
 
 
+@pytest.mark.parametrize('classify_from', ['cls', 'mean'])
+def test_what_no_bert_computes_is_not_exported(tmp_path, classify_from):
+    workdirs.make(tmp_path / 'run', 'classify', **{'model.classify_from': classify_from})
+    with pytest.raises(ValueError, match=f'run classifies from {classify_from} .*from the pooler.*stays a w'):
+        export(tmp_path / 'run', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize('changes', [{'loss.sop_on': 'word'}, {'loss.sop_weight': 0.0}], ids=str)
 def test_a_head_that_nothing_trained_stays_behind(tmp_path, changes):
     workdirs.make(tmp_path / 'run', 'pretrain', **changes)

@@ -155,6 +155,40 @@ def test_a_model_reads_as_it_was_trained(two_seeds, tmp_path):
     assert given.data.max_length == 64 and given.data.labels == ('bad', 'good')
 
 
+def test_a_class_is_told_from_the_vector_that_it_was_trained_on(tmp_path):
+    """Evaluated as it was trained, whatever the config says; gone on with as it was begun; not exported."""
+    config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'model.classify_from': 'cls'})
+    resolved, results = run.finetuned(config, tmp_path / 'run')
+    farewell = run.finetune_farewell('configs/classify.py', tmp_path / 'run', results, resolved)
+    assert 'convert export' not in farewell and 'classifies from cls' in farewell
+    assert farewell.count('--config.mode=predict') == 1
+    later = copy.deepcopy(config)
+    later.mode, later.model.classify_from = 'evaluate', 'pooler'
+    assert go(later, tmp_path / 'run')['test'] == results['per_seed'][0]['test']['best']
+    with pytest.raises(ValueError, match='classify_from=pooler, but .*run was trained with cls'):
+        run.as_trained(later, tmp_path / 'run', ['model.classify_from'])
+    later.mode, later.num_epochs = 'train', 2.0
+    with pytest.raises(ValueError, match='model.classify_from: cls → pooler'):
+        go(later, tmp_path / 'run')
+
+
+def test_a_classifier_of_before_one_could_choose_reads_the_pooler(tmp_path):
+    config = finetuned.classify_config(tmp_path, num_epochs=1.0)
+    results = go(config, tmp_path / 'run')
+    path = tmp_path / 'run' / 'config.json'
+    saved = json.loads(path.read_text('utf-8'))
+    del saved['model']['classify_from'], saved['model']['new_pooler']
+    path.write_text(json.dumps(saved), 'utf-8')
+    later = copy.deepcopy(config)
+    later.mode, later.model.classify_from = 'evaluate', 'mean'
+    assert go(later, tmp_path / 'run')['test'] == results['per_seed'][0]['test']['best']
+    later.mode, later.num_epochs = 'train', 2.0
+    with pytest.raises(ValueError, match='model.classify_from: None → mean'):
+        go(later, tmp_path / 'run')
+    later.model.classify_from = 'pooler'
+    assert go(later, tmp_path / 'run')['per_seed']
+
+
 def test_a_folder_of_seeds_is_no_model(two_seeds):
     config, workdir, _ = two_seeds
     config = copy.deepcopy(config)
@@ -242,6 +276,15 @@ def test_settings_that_no_data_could_make_good(tmp_path, key, value):
     start.check(finetuned.span_config(tmp_path))
     with pytest.raises(ValueError, match=key):
         start.check(finetuned.span_config(tmp_path, **{key: value}))
+
+
+def test_what_classification_may_read(tmp_path):
+    for value in ('sep', ''):
+        with pytest.raises(ValueError, match=f"classify_from='{value}' must be one of cls, pooler, mean"):
+            start.check(finetuned.classify_config(tmp_path, **{'model.classify_from': value}))
+    changes = {'model.new_pooler': True, 'model.classify_from': 'cls'}
+    with pytest.raises(ValueError, match='classify_from=cls reads no pooler'):
+        start.check(finetuned.classify_config(tmp_path, **changes))
 
 
 def test_patience_needs_a_metric(tmp_path):

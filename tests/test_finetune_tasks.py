@@ -1,6 +1,7 @@
 """The losses and outputs of the fine-tuning tasks, against NumPy formulas and PyTorch's models."""
 
 import finetuned
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -72,6 +73,30 @@ def torch_logits(task, params: dict, batch: dict) -> np.ndarray:
     return out.logits.numpy() if classify else np.stack([out.start_logits, out.end_logits], axis=-1)
 
 
+def torch_hidden(task, params: dict, batch: dict) -> np.ndarray:
+    """[B, L, D]: the last hidden states of the same weights in transformers' BertModel."""
+    shape = task.model.shape
+    config = transformers.BertConfig(
+        vocab_size=VOCAB, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads, intermediate_size=shape.intermediate_size,
+        max_position_embeddings=task.model.max_positions,
+    )  # fmt: skip
+    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    state = {
+        tensor_name(path): torch.from_numpy(np.array(value.T if path.endswith('kernel') else value))
+        for path, value in flax.traverse_util.flatten_dict(params, sep='/').items()
+        if not path.startswith('classifier') and 'pooler' not in path
+    }
+    model.load_state_dict(state)
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.from_numpy(batch['char_ids']).long(),
+            token_type_ids=torch.from_numpy(batch['char_segments']).long(),
+            attention_mask=torch.from_numpy(batch['char_ids'] != 0).long(),
+        )
+    return out.last_hidden_state.numpy()
+
+
 def test_outputs_are_torchs(case):
     task, params, batch = case
     _, out = jax.jit(task.evaluate)(params, batch)
@@ -84,6 +109,32 @@ def test_outputs_are_torchs(case):
     ours = np.stack([out['start_logits'], out['end_logits']], axis=-1)
     np.testing.assert_allclose(ours[real], theirs[real], atol=1e-5)
     assert (ours[~real] < -1e38).all()  # padding is no candidate
+
+
+@pytest.mark.parametrize('classify_from', ['cls', 'pooler', 'mean'])
+def test_what_a_class_is_told_from(classify_from, tmp_path):
+    """Of torch's last hidden states and the formula; without a pooler there are no weights of one."""
+    changes = {'model.classify_from': classify_from}
+    task = tasks.from_config(config_of('classify', tmp_path, **changes))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    ids = np.where(np.arange(9) < [[9], [5]], rng.integers(1, VOCAB, (2, 9)), 0).astype(np.int32)
+    batch = {'char_ids': ids, 'char_segments': 0 * ids, 'example': np.arange(2)}
+    batch['labels'] = np.zeros(2, np.int32)
+    hidden = torch_hidden(task, params, batch)
+    assert ('pooler.dense' in params['char_encoder']) == (classify_from == 'pooler')
+    if classify_from == 'pooler':
+        pooler = params['char_encoder']['pooler.dense']
+        vectors = np.tanh(hidden[:, 0] @ pooler['kernel'] + pooler['bias'])
+    elif classify_from == 'cls':
+        vectors = hidden[:, 0]
+    else:
+        vectors = np.stack([row[:n].mean(0) for row, n in zip(hidden, (9, 5))])
+    expected = vectors @ params['classifier']['kernel'] + params['classifier']['bias']
+    np.testing.assert_allclose(task.evaluate(params, batch)[1]['logits'], expected, atol=1e-5)
+    half = tasks.from_config(config_of('classify', tmp_path, **changes, dtype='bfloat16'))
+    np.testing.assert_allclose(half.evaluate(params, batch)[1]['logits'], expected, atol=0.1)
 
 
 def test_loss_is_the_mean_over_what_has_a_label(case):

@@ -322,7 +322,7 @@ def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
 # ---- other networks than the source's ----
 
 
-def load_task(source, task, labels=None, **changes):
+def load_task(source, task, labels=None, new_pooler=False, **changes):
     """What `source` gives for the network of a task over the vocabulary of `workdirs`."""
     network = tasks.from_config(workdirs.config_of(task, **changes))
     params = jax.tree.map(
@@ -331,7 +331,10 @@ def load_task(source, task, labels=None, **changes):
     vocabulary = workdirs.vocabulary()
     if task != 'pretrain':
         vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
-    params, report = initial.load_initial(params, source, vocabulary, 4, labels)
+    classify_from = changes.get('model.classify_from', 'pooler')
+    params, report = initial.load_initial(
+        params, source, vocabulary, 4, labels, classify_from=classify_from, new_pooler=new_pooler
+    )
     return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(params, sep='/')), report
 
 
@@ -355,6 +358,64 @@ def test_fine_tuning_takes_the_base_rows_and_the_character_encoder(sources, task
     unused = set(params) - set(got)
     assert set(report.unused) == unused and any('pooler' in path for path in unused)
     assert any('char_encoder/pooler' in path for path in unused) == (task == 'span')
+
+
+def test_a_pooler_that_nothing_trained_is_not_taken(tmp_path):
+    """Without sentence order its gradient is exactly 0: what the run saved is what it drew."""
+    pooler = [f'char_encoder/pooler.dense/{name}' for name in ('bias', 'kernel')]
+    for name, changes in {'none': {'loss.sop_on': 'none'}, 'weight': {'loss.sop_weight': 0.0}}.items():
+        params = workdirs.make(tmp_path / name, 'pretrain', **changes)
+        got, report = load_task(tmp_path / name, 'classify')
+        assert [path for path in report.random if 'pooler' in path] == [
+            f'{path} (nothing trained it in the source)' for path in pooler
+        ]
+        assert all(np.all(got[path] == UNTOUCHED) for path in pooler)
+        query = 'char_encoder/encoder.layer.0/attention.self.query/kernel'
+        np.testing.assert_array_equal(got[query], params[query])
+    # An AMBERT's pooler is that of both views; one that came with initial weights was trained before.
+    trained = {
+        'ambert': {'model.kind': 'ambert', 'loss.sop_on': 'word', 'loss.contrast_on': 'none'},
+        'begun': {'loss.sop_on': 'none', 'init_from': 'bert-base-chinese'},
+    }
+    for name, changes in trained.items():
+        params = workdirs.make(tmp_path / name, 'pretrain', **changes)
+        got, report = load_task(tmp_path / name, 'classify')
+        assert not any('pooler' in path for path in report.random)
+        np.testing.assert_array_equal(got[pooler[1]], params[pooler[1]])
+
+
+def test_sentence_order_alone_trains_the_pooler():
+    config = synthetic.tiny_config(**{'loss.sop_on': 'none', 'model.num_layers': 1})
+    batch = next(synthetic.batches(config))
+    for on in ('none', 'both'):
+        config.loss.sop_on = on
+        task = Pretrain.from_config(config)
+        gradient = jax.grad(lambda p, task=task: task.loss(p, batch, None)[0])(synthetic.random_params(task))
+        for view in VIEWS:
+            largest = np.abs(gradient[f'{view}_encoder']['pooler.dense']['kernel']).max()
+            assert (largest > 0) == (on == 'both'), (view, on)
+
+
+@pytest.mark.parametrize('task', ['pretrain', 'classify'])
+def test_a_new_pooler_is_the_runs_own(sources, task):
+    got, report = load_task(sources[task][0], 'classify', workdirs.LABELS, new_pooler=True)
+    pooler = [f'char_encoder/pooler.dense/{name}' for name in ('bias', 'kernel')]
+    assert {f'{path} (model.new_pooler)' for path in pooler} <= set(report.random)
+    assert all(np.all(value == UNTOUCHED) == ('pooler' in path) for path, value in got.items()
+               if not path.startswith('classifier'))  # fmt: skip
+
+
+def test_a_head_that_reads_something_else_is_not_taken(sources, tmp_path):
+    """A workdir of before one could choose has a head that reads the pooler."""
+    config = json.loads((sources['classify'][0] / 'config.json').read_text('utf-8'))
+    assert 'classify_from' not in config['model']
+    assert load_task(sources['classify'][0], 'classify', workdirs.LABELS)[1] == initial.Report([], [])
+    workdirs.make(tmp_path / 'mean', 'classify', **{'model.classify_from': 'mean'})
+    for source, theirs in ((sources['classify'][0], 'pooler'), (tmp_path / 'mean', 'mean')):
+        got, report = load_task(source, 'classify', workdirs.LABELS, **{'model.classify_from': 'cls'})
+        reason = f'in the source it reads {theirs}, here cls'
+        assert report.random == [f'classifier/{name} ({reason})' for name in ('bias', 'kernel')]
+        assert np.all(got['classifier/kernel'] == UNTOUCHED)
 
 
 def test_a_fine_tuned_model_goes_into_both_encoders(sources):

@@ -19,7 +19,8 @@ LAYERS = {
         *('hugging_face', 'token_rows', 'initial'),
         *('wordpiece', 'encoder'),
         *('card_examples', 'model_card'),
-        *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'tables', 'replay'),
+        *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'paper_tables'),
+        *('tables', 'replay'),
         *('encode', 'similarity'),
     ),
     'input_pipeline': (

@@ -282,6 +282,14 @@ def test_cut_off_and_gone_on_is_never_cut_off(trained, tmp_path):
     assert validation_rows(tmp_path / 'cut') == validation_rows(workdir)
 
 
+def test_going_on_with_another_pooling_is_refused(trained):
+    config, workdir, _ = trained
+    other = copy.deepcopy(config)
+    other.num_epochs, other.model.pooling = 20.0, 'cls'
+    with pytest.raises(ValueError, match='model.pooling: mean → cls'):
+        go(other, workdir)
+
+
 def test_a_run_that_begins_anew_is_judged_anew(tmp_path):
     """What an earlier run left that was killed before its first checkpoint is not of this one."""
     first = writer.Writer(tmp_path)

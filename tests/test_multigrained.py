@@ -13,6 +13,7 @@ from test_masking import run as make_batch
 from test_tasks import shallow_config
 
 from clower_jax.bert import BertEncoder, BertShape
+from clower_jax.model import pool_tokens
 from clower_jax.tasks import Classify, Pretrain, from_config
 from configs import pretrain
 from input_pipeline import masking, packing
@@ -121,22 +122,27 @@ def classifier_of(kind, **changes):
     return task
 
 
-def test_ambert_classifies_by_both_poolers(ambert):
-    task, (_, batch) = classifier_of('ambert'), ambert
+@pytest.mark.parametrize('classify_from', ['pooler', 'cls', 'mean'])
+def test_ambert_classifies_by_both_views(ambert, classify_from):
+    chosen = {'model.classify_from': classify_from}
+    task, (_, batch) = classifier_of('ambert', **chosen), ambert
     params = synthetic.random_params(task)
     batch = batch | {'labels': np.arange(8) % 3, 'example': np.arange(8)}
     logits = task.evaluate(params, batch)[1]['logits']
-    pooled = []
+    vectors = []
     for view, embeddings in (('char', 'embeddings'), ('word', 'coarse_embeddings')):
         its = {'embeddings': params[embeddings], 'char_encoder': params['char_encoder']}
         model = bert_of(view).model
         ids, segments = batch[f'{view}_ids'], batch[f'{view}_segments']
         hidden = model.apply({'params': its}, 'char', ids, segments, method='encode')
-        pooled.append(model.apply({'params': its}, 'char', hidden[:, 0], method='pool'))
+        if classify_from == 'pooler':
+            vectors.append(model.apply({'params': its}, 'char', hidden[:, 0], method='pool'))
+        else:
+            vectors.append(pool_tokens(hidden, ids, classify_from))
     head = params['classifier']
-    expected = np.concatenate(pooled, 1) @ head['kernel'] + head['bias']
+    expected = np.concatenate(vectors, 1) @ head['kernel'] + head['bias']
     np.testing.assert_allclose(logits, expected, **TOLERANCE)
-    dropping = classifier_of('ambert', **{'model.dropout': 0.5})
+    dropping = classifier_of('ambert', **chosen, **{'model.dropout': 0.5})
     loss, _ = dropping.loss(params, batch, jax.random.key(0))
     assert np.isfinite(loss) and loss != dropping.loss(params, batch, None)[0]
 
@@ -178,6 +184,16 @@ def test_lichee_reads_the_larger_of_two_rows(lichee):
     assert out.keys() == {'char'}
     real = batch['char_ids'] > 0
     np.testing.assert_allclose(out['char']['hidden'][real], hidden[real], **TOLERANCE)
+
+
+def test_lichee_classifies_from_cls(lichee):
+    _, batch = lichee
+    task = classifier_of('lichee', **{'model.classify_from': 'cls'})
+    params = synthetic.random_params(task)
+    batch = batch | {'labels': np.zeros(8, int), 'example': np.arange(8)}
+    head, hidden = params['classifier'], by_hand(params, batch)[0]
+    expected = hidden[:, 0] @ head['kernel'] + head['bias']
+    np.testing.assert_allclose(task.evaluate(params, batch)[1]['logits'], expected, **TOLERANCE)
 
 
 def test_lichee_with_a_head(lichee):

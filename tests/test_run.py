@@ -9,7 +9,7 @@ import pytest
 import run
 from clower_jax import replay
 from clower_jax.writer import read_metrics
-from configs import pretrain
+from configs import classify, cmrc, drcd, pretrain
 from input_pipeline import batches
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +96,38 @@ def test_the_papers_values():
     assert (config.model.hidden_size, config.model.num_layers, config.model.num_heads) == (768, 12, 12)
     assert config.model.intermediate_size == 3072 and config.loss.mlm_candidates == 'shared'
     assert config.loss.same_word_negatives and config.loss.contrast_scope == 'global'
+
+
+def settings(config):
+    """As table 1 has them: tokens, batch size, learning rate, epochs."""
+    return config.data.max_length, config.batch_size, config.optim.learning_rate, config.num_epochs
+
+
+@pytest.mark.parametrize(
+    'config, expected',
+    [
+        (classify.get_config('chnsenticorp'), (256, 32, 3e-5, 10)),
+        (classify.get_config('thucnews'), (512, 16, 3e-5, 10)),
+        (classify.get_config('tnews'), (128, 32, 3e-5, 10)),
+        (classify.get_config('bq'), (128, 64, 3e-5, 10)),
+        (classify.get_config('lcqmc'), (128, 64, 3e-5, 10)),
+        (classify.get_config('ocnli'), (128, 32, 3e-5, 10)),
+        (classify.get_config('xnli'), (128, 64, 3e-5, 10)),
+        (cmrc.get_config(), (512, 8, 3e-5, 5)),
+        (drcd.get_config(), (512, 8, 3e-5, 5)),
+    ],
+    ids=lambda value: value.data.dataset if hasattr(value, 'data') else '',
+)
+def test_the_papers_table_1(config, expected):
+    assert settings(config) == expected
+
+
+def test_what_is_not_in_table_1_has_settings_of_its_own():
+    assert settings(classify.get_config('afqmc')) == (128, 64, 2e-5, 3)
+    assert settings(classify.get_config()) == (128, 64, 2e-5, 3)
+    assert 'afqmc' not in classify.TABLE_1
+    assert 'afqmc, which is not in the paper' in ' '.join(classify.__doc__.split())
+    assert all('--config.seeds=5' in module.__doc__ for module in (classify, cmrc, drcd))
 
 
 def test_default_workdir():

@@ -60,7 +60,9 @@ def test_going_on_with_another_vocabulary_is_refused(begun):
 @pytest.mark.parametrize('changes', [{'seed': 1}, {'batch_size': 16}, {'data.mask_rate': 0.2}], ids=str)
 def test_going_on_with_other_batches_is_refused(begun, changes):
     (key,) = changes
-    with pytest.raises(ValueError, match=rf'decide its batches: {key}: .*--config\.init_from='):
+    with pytest.raises(
+        ValueError, match=rf'decide its batches or what is made of them: {key}: .*--config\.init_from='
+    ):
         run(begun, total_steps=4, **changes)
     assert json.loads((begun / 'config.json').read_text('utf-8'))['total_steps'] == 2
 
