@@ -55,7 +55,7 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(init, jax.random.key(0)),
     )
-    hugging_face.warn_if_cased(info.folder)
+    hugging_face.warn_of_tokenizer(info.folder)
     heads = info.model['num_heads']
     params, report = load_initial(
         abstract, source, token_rows.OwnVocabulary(info.tokens, info.base_size), heads, info.labels

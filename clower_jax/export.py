@@ -105,9 +105,14 @@ def export(
         step = checkpoints.latest_step or 0
         paths = _paths(checkpoints.param_shapes(), config, task, encoder, heads)
         params, tokens = checkpoints.load_params(paths), info.tokens[: info.base_size]
+    same_ids, part_of = source_ids.of_initial(config, tokens)
     if ids_of:
         params, tokens = source_ids.put_back(ids_of, params, tokens)
-        rows = len(tokens)
+        rows, same_ids, part_of = len(tokens), Path(ids_of).resolve().name, ''
+    if part_of:
+        log.warning(
+            'The vocabulary is a part of that of %s: --ids_of gives its tokens the ids there', part_of
+        )
     tensors = state_dict(params, rows)
     architecture = _architecture(tensors, task)
     length = config['model']['max_positions']
@@ -132,7 +137,8 @@ def export(
                 architecture=architecture,
                 word_rows=rows - len(tokens),
                 pooler=any('pooler.dense' in name for name in tensors),
-                ids_of=Path(ids_of).resolve().name if ids_of else source_ids.same_in(config, tokens),
+                ids_of=same_ids,
+                part_of=part_of,
                 base_model=base_model,
                 step=step,
                 license=license,

@@ -134,8 +134,16 @@ def is_cased(folder: Path) -> bool:
     return path.is_file() and read_json(path).get('do_lower_case') is False
 
 
-def warn_if_cased(folder: Path) -> None:
-    """Logs that the folder's tokenizer keeps capitals, which ours does not."""
+def warn_of_tokenizer(folder: Path) -> None:
+    """Logs what the folder's tokenizer does and ours does not: it keeps capitals, or was given tokens that
+    BERT's own does not make."""
+    path = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
+    known = set(read_tokens(path)) if path else set()
+    if added := [token for token in _added_tokens(folder).values() if token not in known]:
+        log.warning(
+            '%s: tokens were added to its tokenizer (%s), which are ordinary text here: their rows are kept, '
+            'but no text has them', folder, ', '.join(added[:5]) + ', …' * (len(added) > 5),
+        )  # fmt: skip
     if is_cased(folder):
         log.warning(
             '%s has do_lower_case false: this model was trained on text with capitals, here text is '

@@ -70,7 +70,8 @@ class Facts(NamedTuple):
     """What a card is made of.
 
     name: the folder's. encoder: 'char' or 'word'. word_rows: how many words are in the token table.
-    pooler: whether there is one. ids_of: the name of the BERT whose tokens have the same ids, or ''.
+    pooler: whether there is one. ids_of: the name of the BERT whose tokens have the same ids, or ''; part_of:
+    of one that has these tokens and others, under other ids.
     base_model: what model hubs call the initial weights, where the user said so.
     config: the run's config.json. manifest: of its corpus; held_out: metrics at `step`, the step exported;
     results: a fine-tuned run's results.json; each empty or None where there is none.
@@ -82,6 +83,7 @@ class Facts(NamedTuple):
     word_rows: int
     pooler: bool
     ids_of: str
+    part_of: str
     base_model: str
     step: int
     license: str
@@ -238,7 +240,8 @@ def _how(facts: Facts) -> str:
         )
     else:
         same = f', the same as in `{facts.ids_of}`, which this model can stand in for' if facts.ids_of else ''
-        parts.append(f'Token ids are those of `vocab.txt`{same}.')
+        part = f' It is a part of that of `{facts.part_of}`, with ids of its own.' if facts.part_of else ''
+        parts.append(f'Token ids are those of `vocab.txt`{same}.{part}')
     return '\n\n'.join(parts)
 
 

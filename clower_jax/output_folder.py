@@ -1,12 +1,15 @@
 """A folder that is written whole or not at all."""
 
 import contextlib
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -32,9 +35,11 @@ def whole(output: Path, size: int) -> Iterator[Path]:
         folder.mkdir()
         try:
             yield folder
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_ROOM:
+                raise
             raise ValueError(
-                f'{output} could not be written ({error}). Nothing is left of it; make room, or give a '
+                f'{output} could not be written ({error}). Nothing is left of it: make room, or give a '
                 'folder on another disk'
             ) from error
         if output.exists() and any(output.iterdir()):

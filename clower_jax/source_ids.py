@@ -31,9 +31,10 @@ def put_back(
     return found, info.tokens[: info.base_size]
 
 
-def same_in(config: Mapping[str, Any], tokens: list[str]) -> str:
-    """The name of the BERT that a run started from, over other runs too, where it has these tokens under the
-    same ids; '' where there is none, or it is not at hand any more."""
+def of_initial(config: Mapping[str, Any], tokens: list[str]) -> tuple[str, str]:
+    """The name of the BERT that a run started from, over other runs too: first where it has these tokens
+    under the same ids; second where it has them under others. '' where it has not, there is none, or it is
+    not at hand any more."""
     before: set[str] = set()
     source = config.get('init_from') or ''
     while source not in before and initial.is_workdir(source):
@@ -42,5 +43,6 @@ def same_in(config: Mapping[str, Any], tokens: list[str]) -> str:
     try:
         info = initial.source_info(source) if source not in {'', *before} else None
     except (ValueError, OSError):
-        return ''
-    return Path(source).resolve().name if info and info.tokens[: info.base_size] == tokens else ''
+        info = None
+    theirs, name = info.tokens[: info.base_size] if info else [], Path(source).resolve().name
+    return name * (theirs == tokens), name * (theirs != tokens and set(tokens) <= set(theirs))

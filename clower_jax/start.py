@@ -151,7 +151,7 @@ def first_state(
     state = sharded_state(mesh, create)
     if config.init_from:
         source = initial.source_info(config.init_from).folder
-        hugging_face.warn_if_cased(source)
+        hugging_face.warn_of_tokenizer(source)
         params, report = initial.load_initial(
             state.params,
             config.init_from,

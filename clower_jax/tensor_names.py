@@ -30,10 +30,10 @@ def listed(names: Iterable[str]) -> str:
     'a.layer.0.b.weight', 'a.layer.1.b.weight', 'a.layer.1.b.bias' → 'a.layer.0.b.weight, a.layer.1.b.{weight,
     bias}'; with 'a.layer.0.b.bias' → 'a.layer.0-1.b.{weight, bias}'."""
     modules: dict[str, list[str]] = {}
-    for name in names:
-        separator = '/' if '/' in name.partition(' ')[0] else '.'
-        module, separator, leaf = name.rpartition(separator)
-        modules.setdefault(module + separator, []).append(leaf)
+    for entry in names:
+        name, space, remark = entry.partition(' ')
+        module, separator, leaf = name.rpartition('/' if '/' in name else '.')
+        modules.setdefault(module + separator, []).append(leaf + space + remark)
     alike: dict[tuple[str, ...], list[int]] = {}
     for module, leaves in modules.items():
         start, layer, rest = module.partition('layer.')

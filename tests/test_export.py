@@ -352,7 +352,7 @@ def test_the_card_says_for_which_bert_a_model_stands_in(tmp_path):
         assert stands_in in card_of(export(tmp_path / name, tmp_path / f'{name}-hf'))
     workdirs.make(tmp_path / 'random', 'pretrain')
     bert.rename(tmp_path / 'away')
-    for name in ('random', 'two'):
+    for name in ('random', 'two'):  # from nothing; from what nobody can look at
         text = card_of(export(tmp_path / name, tmp_path / f'{name}-alone'))
         assert 'Token ids are those of `vocab.txt`.' in text and 'stand' not in text
 
@@ -393,6 +393,16 @@ def test_rows_go_back_to_the_ids_of_a_larger_vocabulary(runs, larger, tmp_path, 
     _, unexpected, logged = load(architecture, folder)
     assert not unexpected and not logged
     assert 'the same as in `bert`, which this model can stand in for' in card_of(folder)
+
+
+def test_a_part_of_a_larger_vocabulary_is_told(larger, tmp_path, caplog):
+    workdirs.make(tmp_path / 'run', 'span', init_from=str(larger[1]))
+    text = card_of(export(tmp_path / 'run', tmp_path / 'own'))
+    assert 'It is a part of that of `bert`, with ids of its own.' in text and 'stand in' not in text
+    assert 'part of that of bert: --ids_of gives its tokens the ids there' in caplog.text
+    text = card_of(export(tmp_path / 'run', tmp_path / 'theirs', ids_of=larger[1]))
+    assert 'the same as in `bert`' in text and 'a part of that of' not in text
+    assert caplog.text.count('--ids_of') == 1
 
 
 def test_a_run_from_a_part_of_a_larger_vocabulary_comes_back_as_it_was(larger, tmp_path):

@@ -257,7 +257,7 @@ ADDED = ['<e1>', '</e1>', '新冠']
 
 
 @pytest.mark.parametrize('place', ['added_tokens.json', 'tokenizer_config.json', 'tokenizer.json', 'alone'])
-def test_tokens_that_were_added(tensors, tmp_path, place):
+def test_tokens_that_were_added(tensors, tmp_path, place, caplog):
     """In each file in which a version of transformers keeps them; `alone`: without a vocab.txt."""
     base = list(VOCABULARY.tokens[: synthetic.BASE_SIZE])
     name = 'bert.embeddings.word_embeddings.weight'
@@ -278,6 +278,8 @@ def test_tokens_that_were_added(tensors, tmp_path, place):
     file = 'tokenizer.json' if place == 'alone' else place
     (folder / file).write_text(json.dumps(content[file]), encoding='utf-8')
     assert initial.source_info(folder).tokens == base + ADDED
+    hugging_face.warn_of_tokenizer(folder)
+    assert 'added to its tokenizer (<e1>, </e1>, 新冠), which are ordinary text here' in caplog.text
     got, _ = load(folder)  # a run without them
     expected, _ = load(write(tmp_path / 'plain', tensors))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
@@ -729,7 +731,7 @@ def test_a_cased_tokenizer_is_worth_a_warning(tensors, tmp_path, caplog):
     folder = write(tmp_path, tensors)
     for lower in (True, False):
         (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': lower}))
-        hugging_face.warn_if_cased(folder)
+        hugging_face.warn_of_tokenizer(folder)
         assert ('do_lower_case false' in caplog.text) == (not lower)
 
 

@@ -16,7 +16,7 @@ from clower_jax.tensor_names import listed, wrapper_prefix
          'a.layer.0-2+5+10-11.b.{weight, bias}'),
         ([f'char_encoder/encoder.layer.{i}/output.dense/{x}' for i in (3, 4) for x in ('bias', 'kernel')],
          'char_encoder/encoder.layer.3-4/output.dense/{bias, kernel}'),
-        (['x/bias (in the source a.b)', 'x/kernel'], 'x/{bias (in the source a.b), kernel}'),
+        (['x/bias (its labels are a/b.c)', 'x/kernel'], 'x/{bias (its labels are a/b.c), kernel}'),
         (['7 states of the optimiser'], '7 states of the optimiser'),
     ],
 )  # fmt: skip
