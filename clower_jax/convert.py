@@ -10,7 +10,6 @@ from, that fine-tuned heads are evaluated in, and that can be exported again.
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from clower_jax import export, hugging_face, tasks, token_rows
+from clower_jax import export, hugging_face, output_folder, tasks, token_rows
 from clower_jax.bert import BertShape
 from clower_jax.checkpoint import Checkpoints
 from clower_jax.initial import Report, SourceInfo, is_workdir, load_initial, source_info
@@ -46,7 +45,7 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         raise ValueError(f'{source} is a workdir already: runs start from it, and export takes it as it is')
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ValueError(f'{workdir} is in the way: give a folder that does not exist yet')
-    export.check_parents(workdir)
+    output_folder.check_parents(workdir)
     if info.other_head:
         raise ValueError(f'{source} is a classifier of another kind: {info.other_head}')
     config = _config(source, info)
@@ -56,7 +55,7 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(init, jax.random.key(0)),
     )
-    hugging_face.warn_if_cased(Path(source))
+    hugging_face.warn_of_tokenizer(info.folder)
     heads = info.model['num_heads']
     params, report = load_initial(
         abstract, source, token_rows.OwnVocabulary(info.tokens, info.base_size), heads, info.labels
@@ -69,18 +68,14 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     flat |= _draw(init, random)
     config.imported = {'source': Path(source).name, 'random': random, 'unused': report.unused}
-    config.imported.segmenter = hugging_face.read_segmenter(Path(source))
+    config.imported.segmenter = hugging_face.read_segmenter(info.folder)
 
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'{workdir.name}.partial-', dir=workdir.parent) as temporary:
-        folder = Path(temporary, 'workdir')
-        folder.mkdir()
+    with output_folder.whole(workdir, sum(value.nbytes for value in flat.values())) as folder:
         text = json.dumps(config.to_dict(), ensure_ascii=False, indent=2)
         (folder / 'config.json').write_text(text + '\n', encoding='utf-8')
         (folder / 'vocab.txt').write_bytes(''.join(f'{token}\n' for token in info.tokens).encode())
         with Checkpoints(folder) as checkpoints:
             checkpoints.save_params(0, flax.traverse_util.unflatten_dict(flat, sep='/'))
-        export.put(folder, workdir)
     return report
 
 
@@ -138,6 +133,13 @@ def main(argv: list[str] | None = None) -> None:
         help="of a pre-trained encoder: all (BertForPreTraining), mlm (BertForMaskedLM), none (BertModel)",
     )  # fmt: skip
     out.add_argument('--license', default='', help='of the weights, for the model card: apache-2.0, other, …')
+    out.add_argument(
+        '--ids_of', default='', metavar='BERT',
+        help='a BERT whose vocabulary holds that of the run: give tokens its ids, keep its other rows',
+    )  # fmt: skip
+    out.add_argument(
+        '--base_model', default='', help='what model hubs call the initial weights, for the card'
+    )
     out.add_argument('--overwrite', action='store_true', help='replace an older export that nobody changed')
     into = commands.add_parser('import', help='a Hugging Face folder or TensorFlow checkpoint → a workdir')
     into.add_argument('--source', required=True, help='the folder, or the prefix of a TensorFlow checkpoint')

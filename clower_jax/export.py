@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from clower_jax import hugging_face, model_card, wordpiece
-from clower_jax.initial import is_workdir, open_checkpoints, source_info
+from clower_jax import hugging_face, model_card, output_folder, source_ids, wordpiece
+from clower_jax.initial import TOKEN_ROWS, is_workdir, open_checkpoints, source_info
 from clower_jax.model import KINDS, PAD_ID
 from clower_jax.pretraining import predicts_order, trains_pooler
 from clower_jax.writer import read_metrics
@@ -37,6 +36,8 @@ def export(
     heads: str = 'all',
     license: str = '',
     overwrite: bool = False,
+    ids_of: str | Path = '',
+    base_model: str = '',
 ) -> Path:
     """Writes the folder `output`: weights, config.json, the tokenizer's files and a model card.
 
@@ -52,6 +53,10 @@ def export(
         not use.
       license: of the weights, for the model card.
       overwrite: replace an older export there, if nothing was put into it since.
+      ids_of: a BERT with all tokens of the run's base block, and more: its folder or workdir. Tokens get its
+        ids; rows of the table and of the MLM head's bias that the run has not stay as they are there. Empty:
+        the run's own ids.
+      base_model: what model hubs call the initial weights, for the model card; empty: known, or not said.
 
     Returns:
       `output`.
@@ -86,12 +91,26 @@ def export(
         raise ValueError(f'{workdir} is a model of the kind {kind!r}: it has no {encoder} encoder')
     if encoder == 'word' and len(info.tokens) == info.base_size:
         raise ValueError(f'{workdir} has no words in its vocabulary, and so no word encoder to export')
+    if ids_of and (encoder == 'word' or keep_word_rows):
+        raise ValueError(
+            f'the ids of {ids_of} are of characters: leave out --ids_of, or --encoder word and '
+            '--keep_word_rows'
+        )
     _check_free(output, overwrite)
     rows = len(info.tokens) if encoder == 'word' or keep_word_rows else info.base_size
     with open_checkpoints(workdir, which) as checkpoints:
         step = checkpoints.latest_step or 0
         paths = _paths(checkpoints.param_shapes(), config, task, encoder, heads)
-        tensors = state_dict(checkpoints.load_params(paths), rows)
+        params, tokens = checkpoints.load_params(paths), info.tokens[: info.base_size]
+    same_ids, part_of = source_ids.of_initial(config, tokens)
+    if ids_of:
+        params, tokens = source_ids.put_back(ids_of, params, tokens)
+        rows, same_ids, part_of = len(tokens), Path(ids_of).resolve().name, ''
+    if part_of:
+        log.warning(
+            'The vocabulary is a part of that of %s: --ids_of gives its tokens the ids there', part_of
+        )
+    tensors = state_dict(params, rows)
     architecture = _architecture(tensors, task)
     length = config['model']['max_positions']
     if task != 'pretrain':
@@ -101,23 +120,23 @@ def export(
     own |= {'pooling': config['model']['pooling']} if 'pooling' in config['model'] else {}
     settings = bert_config(config['model'], architecture, rows, info.labels)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'{output.name}.partial-', dir=output.parent) as temporary:
-        folder = Path(temporary, 'export')
-        folder.mkdir()
+    with output_folder.whole(output, sum(tensor.nbytes for tensor in tensors.values())) as folder:
         safetensors.numpy.save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
         _write_json(folder / 'config.json', settings | {hugging_face.OWN_KEY: own})
         shutil.copymode(folder / 'config.json', folder / 'model.safetensors')  # else for its owner alone
-        write_tokenizer(folder, info.tokens[: info.base_size], length)
-        if rows > info.base_size:
+        write_tokenizer(folder, tokens, length)
+        if rows > len(tokens):
             _write_words(folder, info.tokens, info.base_size, _segmenter(config, workdir, manifest))
         card = model_card.render(
             model_card.Facts(
                 name=output.name,
                 encoder=encoder,
                 architecture=architecture,
-                word_rows=rows - info.base_size,
+                word_rows=rows - len(tokens),
                 pooler=any('pooler.dense' in name for name in tensors),
+                ids_of=same_ids,
+                part_of=part_of,
+                base_model=base_model,
                 step=step,
                 license=license,
                 config=config,
@@ -127,9 +146,6 @@ def export(
             )
         )
         (folder / 'README.md').write_text(card, encoding='utf-8')
-        if output.exists() and any(output.iterdir()):
-            output.rename(Path(temporary, 'older'))
-        put(folder, output)
     return output
 
 
@@ -148,23 +164,6 @@ def why_no_bert(kind: str, task: str, classify_from: str) -> str:
     return ''
 
 
-def put(folder: Path, output: Path) -> None:
-    """Moves a finished folder to `output`, or its contents, where that is an empty folder: it may be a mount
-    point, or have rights of its own."""
-    if not output.exists():
-        folder.rename(output)
-        return
-    for path in list(folder.iterdir()):
-        shutil.move(path, output / path.name)
-
-
-def check_parents(output: Path) -> None:
-    """Raises ValueError where a folder cannot be made, for what is to be above it is a file."""
-    above = next(path for path in output.parents if path.exists())
-    if not above.is_dir():
-        raise ValueError(f'{above} is a file, no folder: {output} cannot be made in it')
-
-
 def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
     """Parameters of one encoder by path → tensors as transformers saves them; `rows` of the token table.
 
@@ -176,7 +175,7 @@ def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndar
         name = hugging_face.tensor_name(path).replace(hugging_face.SENTENCE_ORDER, hugging_face.NEXT_SENTENCE)
         if path.startswith(('embeddings', 'coarse_embeddings', 'char_encoder', 'word_encoder')) and not bare:
             name = f'bert.{name}'
-        if path.endswith(('word_embeddings/embedding', '_mlm/bias')):
+        if path.endswith(TOKEN_ROWS):
             value = value[:rows]
         tensors[name] = np.ascontiguousarray(value.T if path.endswith('/kernel') else value)
     return tensors
@@ -251,7 +250,7 @@ def _architecture(tensors: Mapping[str, np.ndarray], task: str) -> str:
 
 def _check_free(output: Path, overwrite: bool) -> None:
     """Raises ValueError where something is in the way that may not be replaced."""
-    check_parents(output)
+    output_folder.check_parents(output)
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return
     config = _read_json(output / 'config.json') if output.is_dir() else None

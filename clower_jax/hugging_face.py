@@ -3,18 +3,16 @@
 import codecs
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from clower_jax.bert import LAYER_NORM_EPSILON
 
 log = logging.getLogger(__name__)
 
+VOCABULARIES = ('vocab.txt', 'tokenizer.json')  # the first that there is
 # Written beside vocab.txt (the base block) where a folder has word rows: every token, and where words begin.
 WORD_VOCABULARY = 'word_vocab.txt'
 # config.json's key for what only this project knows of a folder that it wrote: `encoder`, 'char' or 'word';
@@ -44,13 +42,6 @@ FIXED = {
     'is_decoder': False,
 }
 TASKS = {'BertForSequenceClassification': 'classify', 'BertForQuestionAnswering': 'span'}
-_WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin')
-# The decoder of the MLM head is the token table; older folders write it, and its bias, a second time.
-DECODER = 'cls.predictions.decoder.weight'
-_TIED = {
-    DECODER: 'embeddings.word_embeddings.weight',
-    'cls.predictions.decoder.bias': 'cls.predictions.bias',
-}
 
 
 def tensor_name(path: str) -> str:
@@ -80,12 +71,6 @@ def tensor_name(path: str) -> str:
     return prefix + '.'.join(x for x in (module.replace('/', '.'), leaf) if x)
 
 
-def modern_name(name: str) -> str:
-    """A tensor's name in any vintage of BERT folder → today's, without the prefix 'bert.'."""
-    name = name.removeprefix('bert.')
-    return name.replace('LayerNorm.gamma', 'LayerNorm.weight').replace('LayerNorm.beta', 'LayerNorm.bias')
-
-
 def check_rows(config: Path, rows: int, vocabulary: Path, tokens: int) -> None:
     """Raises ValueError where the table of a folder's config has not a row for each of its tokens."""
     if rows != tokens:
@@ -108,84 +93,21 @@ def other_classifier(config: Mapping[str, Any], labels: Sequence[str]) -> str:
     return '' if len(labels) > 1 else f'it has {len(labels)} label, ours chooses one of several'
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether there is a file of weights that `read_tensors` reads."""
-    return any((folder / name).is_file() for name in _WEIGHTS)
-
-
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a folder under today's name, of what was said twice one; NumPy, any float dtype.
-
-    Raises ValueError where there is no file of weights, it is damaged, or only torch reads it and there is
-    none.
-    """
-    tensors = {modern_name(name): value for name, value in _read_files(folder).items()}
-    for name, same in _TIED.items():
-        if name in tensors and (same not in tensors or np.array_equal(tensors[name], tensors[same])):
-            tensors.setdefault(same, tensors.pop(name))
-    if own_entry(_read_json(folder / 'config.json'), 'sentence_order'):
-        tensors = {name.replace(NEXT_SENTENCE, SENTENCE_ORDER): value for name, value in tensors.items()}
-    return {name: value for name, value in tensors.items() if not name.endswith('position_ids')}
-
-
-def _read_files(folder: Path) -> Mapping[str, np.ndarray]:
-    single, index, pickled = (folder / name for name in _WEIGHTS)
-    if single.is_file():
-        return _read_safetensors(single)
-    if index.is_file():
-        shards = sorted(set(_entry(index, 'weight_map').values()))
-        return {name: value for shard in shards for name, value in _read_safetensors(folder / shard).items()}
-    if pickled.is_file():
-        return _read_torch(pickled)
-    pickles = folder / 'pytorch_model.bin.index.json'
-    if pickles.is_file():
-        raise ValueError(
-            f'{pickles} names shards in a form that is not read here. Convert them, with the class of '
-            "transformers that config.json names under 'architectures': "
-            f"CLASS.from_pretrained('{folder}').save_pretrained(FOLDER); then copy vocab.txt there"
-        )
-    raise ValueError(f'{folder} has none of {", ".join(_WEIGHTS)}')
-
-
-def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f'{path} is missing: copy every shard that model.safetensors.index.json names'
-        ) from error
-    except SafetensorError as error:
-        size = path.stat().st_size
-        hint = 'a Git LFS pointer, not the file itself' if size < 1000 else 'cut short or damaged'
-        raise ValueError(f'{path} ({size} bytes) cannot be read ({error}); it may be {hint}') from error
-
-
-def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f'{path} can only be read with torch: pip install torch, or use safetensors'
-        ) from error
-    try:
-        tensors = torch.load(path, map_location='cpu', weights_only=True)
-        return {str(name): value.detach().float().numpy() for name, value in tensors.items()}
-    except Exception as error:  # a pickle can fail in any way
-        reason = str(error).strip().partition('\n')[0]
-        raise ValueError(
-            f'{path} cannot be read ({reason}). It is damaged, or holds more than tensors; convert it to '
-            'safetensors'
-        ) from error
-
-
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.json or bert_config.json. Google's own files lack `model_type`, others may not.
+    """A config.json or bert_config.json. Google's own files and folders before 2020 say no `model_type`.
 
     Raises ValueError where it describes no BERT like ours, with the reason.
     """
-    config = _read_json(path)
-    defaults = FIXED | {'model_type': 'bert' if path.name == 'bert_config.json' else None}
-    check_same(path, {key: (config.get(key, defaults[key]), value) for key, value in FIXED.items()})
+    config = read_json(path)
+    if 'model_type' not in config:
+        architecture = (config.get('architectures') or ['Bert'])[0]
+        if 'hidden_size' not in config or not architecture.startswith('Bert'):
+            raise ValueError(
+                f'{path} describes no BERT: it has neither model_type nor hidden_size'
+                if 'hidden_size' not in config
+                else f'{path} describes no BERT, but a {architecture}'
+            )
+    check_same(path, {key: (config.get(key, value), value) for key, value in FIXED.items()})
     return config
 
 
@@ -209,11 +131,19 @@ def own_entry(config: Mapping[str, Any], name: str) -> Any:
 def is_cased(folder: Path) -> bool:
     """Whether the folder's tokenizer keeps capitals."""
     path = folder / 'tokenizer_config.json'
-    return path.is_file() and _read_json(path).get('do_lower_case') is False
+    return path.is_file() and read_json(path).get('do_lower_case') is False
 
 
-def warn_if_cased(folder: Path) -> None:
-    """Logs that the folder's tokenizer keeps capitals, which ours does not."""
+def warn_of_tokenizer(folder: Path) -> None:
+    """Logs what the folder's tokenizer does and ours does not: it keeps capitals, or was given tokens that
+    BERT's own does not make."""
+    path = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
+    known = set(read_tokens(path)) if path else set()
+    if added := [token for token in _added_tokens(folder).values() if token not in known]:
+        log.warning(
+            '%s: tokens were added to its tokenizer (%s), which are ordinary text here: their rows are kept, '
+            'but no text has them', folder, ', '.join(added[:5]) + ', …' * (len(added) > 5),
+        )  # fmt: skip
     if is_cased(folder):
         log.warning(
             '%s has do_lower_case false: this model was trained on text with capitals, here text is '
@@ -224,45 +154,84 @@ def warn_if_cased(folder: Path) -> None:
 def read_segmenter(folder: Path) -> dict[str, Any] | None:
     """What cut the words of a folder that has word rows; else None."""
     path = (folder / WORD_VOCABULARY).with_suffix('.json')
-    return _read_json(path).get('segmenter') if path.is_file() else None
+    return read_json(path).get('segmenter') if path.is_file() else None
 
 
-def read_vocabulary(folder: Path) -> tuple[Path, list[str], int]:
+def read_vocabulary(folder: Path, rows: int | None = None) -> tuple[Path, list[str], int]:
     """The file with a folder's tokens, the tokens by id, and how many of them are the base block.
 
-    Raises ValueError where there is no vocabulary.
+    Tokens that were added to a tokenizer (in tokenizer.json, tokenizer_config.json or added_tokens.json) have
+    the rows after its vocabulary's, and belong to the base block; of `rows`, those that the table has.
+
+    Raises ValueError where there is no vocabulary, or an id has no token.
     """
     words = folder / WORD_VOCABULARY
     if words.is_file():
-        return words, read_tokens(words), int(_entry(words.with_suffix('.json'), 'base_size', kind=int))
-    for name in ('vocab.txt', 'tokenizer.json'):
-        if (folder / name).is_file():
-            tokens = read_tokens(folder / name)
-            return folder / name, tokens, len(tokens)
-    raise ValueError(
-        f'{folder} has neither vocab.txt nor tokenizer.json, so nobody can tell which row is which token'
-    )
+        return words, read_tokens(words), int(entry(words.with_suffix('.json'), 'base_size', kind=int))
+    path = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
+    if path is None:
+        raise ValueError(
+            f'{folder} has neither {" nor ".join(VOCABULARIES)}, so nobody can tell which row is which token'
+        )
+    by_id = _tokens_by_id(path)
+    most = math.inf if rows is None else rows
+    by_id |= {row: x for row, x in _added_tokens(folder).items() if row not in by_id and row < most}
+    tokens = _without_gaps(path, by_id)
+    return path, tokens, len(tokens)
 
 
 def read_tokens(path: Path) -> list[str]:
-    """The tokens of a vocab.txt or a tokenizer.json, by id.
+    """The tokens of a vocab.txt or a tokenizer.json, by id; without those that were added.
 
     Only a line feed ends a row of a vocab.txt: BERT's Chinese vocabulary has U+2028 as a token.
 
     Raises ValueError where the file is not in UTF-8, or is the tokenizer of another kind of model.
     """
+    return _without_gaps(path, _tokens_by_id(path))
+
+
+def _tokens_by_id(path: Path) -> dict[int, str]:
     if path.suffix == '.json':
-        kind = _entry(path, 'model').get('type', 'WordPiece')
+        kind = entry(path, 'model').get('type', 'WordPiece')
         if kind != 'WordPiece':
             raise ValueError(f"{path} is a tokenizer of the type {kind}; BERT's is WordPiece")
-        ids = _entry(path, 'model', 'vocab')
-        return sorted(ids, key=ids.__getitem__)
+        return {row: token for token, row in entry(path, 'model', 'vocab').items()}
     try:
         text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         line = error.object.count(b'\n', 0, error.start) + 1
         raise ValueError(f'{path}:{line} is not UTF-8 ({error.reason}): save the file as UTF-8') from error
-    return text.replace('\r\n', '\n').removesuffix('\n').split('\n')
+    return dict(enumerate(text.replace('\r\n', '\n').removesuffix('\n').split('\n')))
+
+
+def _without_gaps(path: Path, by_id: Mapping[int, str]) -> list[str]:
+    """The tokens in the order of their ids. Raises ValueError where an id has none."""
+    gap = next((row for row in range(len(by_id)) if row not in by_id), None)
+    if gap is not None:
+        raise ValueError(
+            f'{path}: no token has the id {gap}, though there are {len(by_id)} tokens with ids up to '
+            f'{max(by_id)}: rows would go to the wrong tokens. Name every row'
+        )
+    return [by_id[row] for row in range(len(by_id))]
+
+
+def _added_tokens(folder: Path) -> dict[int, str]:
+    """By id what was added to a folder's tokenizer, wherever a version of transformers says so."""
+    found: dict[int, str] = {}
+    readers: dict[str, Callable[[dict], dict[int, str]]] = {
+        'added_tokens.json': lambda x: {int(row): token for token, row in x.items()},
+        'tokenizer_config.json': lambda x: {
+            int(row): token['content'] for row, token in x.get('added_tokens_decoder', {}).items()
+        },
+        'tokenizer.json': lambda x: {int(y['id']): y['content'] for y in x.get('added_tokens', ())},
+    }
+    for name, read in readers.items():
+        if (folder / name).is_file():
+            try:
+                found |= read(read_json(folder / name))
+            except (TypeError, KeyError, AttributeError) as error:
+                raise ValueError(f'{folder / name} has no added tokens as such a file should') from error
+    return found
 
 
 def labels(config: Mapping[str, Any], number: int) -> list[str]:
@@ -272,9 +241,9 @@ def labels(config: Mapping[str, Any], number: int) -> list[str]:
     return [names[key] for key in sorted(names, key=int)]
 
 
-def _entry(path: Path, *keys: str, kind: type = dict) -> Any:
+def entry(path: Path, *keys: str, kind: type = dict) -> Any:
     """The entry at `keys` of a JSON file. Raises ValueError where there is none of this kind."""
-    value: Any = _read_json(path)
+    value: Any = read_json(path)
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, kind):
@@ -282,7 +251,8 @@ def _entry(path: Path, *keys: str, kind: type = dict) -> Any:
     return value
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError where there is none."""
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:

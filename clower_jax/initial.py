@@ -1,7 +1,7 @@
 """Initial weights: another run, a Hugging Face folder or a TensorFlow checkpoint into a run's parameters."""
 
-import dataclasses
-import json
+import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,19 +10,29 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from clower_jax import hugging_face, tf_checkpoint, token_rows
+from clower_jax import hugging_face, tensor_names, tf_checkpoint, token_rows, weight_files
 from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
-from clower_jax.model import VIEWS
-from clower_jax.pretraining import trains_pooler
+from clower_jax.weight_sources import POOLER, Source, SourceInfo, find, is_workdir, source_info
+
+__all__ = [
+    'TOKEN_ROWS',
+    'Report',
+    'SourceInfo',  # this and the next two: whoever loads weights asks first what there is
+    'is_workdir',
+    'source_info',
+    'is_begun',
+    'load_initial',
+    'load_token_rows',
+    'open_checkpoints',
+]
+
+log = logging.getLogger(__name__)
 
 HEADS = ('classifier/', 'qa_outputs/')
+ENCODER = ('embeddings/', 'coarse_embeddings/', 'char_encoder/', 'word_encoder/')
 COARSE = 'coarse_embeddings/'  # of words, in AMBERT
-POOLER = '/pooler.dense/'
+TOKEN_ROWS = ('word_embeddings/embedding', '_mlm/bias')  # ends of paths: a row, or an entry, for each token
 HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span'}
-HOW_TO_GET_ONE = (
-    'To fetch the Chinese BERT that the paper starts from: '
-    'hf download google-bert/bert-base-chinese --local-dir bert-base-chinese'
-)
 
 
 class Report(NamedTuple):
@@ -31,55 +41,18 @@ class Report(NamedTuple):
     random: list[str]
     unused: list[str]
 
-
-@dataclasses.dataclass(frozen=True)
-class SourceInfo:
-    """What a source says of itself, its weights unread.
-
-    model: hidden_size, num_layers, num_heads, intermediate_size, max_positions, vocab_size, base_vocab_size.
-    tokens: all of them, by id; the first `base_size` are the base block.
-    labels: of a classifier, in the order of its logits, LABEL_0, … where they have no names; else None.
-    task: 'pretrain' (a CLOWER run), 'classify' or 'span'; None: an encoder, perhaps with BERT's own heads.
-    rates: dropout, attention_dropout, initializer_range.
-    other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
-    kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'.
-    classify_from: of a classifier, as in a config: what its head reads.
-    untrained: paths of parameters that are as they were drawn begin so.
-    """
-
-    model: dict[str, int]
-    tokens: list[str]
-    base_size: int
-    labels: list[str] | None
-    task: str | None
-    rates: dict[str, float]
-    other_head: str = ''
-    kind: str = 'bert'
-    classify_from: str = 'pooler'
-    untrained: tuple[str, ...] = ()
+    def log(self) -> None:
+        """Warns of what is random; says what is unused, and warns of layers among it."""
+        for level, text, names in (
+            (logging.WARNING, 'Left at random values', self.random),
+            (logging.WARNING if _has_layers(self.unused) else logging.INFO, 'Not used', self.unused),
+        ):
+            if names:
+                log.log(level, '%s (%d): %s', text, len(names), tensor_names.listed(names))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """A source that was found. `kind`: 'workdir', 'hugging_face' or 'tensorflow'; `path`: the folder, or the
-    prefix of the TensorFlow checkpoint; `random`: parameters of an imported workdir that its own source had
-    not; `untied`: the decoder for masked tokens need not be the token table."""
-
-    kind: str
-    path: Path
-    config: Path
-    vocabulary: Path
-    info: SourceInfo
-    random: frozenset[str] = frozenset()
-    untied: bool = False
-
-
-def source_info(source: str | Path) -> SourceInfo:
-    """Sizes, vocabulary and labels of anything that `load_initial` takes.
-
-    Raises ValueError where there is nothing of the kind, or it is no BERT like ours; it says why.
-    """
-    return _find(source).info
+def _has_layers(names: Collection[str]) -> bool:
+    return any(name.startswith('encoder.layer.') for name in names)
 
 
 def load_initial(
@@ -98,8 +71,8 @@ def load_initial(
         shardings.
       source: a run's workdir (of a fine-tuned one best/ where there is one), a Hugging Face folder of a BERT,
         or a TensorFlow checkpoint of one: its folder or its prefix. One encoder goes into both of ours.
-      vocabulary: of the run. It is the source's; or the source's base block; or its base block is the
-        source's, and the rows of its words are the means of their pieces'.
+      vocabulary: of the run. Rows are taken by token: its base block is part of the source's; its words that
+        the source has not are the means of their pieces.
       num_heads: attention heads of the run's encoders, which no shape tells.
       labels: of the run's classifier: the source's is used only where its labels are the same. None: by
         their number alone.
@@ -109,10 +82,10 @@ def load_initial(
 
     Raises:
       ValueError: the source is none of these, its vocabulary or its kind of encoder is another one (ours for
-        words, too), or a shape does not fit. A head of another shape is no error: it is left at random and
-        listed.
+        words, too), it lacks a part of the embeddings or of an encoder, or a shape does not fit. A head or
+        pooler that it has not, or that has another shape, is no error: it is left at random and listed.
     """
-    found = _find(source)
+    found = find(source)
     key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
     hugging_face.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
     owner = f'The run in {found.path}' if found.kind == 'workdir' else str(found.path)
@@ -123,7 +96,8 @@ def load_initial(
         if not (any(unwanted.values()) or found.random) and (restored := _restore_whole(found.path, params)):
             return restored, Report([], [])
     tensors, names, unused = _read(found, flat)
-    untied = found.untied and hugging_face.DECODER in tensors
+    _check_complete(found, names, tensors)
+    untied = found.untied and weight_files.DECODER in tensors
     random, used = [], set()
     for path, leaf in flat.items():
         name = names[path]
@@ -133,8 +107,8 @@ def load_initial(
         if not reason:
             value = np.asarray(tensors[name], np.float32)
             value = value.T if path.endswith('/kernel') else value
-            if path.endswith(('word_embeddings/embedding', '_mlm/bias')):
-                value = fit(value)[: len(leaf)]  # AMBERT's characters have base rows alone
+            if path.endswith(TOKEN_ROWS):
+                value = fit(value, len(leaf))  # AMBERT's characters have base rows alone
             if value.shape != leaf.shape and path.startswith(HEADS):
                 reason = f'the source has the shape {value.shape}, the model {leaf.shape}'
         if reason:
@@ -148,7 +122,49 @@ def load_initial(
         used.add(name)
         flat[path] = jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
     unused = sorted(set(tensors) - used) + unused
+    if fit.new or vocabulary.base_size < found.info.base_size:
+        log.info(
+            'Token rows by token: %d of the %d of %s; %d words are new to it, each the mean of its pieces',
+            len(vocabulary.tokens) - fit.new, len(found.info.tokens), found.vocabulary, fit.new,
+        )  # fmt: skip
     return flax.traverse_util.unflatten_dict(flat, sep='/'), Report(random, unused)
+
+
+def load_token_rows(source: str | Path) -> tuple[SourceInfo, dict[str, np.ndarray]]:
+    """What a source says of itself, and the arrays of its character encoder with a row for each token, by our
+    paths: the token table [V, D] and, where it has an MLM head, that one's bias [V]; fp32.
+
+    Raises ValueError as `load_initial`.
+    """
+    found = find(source)
+    paths = ('embeddings/word_embeddings/embedding', 'char_mlm/bias')
+    tensors, names, _ = _read(found, paths)
+    if names[paths[0]] not in tensors:
+        raise ValueError(f'{found.path} has no token table ({names[paths[0]]})')
+    return found.info, {
+        path: np.asarray(tensors[names[path]], np.float32) for path in paths if names[path] in tensors
+    }
+
+
+def _check_complete(source: Source, names: Mapping[str, str], tensors: Collection[str]) -> None:
+    """Raises ValueError where the source lacks a parameter of the embeddings or of an encoder, listing them:
+    what trains from random values there is not what was asked for. Heads and poolers may be new."""
+    wanted = dict.fromkeys(
+        names[path] for path in names if path.startswith(ENCODER) and 'pooler.dense/' not in path
+    )
+    lacking = [name for name in wanted if name not in tensors]
+    if not lacking:
+        return
+    layers = len({found[1] for name in wanted if (found := re.search(r'\blayer\.(\d+)', name))})
+    others = sorted(name for name in set(tensors) - set(names.values()) if not name.startswith('cls.'))
+    hint = f' It has instead: {tensor_names.listed(others[:8])}{", …" * (len(others) > 8)}.' if others else ''
+    if source.info.model['num_layers'] != layers:
+        has = source.info.model['num_layers']
+        hint += f' It has {has} layers, the run {layers}: set --config.model.num_layers={has}'
+    raise ValueError(
+        f'{source.path} is incomplete. It lacks: {tensor_names.listed(lacking)} ({len(lacking)} of the '
+        f'{len(wanted)} parameters of the encoder).{hint}'
+    )
 
 
 def _unwanted(
@@ -169,95 +185,12 @@ def _unwanted(
     return ''
 
 
-def is_workdir(folder: str | Path) -> bool:
-    """Whether a folder has checkpoints of a run. Folders of other people's may have a best/, too."""
-    runs = Path(folder, FOLDER).is_dir() or Path(folder, BEST).is_dir()
-    return runs and not hugging_face.has_weights(Path(folder))
-
-
 def is_begun(workdir: str | Path) -> bool:
     """Whether a run in this folder has saved a complete checkpoint, from which it goes on."""
     if not Path(workdir, FOLDER).is_dir():
         return False
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.latest_step is not None
-
-
-def _find(source: str | Path) -> _Source:
-    folder = Path(source)
-    if is_workdir(folder):
-        return _workdir(folder)
-    seeds = sorted(str(path.parent) for path in folder.glob(f'seed-*/{FOLDER}'))
-    if seeds:
-        raise ValueError(f'{folder} holds a run for each of several seeds: give one of {", ".join(seeds)}')
-    named = (folder / 'config.json').is_file()
-    prefix = None if named and hugging_face.has_weights(folder) else tf_checkpoint.find(source)
-    if named and not prefix:
-        return _bert(folder, 'hugging_face', folder, folder / 'config.json')
-    if prefix:
-        names = ('bert_config.json', 'config.json')
-        config = next((prefix.parent / name for name in names if (prefix.parent / name).is_file()), None)
-        if config is None:
-            raise ValueError(f'{prefix.parent} has no bert_config.json, which says what its checkpoint is')
-        return _bert(prefix.parent, 'tensorflow', prefix, config)
-    raise ValueError(
-        f'{str(source)!r} is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with config.json '
-        'and model.safetensors) nor a TensorFlow checkpoint (bert_model.ckpt.index and its data, '
-        f"bert_config.json, vocab.txt). {HOW_TO_GET_ONE}. For random weights: --config.init_from=''"
-    )
-
-
-def _workdir(folder: Path) -> _Source:
-    path = folder / 'config.json'
-    if not path.is_file():
-        raise ValueError(f'{folder} has no complete checkpoint yet')
-    config = json.loads(path.read_text(encoding='utf-8'))
-    names = (*hugging_face.SIZES, 'vocab_size', 'base_vocab_size')
-    model = {name: config['model'][name] for name in names}
-    task = config.get('task', 'pretrain')  # runs of version 0.1 do not say
-    tokens = hugging_face.read_tokens(folder / 'vocab.txt')
-    labels = list(config['data']['labels']) if task == 'classify' else None
-    rates = {name: config['model'][name] for name in hugging_face.RATES}
-    kind = config['model'].get('kind') or 'clower'
-    classify_from = config['model'].get('classify_from', 'pooler')
-    untrained: tuple[str, ...] = ()
-    if task == 'pretrain' and not config.get('init_from'):
-        untrained = tuple(f'{view}_encoder{POOLER}' for view in VIEWS if not trains_pooler(config, view))
-    base_size = model['base_vocab_size']
-    info = SourceInfo(
-        model, tokens, base_size, labels, task, rates,
-        kind=kind, classify_from=classify_from, untrained=untrained,
-    )  # fmt: skip
-    random = frozenset(config.get('imported', {}).get('random', ()))
-    return _Source('workdir', folder, path, folder / 'vocab.txt', info, random)
-
-
-def _bert(folder: Path, kind: str, path: Path, config_path: Path) -> _Source:
-    config = hugging_face.read_config(config_path)
-    if hugging_face.own_entry(config, 'encoder') == 'word':
-        raise ValueError(
-            f'{folder} holds a word encoder, which nothing starts from: export the character encoder of its '
-            'run (--encoder char), or start from the run itself'
-        )
-    vocabulary, tokens, base_size = hugging_face.read_vocabulary(folder)
-    hugging_face.check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
-    model, rates = (
-        {ours: config.get(theirs, default) for ours, (theirs, default) in names.items()}
-        for names in (hugging_face.SIZES, hugging_face.RATES)
-    )
-    model |= {'vocab_size': len(tokens), 'base_vocab_size': base_size}
-    if kind == 'tensorflow':
-        task, num_labels = tf_checkpoint.head(path)
-    else:
-        task = hugging_face.TASKS.get((config.get('architectures') or [''])[0])
-        num_labels = config.get('num_labels', 2)
-    labels = hugging_face.labels(config, num_labels) if task == 'classify' else None
-    other_head = hugging_face.other_classifier(config, labels) if labels is not None else ''
-    if other_head:
-        task = labels = None
-    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head)
-    untied = config.get('tie_word_embeddings') is False
-    return _Source(kind, path, config_path, vocabulary, info, untied=untied)
 
 
 def _restore_whole(folder: Path, params: dict) -> dict | None:
@@ -287,7 +220,7 @@ def open_checkpoints(workdir: Path, which: str = '') -> Checkpoints:
 
 
 def _read(
-    source: _Source, paths: Collection[str]
+    source: Source, paths: Collection[str]
 ) -> tuple[Mapping[str, np.ndarray], dict[str, str], list[str]]:
     """The source's tensors, the name that each of our parameters has among them, and what else it holds.
 
@@ -295,7 +228,8 @@ def _read(
     """
     names = {path: hugging_face.tensor_name(path) for path in paths}
     if source.kind == 'hugging_face':
-        return hugging_face.read_tensors(source.path), names, []
+        config = hugging_face.read_json(source.config)
+        return weight_files.read_tensors(source.path, config), names, []
     if source.kind == 'tensorflow':
         states = tf_checkpoint.variables(source.path).optimizer_states
         unused = [f'{states} states of the optimiser'] if states else []
@@ -308,6 +242,9 @@ def _read(
         coarse = {path: path for path in saved if path.startswith(COARSE)}
         if pretrained:
             names = {path: path.replace(COARSE, 'embeddings/') for path in paths}
+            for part in ('encoder/', 'mlm/', 'sop/'):  # of a run with one encoder it goes into both
+                if not any(path.startswith(f'word_{part}') for path in saved):
+                    names = {x: name.replace(f'word_{part}', f'char_{part}') for x, name in names.items()}
         names |= {path: path for path in paths if path in coarse}
         wanted = {path for path in saved if path in names.values()} if pretrained else saved
         tensors = checkpoints.load_params(wanted)

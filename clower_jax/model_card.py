@@ -29,6 +29,7 @@ SETTINGS = (
 )
 
 
+PUBLISHERS = ('google-bert', 'hfl')  # whose models Chinese BERTs mostly start from, as model hubs name them
 PIPELINES = {
     'BertModel': 'feature-extraction',
     'BertForMaskedLM': 'fill-mask',
@@ -69,7 +70,9 @@ class Facts(NamedTuple):
     """What a card is made of.
 
     name: the folder's. encoder: 'char' or 'word'. word_rows: how many words are in the token table.
-    pooler: whether there is one.
+    pooler: whether there is one. ids_of: the name of the BERT whose tokens have the same ids, or ''; part_of:
+    of one that has these tokens and others, under other ids.
+    base_model: what model hubs call the initial weights, where the user said so.
     config: the run's config.json. manifest: of its corpus; held_out: metrics at `step`, the step exported;
     results: a fine-tuned run's results.json; each empty or None where there is none.
     """
@@ -79,6 +82,9 @@ class Facts(NamedTuple):
     architecture: str
     word_rows: int
     pooler: bool
+    ids_of: str
+    part_of: str
+    base_model: str
     step: int
     license: str
     config: dict[str, Any]
@@ -95,7 +101,7 @@ def render(facts: Facts) -> str:
         # Pipelines take the tokenizer of the folder, which gives characters.
         'pipeline_tag': 'feature-extraction' if facts.encoder == 'word' else PIPELINES[facts.architecture],
         'license': facts.license or 'unknown',
-        'base_model': _hub_id(facts.config.get('init_from') or ''),
+        'base_model': facts.base_model or _hub_id(facts.config.get('init_from') or ''),
         'tags': ['clower', 'bert'],
     }
     lines = [
@@ -233,7 +239,9 @@ def _how(facts: Facts) -> str:
             )
         )
     else:
-        parts.append('Token ids are those of `vocab.txt`, of the BERT that this one stands in for.')
+        same = f', the same as in `{facts.ids_of}`, which this model can stand in for' if facts.ids_of else ''
+        part = f' It is a part of that of `{facts.part_of}`, with ids of its own.' if facts.part_of else ''
+        parts.append(f'Token ids are those of `vocab.txt`{same}.{part}')
     return '\n\n'.join(parts)
 
 
@@ -311,10 +319,12 @@ def _initial(facts: Facts) -> str:
 
 
 def _hub_id(init_from: str) -> str:
-    """What model hubs call the initial weights, where that is known; a place on a disk is no such name."""
+    """What model hubs call the initial weights, where that is sure. They were read from a disk, and a path of
+    two parts may be any folder: only under a publisher's own name it is taken for a copy of his model."""
     if _basename(init_from) == 'bert-base-chinese':
-        return 'bert-base-chinese'
-    named = re.fullmatch(r'[A-Za-z0-9][\w-]*/[\w.-]+', init_from) and not init_from.startswith('runs/')
+        return 'google-bert/bert-base-chinese'
+    owner, _, name = init_from.partition('/')
+    named = owner in PUBLISHERS and re.fullmatch(r'[\w.-]+', name)
     return init_from if named and not is_workdir(init_from) else ''
 
 

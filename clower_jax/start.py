@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
 from pathlib import Path
 
@@ -159,7 +158,8 @@ def first_state(
         return state
     state = sharded_state(mesh, create)
     if config.init_from:
-        hugging_face.warn_if_cased(Path(config.init_from))
+        source = initial.source_info(config.init_from).folder
+        hugging_face.warn_of_tokenizer(source)
         params, report = initial.load_initial(
             state.params,
             config.init_from,
@@ -170,10 +170,8 @@ def first_state(
             config.model.get('new_pooler', False),
         )
         state = state.replace(params=params)
-        log.info('Initial weights from %s', config.init_from)
-        for text, names in (('Left at random values', report.random), ('Not used', report.unused)):
-            if names:
-                log.info('%s (%d): %s', text, len(names), ', '.join(_listed(names)))
+        log.info('Initial weights from %s', source)
+        report.log()
     log.info(
         '%.1f M parameters, %s, %d × %s, mesh %s',
         sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
@@ -227,22 +225,6 @@ def _settings_before(workdir: Path, config: ConfigDict) -> dict:
     if changed:
         log.warning('Settings changed since this run was started: %s', '; '.join(changed.values()))
     return before
-
-
-def _listed(names: list[str]) -> list[str]:
-    """Names of parameters or tensors, those of one module together, and of like layers too:
-    'a/layer.0/b/kernel', 'a/layer.1/b/kernel', 'a/layer.1/b/bias' → 'a/layer.*/b/{kernel, bias}'."""
-    modules: dict[str, list[str]] = {}
-    for name in names:
-        separator = '/' if '/' in name else '.'
-        module, separator, leaf = re.sub(r'layer\.\d+', 'layer.*', name).rpartition(separator)
-        leaves = modules.setdefault(module + separator, [])
-        if leaf not in leaves:
-            leaves.append(leaf)
-    return [
-        module + (leaves[0] if len(leaves) == 1 else f'{{{", ".join(leaves)}}}')
-        for module, leaves in modules.items()
-    ]
 
 
 def flatten(tree: dict, prefix: str = '') -> dict:

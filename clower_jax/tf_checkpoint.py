@@ -1,10 +1,15 @@
 """Google's TensorFlow checkpoints of BERT, which the paper starts from, under Hugging Face's tensor names."""
 
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from clower_jax import tensor_names
+
+log = logging.getLogger(__name__)
 
 # What an optimiser keeps beside each variable, as BERT's own training code and LAMB name it.
 _STATES = re.compile(r'(.*/(adam|lamb)_[mv]|global_step|beta[12]_power|.*/Adam(_1)?)')
@@ -22,10 +27,13 @@ _LEAVES = {'kernel': 'weight', 'gamma': 'weight', 'beta': 'bias'}
 
 
 class Variables(NamedTuple):
-    """Shapes by TensorFlow name, of the model's variables alone; and how many were an optimiser's."""
+    """Of the model's variables alone, by BERT's own names: `stored`, the names in the file, and `shapes`; how
+    many others were an optimiser's; the prefix that every name has in the file."""
 
+    stored: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     optimizer_states: int
+    prefix: str
 
 
 def find(source: str | Path) -> Path | None:
@@ -48,8 +56,14 @@ def find(source: str | Path) -> Path | None:
 def variables(prefix: Path) -> Variables:
     """What the checkpoint holds. Raises ValueError where it cannot be read."""
     shapes = {name: tuple(shape) for name, shape in _reader(prefix).get_variable_to_shape_map().items()}
-    model = {name: shape for name, shape in sorted(shapes.items()) if not _STATES.fullmatch(name)}
-    return Variables(model, len(shapes) - len(model))
+    model = sorted(name for name in shapes if not _STATES.fullmatch(name))
+    try:
+        wrapper = tensor_names.wrapper_prefix(model, '/', 'embeddings/word_embeddings')
+    except ValueError as error:
+        raise ValueError(f'{prefix}: {error}') from error
+    stored = {name.removeprefix(wrapper): name for name in model}
+    named = {name: shapes[stored] for name, stored in stored.items()}
+    return Variables(stored, named, len(shapes) - len(model), wrapper)
 
 
 def head(prefix: Path) -> tuple[str | None, int]:
@@ -66,10 +80,12 @@ def read_tensors(prefix: Path) -> dict[str, np.ndarray]:
 
     Raises ValueError where the checkpoint cannot be read.
     """
-    reader = _reader(prefix)
+    reader, found = _reader(prefix), variables(prefix)
+    if found.prefix:
+        log.warning('%s: its names begin with %s, which is not read', prefix, found.prefix)
     tensors = {}
-    for name in variables(prefix).shapes:
-        value = _checked(prefix, lambda name=name: reader.get_tensor(name))
+    for name, stored in found.stored.items():
+        value = _checked(prefix, lambda stored=stored: reader.get_tensor(stored))
         tensors[hugging_face_name(name)] = value.T if name.endswith('/kernel') else value
     return tensors
 

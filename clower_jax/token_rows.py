@@ -1,7 +1,7 @@
 """Token tables: how the rows of a source's vocabulary become the rows of a run's."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,54 +30,81 @@ class OwnVocabulary:
         return []
 
 
-def fit(
-    theirs: list[str], their_base: int, vocabulary: VocabularyLike, path: Path, owner: str
-) -> Callable[[np.ndarray], np.ndarray]:
-    """How an array with a row per token of a source becomes one with a row per token of a run.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which row of a source's token table each token of a run has.
+
+    of: int [V], −1 where the source has no such token, which is then a word. pieces: of the run's words, base
+    rows first, the ids in the run that spell each. sizes: rows that a table of the source may have: all, or
+    its base block alone.
+    """
+
+    of: np.ndarray
+    base_size: int
+    pieces: Sequence[tuple[int, ...]]
+    sizes: tuple[int, int]
+
+    def __call__(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """The first `count` rows of the run's table [V, …] out of the source's [rows, …]. A word without a
+        row in it is the mean of its pieces' (the paper, section 4.3.1).
+
+        Raises ValueError where the source's table has not a row for each of its tokens.
+        """
+        if len(rows) not in self.sizes:
+            raise ValueError(
+                f'the source has {len(rows)} token rows and {self.sizes[0]} tokens: they are not of one model'
+            )
+        of = self.of[:count]
+        known = (of >= 0) & (of < len(rows))
+        taken = rows[np.where(known, of, 0)]
+        for row in np.flatnonzero(~known).tolist():
+            taken[row] = rows[of[list(self.pieces[row - self.base_size])]].mean(axis=0)
+        return taken
+
+    @property
+    def new(self) -> int:
+        """Words of the run that the source has not."""
+        return int(np.sum(self.of < 0))
+
+
+def fit(theirs: Sequence[str], their_base: int, vocabulary: VocabularyLike, path: Path, owner: str) -> Rows:
+    """How an array with a row per token of a source becomes one with a row per token of a run: by the token.
 
     Args:
       theirs: the source's tokens, by id; the first `their_base` are its base block.
-      vocabulary: of the run.
+      vocabulary: of the run. Its base block is part of the source's; its words may be new.
       path: the file with the source's tokens, for the message.
       owner: whose tokens they are, for the message.
 
-    Raises ValueError where neither vocabulary begins with the other's base block.
+    Raises ValueError where the run's base block has tokens that the source's has not; it lists them.
     """
-    ours, base_size = list(vocabulary.tokens), vocabulary.base_size
-    if theirs == ours:
-        return lambda rows: rows
-    if base_size == len(ours) and theirs[:their_base] == ours:
-        return lambda rows: rows[:base_size]  # word rows are for pre-training
-    _check_same(path, theirs, ours if len(theirs) > base_size else ours[:base_size], owner)
-    return lambda rows: with_word_rows(rows, vocabulary)
-
-
-def with_word_rows(base: np.ndarray, vocabulary: VocabularyLike) -> np.ndarray:
-    """[base_size, …] → [V, …]: each new word's row is the mean of its pieces' rows (the paper)."""
-    if len(base) != vocabulary.base_size:
+    row_of = {token: row for row, token in enumerate(theirs)}  # of equal rows BERT uses the last
+    same = [row < len(theirs) and theirs[row] == token for row, token in enumerate(vocabulary.tokens)]
+    of = np.array(
+        [row if same[row] else row_of.get(token, -1) for row, token in enumerate(vocabulary.tokens)], np.int64
+    )
+    in_base = of[: vocabulary.base_size]
+    absent = np.flatnonzero((in_base < 0) | (in_base >= their_base))
+    if len(absent):
+        shown = ', '.join(repr(vocabulary.tokens[row]) for row in absent[:5])
         raise ValueError(
-            f'the source has {len(base)} token rows, the base block of the vocabulary has '
-            f'{vocabulary.base_size}: '
-            "build the vocabulary with --base_vocab set to the source's vocab.txt"
+            f'{owner} has another vocabulary: {path} lacks {len(absent)} of its '
+            f'{vocabulary.base_size} base tokens: {shown}{", …" * (len(absent) > 5)}. Build the vocabulary '
+            "with --base_vocab, the Hugging Face folder's vocab.txt or the run's"
         )
-    words = [base[list(pieces)].mean(axis=0) for pieces in vocabulary.pieces()]
-    return np.concatenate([base, np.stack(words)]) if words else base
+    return Rows(of, vocabulary.base_size, vocabulary.pieces(), (len(theirs), their_base))
 
 
 def check_vocabulary(path: Path, tokens: Sequence[str], owner: str) -> None:
-    """Raises ValueError at the first row where the file's tokens and these differ."""
-    _check_same(path, hugging_face.read_tokens(path), list(tokens), owner)
-
-
-def _check_same(path: Path, saved: list[str], tokens: list[str], owner: str) -> None:
-    if saved == tokens:
+    """Raises ValueError at the first row where the file's tokens and these differ: `owner`, whose file it is,
+    can then not go on."""
+    saved = hugging_face.read_tokens(path)
+    if saved == list(tokens):
         return
     row = next((i for i, (x, y) in enumerate(zip(saved, tokens)) if x != y), min(len(saved), len(tokens)))
     theirs, ours = (repr(x[row]) if row < len(x) else 'nothing' for x in (saved, tokens))
-    where = f'{path}, id {row},' if path.suffix == '.json' else f'{path}:{row + 1}'
     raise ValueError(
-        f'{owner} has another vocabulary than the corpus: {where} is {theirs}, the corpus has {ours} '
-        'there. To start from a Hugging Face folder, build the vocabulary with its vocab.txt as '
-        '--base_vocab; to start from a run, build the corpus with the vocabulary of that run; to go on with '
-        'a run, give it the text or corpus it had.'
+        f'{owner} has another vocabulary than the corpus: {path}:{row + 1} is {theirs}, the corpus has '
+        f'{ours} there. To go on with the run, give it the text or corpus it had; to start another from its '
+        'weights, give another --workdir and --config.init_from'
     )

@@ -107,6 +107,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'corpus': '',  # a folder that build_corpus wrote
             'text': '',  # where corpus is empty: text files to build one from, or 'embedded'
             'base_vocab': '',  # for text: a BERT vocabulary to extend; empty: built from the text
+            'num_chars': 0,  # for text: characters of base_vocab that are kept (the paper: 5466); 0: all rows
             'num_words': 40014,  # for text: size of the word block; the paper's
             'segmenter': 'jieba',  # for text: jieba or rjieba
             'validation_fraction': 0.01,  # for text: share of the documents held out

@@ -297,7 +297,14 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='corpus.partial-', dir=workdir) as temporary:
         vocab, made = Path(temporary, 'vocab.txt'), Path(temporary, 'corpus')
-        build_vocab.build(text, vocab, data.base_vocab or None, data.num_words, segmenter=data.segmenter)
+        build_vocab.build(
+            text,
+            vocab,
+            data.base_vocab or None,
+            data.num_words,
+            data.get('num_chars') or None,  # runs begun before there was this setting have it not
+            segmenter=data.segmenter,
+        )
         build_corpus.build(
             text,
             vocab,
@@ -316,6 +323,7 @@ def describe_text(text: str, data: ConfigDict) -> dict[str, Any]:
     """What decides the records made of `text`: the contents of its files, in order, and the settings."""
     paths = dict.fromkeys(chunk.path for chunk in sources.plan(text))
     settings = {name: data[name] for name in ('num_words', 'segmenter', 'validation_fraction', *LENGTHS)}
+    settings |= {'num_chars': data.num_chars} if data.get('num_chars') else {}
     return settings | {
         'base_vocab': _sha256(data.base_vocab) if data.base_vocab else '',
         'text': [path if path.startswith('tfds:') else _sha256(path) for path in paths],

@@ -3,19 +3,18 @@
     python -m input_pipeline.build_vocab --input 'text/*.txt' --output vocab.txt
 
 With --base_vocab, the vocab.txt of a Chinese BERT, the base block is that file, row for row, and a model can
-start from that BERT's weights. Without, the base block is made from the text's own characters and its
-frequent Latin words.
+start from that BERT's weights. With --num_chars beside it, the base block is the part of that file that the
+text needs: so many Chinese characters (the paper: 5466), its other characters, digits, letters and frequent
+pieces of Latin words; a model can start from the same weights, whose rows are taken by token. Without
+--base_vocab, the base block is made from the text's own characters and its frequent Latin words.
 """
 
 import argparse
 import functools
-import heapq
 import re
 import shlex
-import string
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,19 +22,15 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from input_pipeline import beam_job, segment, sources
+from input_pipeline import base_block, beam_job, segment, sources
 from input_pipeline.examples import END, in_batches, segmented
 from input_pipeline.manifest import advice, one_line
-from input_pipeline.tokenizer import Tokenizer, Vocabulary, basic_tokens, read_tokens, word_key
+from input_pipeline.tokenizer import Tokenizer, Vocabulary, read_tokens, word_key
 
-SPECIALS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
-ASCII = string.ascii_lowercase + string.digits  # in every base block, also as ## pieces
-NUM_WORDS, NUM_CHARS = 40_014, 5_466  # arXiv 2208.10844, section 4.1
-NUM_LATIN_WORDS, MIN_LATIN_COUNT = 1_000, 5  # the paper's "basic English"
+NUM_WORDS = 40_014  # arXiv 2208.10844, section 4.1
 MAX_COUNTED = 20_000_000  # distinct words in memory (about 3 GB) before those met once are forgotten
 MAX_WORD_LENGTH = 100  # characters; BERT's tokenizer makes [UNK] of anything longer
 _PLAIN = re.compile('[\u4e00-\u9fff]+')  # its own normalised form
-_LATIN = re.compile('[a-z]{2,}')
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ def build(
     output: str | Path,
     base_vocab: str | Path | None = None,
     num_words: int = NUM_WORDS,
-    num_chars: int = NUM_CHARS,
+    num_chars: int | None = None,
     segmenter: str = 'jieba',
     hmm: bool = True,
     beam: str | None = None,
@@ -71,8 +66,12 @@ def build(
 
     Args:
       input: files, folders, globs or tfds:NAME, as `sources.plan` reads them.
-      base_vocab: a BERT vocab.txt for the base block; None makes one of the special tokens, the `num_chars`
-        most frequent characters, ASCII letters and digits, and frequent Latin words.
+      base_vocab: a BERT vocab.txt for the base block; None makes one of the special tokens, characters, ASCII
+        letters and digits, and frequent Latin words.
+      num_chars: characters of the base block: the most frequent. None: with `base_vocab` all of its rows,
+        without it the paper's number. With both, the base block is a part of `base_vocab` in its order: so
+        many Chinese characters, beside special tokens, all other characters of the text, ASCII letters and
+        digits, and what the most frequent Latin words are spelled with.
       num_words: rows of the word block, at most: the most frequent words of two characters or more, equal
         counts in code point order. Words that the base block can only spell with [UNK] are left out.
       segmenter, hmm: see `segment.segmenter`.
@@ -92,7 +91,7 @@ def build(
         raise ValueError(f'the output {output} must end in .txt; its sidecar takes the same name with .json')
     if base_vocab is not None and output.resolve() == Path(base_vocab).resolve():
         raise ValueError(f'the output {output} is the base vocabulary itself; give it another name')
-    if num_words < 0 or num_chars < 1:
+    if num_words < 0 or num_chars is not None and num_chars < 1:
         raise ValueError(f'num_words ({num_words}) must be 0 or more and num_chars ({num_chars}) 1 or more')
     _check_output(output)
     base = None if base_vocab is None else _read_base(base_vocab)
@@ -127,14 +126,16 @@ def build(
         raise ValueError(f'no text in {input!r}: {one_line(total.problems)}')
 
     if base is None:
-        base = _make_base(chars, words, num_chars)
+        base = base_block.make(chars, words, num_chars or base_block.NUM_CHARS)
+    elif num_chars is not None:
+        base = base_block.part_of(base, chars, words, num_chars)
     chosen = _choose_words(words, base, num_words)
     vocabulary = Vocabulary(
         base + chosen,
         len(base),
         {
             'segmenter': description,
-            'base_vocab': 'given' if base_vocab is not None else 'made from the text',
+            'base_vocab': _described(base_vocab, num_chars),
             'documents': total.documents,
             'characters': total.characters,
             'word_coverage': round(sum(words[word] for word in chosen) / max(total.words, 1), 6),
@@ -163,7 +164,7 @@ def _check_output(output: Path) -> None:
 @functools.cache
 def _tokenizer() -> Tokenizer:
     """One that knows where BERT sees boundaries between words, whatever the vocabulary; once in a process."""
-    return Tokenizer(Vocabulary(SPECIALS, len(SPECIALS)))
+    return Tokenizer(Vocabulary(base_block.SPECIALS, len(base_block.SPECIALS)))
 
 
 def _count_chunk(job: _Job, chunk: sources.Chunk) -> _Counted:
@@ -201,11 +202,6 @@ def _counts_file(work_dir: str, chunk: sources.Chunk) -> Path:
     return Path(work_dir, f'counts-{chunk.index:06d}')
 
 
-def _most_frequent(counts: Iterable[tuple[str, int]], limit: int) -> list[str]:
-    """At most `limit` tokens by falling count, equal counts in code point order."""
-    return [token for token, _ in heapq.nsmallest(limit, counts, key=lambda item: (-item[1], item[0]))]
-
-
 def _read_base(path: str | Path) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -220,16 +216,10 @@ def _read_base(path: str | Path) -> list[str]:
     return base
 
 
-def _make_base(chars: Counter[str], words: Counter[str], num_chars: int) -> list[str]:
-    """The base block. Characters that BERT does not set apart also get a ## row, so that any word made of
-    them can be spelled; ASCII letters and digits always have both."""
-    common = _most_frequent(((char, n) for char, n in chars.items() if char not in ASCII), num_chars)
-    inner = [char for char in common if len(basic_tokens(f'a{char}')) == 1]
-    latin = _most_frequent(
-        ((word, n) for word, n in words.items() if n >= MIN_LATIN_COUNT and _LATIN.fullmatch(word)),
-        NUM_LATIN_WORDS,
-    )
-    return [*SPECIALS, *common, *ASCII, *(f'##{char}' for char in chain(ASCII, inner)), *latin]
+def _described(base_vocab: str | Path | None, num_chars: int | None) -> str:
+    if base_vocab is None:
+        return 'made from the text'
+    return 'given' if num_chars is None else 'a part of the one given'
 
 
 def _choose_words(words: Counter[str], base: list[str], num_words: int) -> list[str]:
@@ -243,7 +233,7 @@ def _choose_words(words: Counter[str], base: list[str], num_words: int) -> list[
             return all(char in known for char in word)
         return vocabulary.unk not in vocabulary.wordpiece.encode(word, add_special_tokens=False).ids
 
-    return _most_frequent(((word, n) for word, n in words.items() if is_new(word)), num_words)
+    return base_block.most_frequent(((word, n) for word, n in words.items() if is_new(word)), num_words)
 
 
 def input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -275,11 +265,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         '--output', required=True, help='the vocabulary to write, a .txt; a .json goes beside it'
     )
-    parser.add_argument('--base_vocab', help='vocab.txt of a Chinese BERT, kept as the first rows')
+    parser.add_argument('--base_vocab', help='vocab.txt of a Chinese BERT, whose rows are the first rows')
     parser.add_argument('--num_words', type=int, default=NUM_WORDS, help='rows for words, at most')
     parser.add_argument(
-        '--num_chars', type=int, default=NUM_CHARS, help='characters, at most, without --base_vocab'
-    )
+        '--num_chars', type=int, metavar='N',
+        help=f'characters, at most (default: {base_block.NUM_CHARS}); with --base_vocab: keep so many of its '
+        'Chinese characters, and the other characters and Latin pieces of the text (default: all rows)',
+    )  # fmt: skip
     parser.add_argument('--segmenter', default='jieba', choices=segment.SEGMENTERS)
     parser.add_argument(
         '--nohmm', action='store_false', dest='hmm', help='do not guess words missing in the dictionary'

@@ -12,6 +12,7 @@ from test_masking import check_batch
 
 from configs import pretrain
 from input_pipeline import batches, loader
+from input_pipeline.tokenizer import is_chinese
 
 LENGTHS = {'char_length': 64, 'word_length': 48}
 
@@ -206,6 +207,23 @@ def test_a_missing_base_vocabulary(tmp_path):
     (tmp_path / 'a.txt').write_text(text(range(5)), 'utf-8')
     with pytest.raises(ValueError, match='data.base_vocab=nowhere is no file'):
         batches.resolve(make_config(text=str(tmp_path / 'a.txt'), base_vocab='nowhere'), tmp_path / 'run')
+
+
+def test_a_part_of_a_base_vocabulary(config, tmp_path):
+    """So many of its Chinese characters; another number is another corpus."""
+    (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')
+    whole = batches.vocabulary(config)
+    base = whole.tokens[: whole.base_size]
+    (tmp_path / 'bert.txt').write_text(''.join(f'{token}\n' for token in base), 'utf-8')
+    made = {'text': str(tmp_path / 'a.txt'), 'base_vocab': str(tmp_path / 'bert.txt')}
+    sizes = {}
+    for number in (0, 20, 30, 30):
+        resolved = batches.resolve(make_config(**made, num_chars=number), tmp_path / 'run')
+        vocabulary = batches.vocabulary(resolved)
+        part = vocabulary.tokens[: vocabulary.base_size]
+        assert part == [token for token in base if token in set(part)]
+        sizes[number] = sum(map(is_chinese, filter(lambda token: len(token) == 1, part)))
+    assert (sizes[20], sizes[30]) == (20, 30) and sizes[0] > 30
 
 
 @pytest.mark.parametrize('exists', [False, True])

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from input_pipeline import segment
-from input_pipeline.tokenizer import Tokenizer, Vocabulary
+from input_pipeline import base_block, segment
+from input_pipeline.tokenizer import Tokenizer, Vocabulary, is_chinese, read_tokens
 
 build_vocab = pytest.importorskip(
     'input_pipeline.build_vocab', reason="needs the extra 'beam'", exc_type=ImportError
@@ -48,7 +49,7 @@ def test_base_made_from_the_text(text, tmp_path):
     assert base[:5] == SPECIALS and len(set(vocabulary.tokens)) == len(vocabulary)
     # Every character of the normalised text, the most frequent first, equal counts in code point order.
     counts = Counter(''.join(TEXT.lower().replace('é', 'e').split()))
-    chars = [char for char in counts if char not in build_vocab.ASCII]
+    chars = [char for char in counts if char not in base_block.ASCII]
     assert base[5 : 5 + len(chars)] == sorted(chars, key=lambda char: (-counts[char], char))
     # Any Latin word and any Cyrillic one of the text can be spelled.
     assert {*'abcxyz019', *(f'##{char}' for char in 'abcxyz019привет２')} <= set(base)
@@ -76,6 +77,49 @@ def test_base_given_stays_row_for_row(text, base, tmp_path):
     again = Vocabulary.load(tmp_path / 'new' / 'vocab.txt')
     assert again.tokens == vocabulary.tokens
     assert again.details['segmenter']['name'] == 'jieba' and again.details['documents'] == 2
+
+
+def test_a_part_of_the_base_given(text, base, tmp_path):
+    """So many of its Chinese characters, in its order; and what else the text needs of it."""
+    path, tokens = base
+    more = [*tokens, *'，。ï', *'pyz2', '##p', '##y', '##ï', '##我', '##zz', 'hotel', 'ру', '##т']
+    path.write_text(''.join(f'{token}\n' for token in more), encoding='utf-8', newline='\n')
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', base_vocab=path, num_chars=4)
+    # 学 occurs six times, 我 five (in two equal rows), 大 and 很 four and twice; 北, 京 four times.
+    part = vocabulary.tokens[: vocabulary.base_size]
+    chinese = Counter(''.join(TEXT.split()))
+    kept = sorted((x for x in tokens if x in chinese), key=lambda x: (-chinese[x], x))
+    best = list(dict.fromkeys(kept))[:4]
+    wanted = {*SPECIALS, *best, *'，。', *'pyz2', '##p', '##y', 'py', '##thon'}
+    assert part == [token for token in more if token in wanted]
+    assert vocabulary.details['base_vocab'] == 'a part of the one given'
+    words = vocabulary.tokens[vocabulary.base_size :]
+    assert 'python' in words and set(words) >= {x for x in ('我们', '北京') if set(x) <= set(part)}
+    assert all(vocabulary.unk not in pieces for pieces in vocabulary.pieces())
+    again = build_vocab.build(text, tmp_path / 'all.txt', base_vocab=path, num_chars=10**6)
+    assert [x for x in more if x in set(again.tokens[: again.base_size])] == again.tokens[: again.base_size]
+    assert {*'我们爱学习的很大京北'} <= set(again.tokens) and '[unused1]' not in again.tokens
+
+
+def test_a_vocabulary_of_the_papers_size(data_dir, tmp_path):
+    """Of Google's, with real text: far fewer rows, and the same tokens for what is frequent."""
+    path = data_dir / 'vocab' / 'bert_base_chinese_vocab.txt'
+    corpus = str(data_dir / 'pretrain' / 'wiki_zh_sample.txt')
+    small = build_vocab.build(
+        corpus, tmp_path / 'small.txt', base_vocab=path, num_chars=base_block.NUM_CHARS, segmenter='rjieba'
+    )
+    base = small.tokens[: small.base_size]
+    chinese = [token for token in base if len(token) == 1 and is_chinese(token)]
+    assert 3000 < len(chinese) <= base_block.NUM_CHARS and not any(x.startswith('[unused') for x in base)
+    assert len(base) - len(chinese) < 2500 and {*'0129abcz，。', '##0', '##z', 'the', '##ing'} <= set(base)
+    assert not any(is_chinese(token[2:]) for token in base if token.startswith('##') and len(token) == 3)
+    whole = Vocabulary(read_tokens(path), len(read_tokens(path)))
+    for line in Path(corpus).read_text('utf-8').split('\n')[:200]:
+        theirs = [whole.tokens[row] for row in whole.wordpiece.encode(line, add_special_tokens=False).ids]
+        ours = [base[row] for row in small.wordpiece.encode(line, add_special_tokens=False).ids]
+        for token in set(theirs) & set(base):
+            if is_chinese(token[0]):
+                assert ours.count(token) == theirs.count(token)
 
 
 def test_sizes_are_upper_bounds(text, tmp_path):

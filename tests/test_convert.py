@@ -199,7 +199,7 @@ def test_a_folder_in_the_way_is_kept(imported, tmp_path):
 @pytest.mark.parametrize(
     ('architecture', 'absent', 'path'),
     [
-        ('BertModel', 'encoder.layer.1.output.dense.bias', 'char_encoder/encoder.layer.1/output.dense/bias'),
+        ('BertModel', 'encoder.layer.1.output.dense.bias', 'encoder.layer.1.output.dense.bias'),
         ('BertForQuestionAnswering', 'qa_outputs.bias', 'qa_outputs/bias'),
         ('BertForSequenceClassification', 'bert.pooler.dense.weight', 'char_encoder/pooler.dense/kernel'),
     ],

@@ -2,10 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import flax.traverse_util
 import huggingface_hub
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
@@ -20,8 +25,8 @@ from transformers import (
 )
 from workdirs import BASE, LABELS, TEXTS, WORDS
 
-from clower_jax import convert, tasks
-from clower_jax.checkpoint import BEST
+from clower_jax import convert, initial, tasks
+from clower_jax.checkpoint import BEST, Checkpoints
 from clower_jax.export import export, write_tokenizer
 
 ALL = len(BASE) + len(WORDS)
@@ -295,7 +300,8 @@ def test_the_card_tells_the_run(tmp_path):
     folder = export(tmp_path / 'run', tmp_path / 'my-bert', encoder='word', license='apache-2.0')
     text = (folder / 'README.md').read_text(encoding='utf-8')
     data = huggingface_hub.ModelCard(text).data
-    assert (data.language, data.license, data.base_model) == ('zh', 'apache-2.0', 'bert-base-chinese')
+    assert (data.language, data.license) == ('zh', 'apache-2.0')
+    assert data.base_model == 'google-bert/bert-base-chinese'
     assert (data.library_name, data.pipeline_tag) == ('transformers', 'feature-extraction')
     for fact in (
         '# my-bert', '2,000 documents', '1,234,567 characters', '2,100', '`news.txt`', 'jieba 0.42.1',
@@ -323,8 +329,10 @@ def card_of(folder):
     ('init_from', 'named'),
     [
         ('hfl/chinese-macbert-base', 'hfl/chinese-macbert-base'),
-        ('/disk/bert-base-chinese', 'bert-base-chinese'),
+        ('/disk/bert-base-chinese', 'google-bert/bert-base-chinese'),
         ('runs/pretrain-base', None),
+        ('models/bert', None),
+        ('hfl/a/b', None),
         ('pretrain-base', None),
         ('/disk/hfl/bert', None),
         ('', None),
@@ -334,6 +342,136 @@ def test_only_a_hubs_name_is_a_base_model(tmp_path, init_from, named):
     workdirs.make(tmp_path / 'run', 'span', init_from=init_from)
     text = card_of(export(tmp_path / 'run', tmp_path / 'out'))
     assert huggingface_hub.ModelCard(text).data.base_model == named
+
+
+def test_the_user_knows_better_what_the_base_model_is(tmp_path):
+    workdirs.make(tmp_path / 'run', 'span', init_from='models/bert')
+    text = card_of(export(tmp_path / 'run', tmp_path / 'out', base_model='me/bert'))
+    assert huggingface_hub.ModelCard(text).data.base_model == 'me/bert'
+
+
+def test_the_card_says_for_which_bert_a_model_stands_in(tmp_path):
+    """Where it is at hand, be it over another run, and has these ids; else for none."""
+    bert = workdirs.saved(workdirs.bert(transformers.BertModel), tmp_path / 'their-bert')
+    workdirs.make(tmp_path / 'one', 'pretrain', init_from=str(bert))
+    workdirs.make(tmp_path / 'two', 'span', init_from=str(tmp_path / 'one'))
+    stands_in = 'the same as in `their-bert`, which this model can stand in for'
+    for name in ('one', 'two'):
+        assert stands_in in card_of(export(tmp_path / name, tmp_path / f'{name}-hf'))
+    workdirs.make(tmp_path / 'random', 'pretrain')
+    bert.rename(tmp_path / 'away')
+    for name in ('random', 'two'):  # from nothing; from what nobody can look at
+        text = card_of(export(tmp_path / name, tmp_path / f'{name}-alone'))
+        assert 'Token ids are those of `vocab.txt`.' in text and 'stand' not in text
+
+
+# ---- the ids of a larger vocabulary ----
+
+
+@pytest.fixture(scope='module')
+def larger(tmp_path_factory):
+    """(torch model, its folder): a BERT with the tokens of BASE in another order, and others between them."""
+    model = workdirs.bert(transformers.BertForMaskedLM, vocab_size=len(BASE) + 40)
+    folder = workdirs.saved(model, tmp_path_factory.mktemp('larger') / 'bert')
+    others = [f'[unused{i}]' for i in range(2, 22)] + [chr(0x5000 + i) for i in range(20)]
+    tokens = [BASE[0], *others[:20], *BASE[:0:-1], *others[20:]]
+    (folder / 'vocab.txt').write_bytes(''.join(f'{token}\n' for token in tokens).encode())
+    return model, folder, tokens
+
+
+@pytest.mark.parametrize('task', ['pretrain', 'classify', 'span'])
+def test_rows_go_back_to_the_ids_of_a_larger_vocabulary(runs, larger, tmp_path, task):
+    _, bert, tokens = larger
+    small = workdirs.tensors(export(runs[task][0], tmp_path / 'small'))
+    folder = export(runs[task][0], tmp_path / 'whole', ids_of=bert)
+    got, theirs = workdirs.tensors(folder), workdirs.tensors(bert)
+    assert (folder / 'vocab.txt').read_bytes() == (bert / 'vocab.txt').read_bytes()
+    assert workdirs.settings(folder)['vocab_size'] == len(tokens)
+    by_token = {'bert.embeddings.word_embeddings.weight', 'cls.predictions.bias'}
+    assert got.keys() == small.keys()
+    for name, value in got.items():
+        if name not in by_token:
+            np.testing.assert_array_equal(value, small[name], err_msg=name)
+            continue
+        for row, token in enumerate(tokens):
+            expected = small[name][BASE.index(token)] if token in BASE else theirs[name][row]
+            np.testing.assert_array_equal(value[row], expected, err_msg=f'{name} {token!r}')
+    architecture = {'pretrain': AutoModelForPreTraining, 'classify': AutoModelForSequenceClassification,
+                    'span': AutoModelForQuestionAnswering}[task]  # fmt: skip
+    _, unexpected, logged = load(architecture, folder)
+    assert not unexpected and not logged
+    assert 'the same as in `bert`, which this model can stand in for' in card_of(folder)
+
+
+def test_a_part_of_a_larger_vocabulary_is_told(larger, tmp_path, caplog):
+    workdirs.make(tmp_path / 'run', 'span', init_from=str(larger[1]))
+    text = card_of(export(tmp_path / 'run', tmp_path / 'own'))
+    assert 'It is a part of that of `bert`, with ids of its own.' in text and 'stand in' not in text
+    assert 'part of that of bert: --ids_of gives its tokens the ids there' in caplog.text
+    text = card_of(export(tmp_path / 'run', tmp_path / 'theirs', ids_of=larger[1]))
+    assert 'the same as in `bert`' in text and 'a part of that of' not in text
+    assert caplog.text.count('--ids_of') == 1
+
+
+def test_a_run_from_a_part_of_a_larger_vocabulary_comes_back_as_it_was(larger, tmp_path):
+    """Weights → a run with a part of the rows → the same weights, to the bit."""
+    _, bert, _ = larger
+    task = tasks.from_config(workdirs.config_of('pretrain'))
+    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(task.init, jax.random.key(0)))
+    params, report = initial.load_initial(fresh, bert, workdirs.vocabulary(), 4)
+    assert all('_sop/' in path or 'pooler' in path for path in report.random)
+    workdirs.make(tmp_path / 'run', 'pretrain')
+    with Checkpoints(tmp_path / 'run', keep=1) as checkpoints:
+        checkpoints.save_params(4, params)
+    got = workdirs.tensors(export(tmp_path / 'run', tmp_path / 'back', heads='mlm', ids_of=bert))
+    expected = workdirs.tensors(bert)
+    assert got.keys() == expected.keys()
+    for name, value in got.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_ids_that_cannot_be_taken(runs, larger, tmp_path):
+    workdir, (_, bert, tokens) = runs['pretrain'][0], larger
+    for options in ({'encoder': 'word'}, {'keep_word_rows': True}):
+        with pytest.raises(ValueError, match='are of characters: leave out --ids_of'):
+            export(workdir, tmp_path / 'out', ids_of=bert, **options)
+    narrow = workdirs.bert(transformers.BertModel, vocab_size=len(tokens), hidden_size=16)
+    folder = workdirs.saved(narrow, tmp_path / 'narrow')
+    (folder / 'vocab.txt').write_bytes((bert / 'vocab.txt').read_bytes())
+    with pytest.raises(ValueError, match='has token rows of width 16, not 32: it is another model'):
+        export(workdir, tmp_path / 'out', ids_of=folder)
+    tokens = [token for token in tokens if token != '今'] + ['[unused99]']
+    (folder / 'vocab.txt').write_bytes(''.join(f'{token}\n' for token in tokens).encode())
+    with pytest.raises(ValueError, match=rf"lacks 1 of its {len(BASE)} base tokens: '今'"):
+        export(workdir, tmp_path / 'out', ids_of=folder)
+    assert not (tmp_path / 'out').exists()
+
+
+# ---- a disk that is full ----
+
+
+def test_too_little_space_is_seen_before_anything_is_written(runs, tmp_path, monkeypatch):
+    left = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: left)
+    with pytest.raises(
+        ValueError, match=r'no space for .*out: it needs 0\.\d MB, .* has 0\.0 MB left\. Make'
+    ):
+        export(runs['pretrain'][0], tmp_path / 'out')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_meanwhile(runs, tmp_path):
+    """In a process that may write no file of more than 50 kB, as with a quota."""
+    code = (
+        'import resource, sys; from clower_jax import convert; '
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); '
+        'convert.main(["export", "--checkpoint", sys.argv[1], "--output", sys.argv[2]])'
+    )
+    command = [sys.executable, '-c', code, runs['pretrain'][0], tmp_path / 'out']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert re.search(r'convert export: .*out could not be written .*Nothing is left of it', done.stderr)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('task', ['classify', 'span', 'pretrain'])

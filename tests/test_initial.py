@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import flax.traverse_util
 import jax
@@ -65,20 +66,26 @@ def write(folder, tensors, *, form='safetensors', model_type='bert', tokens=VOCA
     if form == 'safetensors':
         safetensors.numpy.save_file(tensors, folder / 'model.safetensors')
     elif form == 'shards':
-        weight_map = {}
-        for i, name in enumerate(tensors):
-            weight_map[name] = f'model-{i % 2 + 1:05}-of-00002.safetensors'
-        for shard in set(weight_map.values()):
-            part = {name: value for name, value in tensors.items() if weight_map[name] == shard}
-            safetensors.numpy.save_file(part, folder / shard)
-        (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': weight_map}))
+        write_shards(folder, tensors, 'model', '.safetensors', safetensors.numpy.save_file)
+    elif form == 'bin-shards':
+        write_shards(folder, tensors, 'pytorch_model', '.bin', save_torch)
     elif form == 'bin':
-
-        def to_torch(x):  # by way of fp32: torch knows no NumPy bfloat16
-            return torch.tensor(np.float32(x)).to(getattr(torch, x.dtype.name))
-
-        torch.save({name: to_torch(x) for name, x in tensors.items()}, folder / 'pytorch_model.bin')
+        save_torch(tensors, folder / 'pytorch_model.bin')
     return folder
+
+
+def write_shards(folder, tensors, stem, suffix, save):
+    weight_map = {name: f'{stem}-{i % 2 + 1:05}-of-00002{suffix}' for i, name in enumerate(tensors)}
+    for shard in set(weight_map.values()):
+        save({name: value for name, value in tensors.items() if weight_map[name] == shard}, folder / shard)
+    (folder / f'{stem}{suffix}.index.json').write_text(json.dumps({'weight_map': weight_map}))
+
+
+def save_torch(tensors, path):
+    def to_torch(x):  # by way of fp32: torch knows no NumPy bfloat16
+        return torch.tensor(np.float32(x)).to(getattr(torch, x.dtype.name))
+
+    torch.save({name: to_torch(x) for name, x in tensors.items()}, path)
 
 
 def without_prefix_and_heads(tensors):
@@ -166,27 +173,204 @@ def test_half_precision_folders(tensors, tmp_path, dtype, form):
     np.testing.assert_array_equal(query, halved[f'bert.{QUERY}'].T.astype(np.float32))
 
 
-def test_layers_that_differ_in_number_are_reported(tensors, tmp_path):
-    _, report = load(write(tmp_path, tensors), **{'model.num_layers': 2})
-    assert 'word_encoder/encoder.layer.1/output.dense/kernel' in report.random
+@pytest.mark.parametrize('prefix', ['module.', 'model.', '0.auto_model.', 'module.model.'])
+@pytest.mark.parametrize('bare', [False, True])
+def test_what_a_wrapper_put_before_all_names_is_taken_off_and_named(tensors, tmp_path, prefix, bare, caplog):
+    plain = without_prefix_and_heads(tensors) if bare else tensors
+    wrapped = {f'{prefix}{name}': value for name, value in plain.items()} | {'loss.weight': np.ones(2)}
+    got, report = load(write(tmp_path / 'wrapped', wrapped))
+    assert f'its names begin with {prefix}, which is not read' in caplog.text
+    expected, plainly = load(write(tmp_path / 'plain', plain))
+    assert report == plainly._replace(unused=sorted([*plainly.unused, 'loss.weight']))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_the_plain_encoder_is_taken_where_there_is_a_second(tensors, tmp_path):
+    copies = {f'ema.{name}': value + 1 for name, value in tensors.items()}
+    got, report = load(write(tmp_path / 'both', tensors | copies))
+    expected, _ = load(write(tmp_path / 'plain', tensors))
+    assert set(copies) < set(report.unused)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize('form', ['shards', 'bin-shards'])
+def test_shards_of_either_kind(tensors, tmp_path, form):
+    got, _ = load(write(tmp_path / 'shards', tensors, form=form))
+    expected, _ = load(write(tmp_path / 'one', tensors))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize('keys', [['state_dict'], ['model'], ['module', 'state_dict']], ids=str)
+def test_a_training_programs_checkpoint(tensors, tmp_path, keys):
+    folder = write(tmp_path / 'wrapped', tensors, form='bin')
+    saved = {f'module.{name}': torch.tensor(value) for name, value in tensors.items()}
+    for key in reversed(keys):
+        moments = {0: {'exp_avg': torch.ones(3)}}
+        saved = {'optimizer': {'state': moments}, 'epoch': 3, 'seed': torch.tensor(1), key: saved}
+    torch.save(saved, folder / 'pytorch_model.bin')
+    got, _ = load(folder)
+    expected, _ = load(write(tmp_path / 'plain', tensors))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize(
+    'config', [['config.json'], ['bert_config.json'], ['config.json', 'bert_config.json']]
+)
+def test_folders_of_before_model_type(tensors, tmp_path, config):
+    folder = write(tmp_path / 'old', tensors, form='bin')
+    settings = json.loads((folder / 'config.json').read_text('utf-8'))
+    del settings['model_type']
+    (folder / 'config.json').unlink()
+    for name in config:
+        (folder / name).write_text(json.dumps(settings | {'pooler_type': 'first_token_transform'}))
+    got, _ = load(folder)
+    expected, _ = load(write(tmp_path / 'new', tensors))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    for change, message in (
+        ({'architectures': ['AlbertForMaskedLM']}, 'describes no BERT, but a AlbertForMaskedLM'),
+        ({'hidden_size': None}, 'neither model_type nor hidden_size'),
+    ):
+        changed = {key: value for key, value in (settings | change).items() if value is not None}
+        (folder / config[0]).write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            load(folder)
+
+
+def test_a_model_in_a_subfolder(tensors, tmp_path):
+    """As sentence-transformers saved it, with a dense layer after it; and as an archive is unpacked."""
+    inner = write(tmp_path / '0_Transformer', tensors)
+    (tmp_path / 'config.json').write_text('{"__version__": {"sentence_transformers": "2.0.0"}}')
+    dense = tmp_path / '2_Dense'
+    dense.mkdir()
+    (dense / 'config.json').write_text('{"in_features": 32}')
+    (dense / 'pytorch_model.bin').write_bytes(b'')
+    got, report = load(tmp_path)
+    expected, _ = load(inner)
+    assert initial.source_info(tmp_path).folder == inner and report.random
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    write(tmp_path / 'another', tensors)
+    with pytest.raises(ValueError, match=r'several models in it: give one of \S+0_Transformer, \S+another'):
+        load(tmp_path)
+
+
+ADDED = ['<e1>', '</e1>', '新冠']
+
+
+@pytest.mark.parametrize('place', ['added_tokens.json', 'tokenizer_config.json', 'tokenizer.json', 'alone'])
+def test_tokens_that_were_added(tensors, tmp_path, place, caplog):
+    """In each file in which a version of transformers keeps them; `alone`: without a vocab.txt."""
+    base = list(VOCABULARY.tokens[: synthetic.BASE_SIZE])
+    name = 'bert.embeddings.word_embeddings.weight'
+    more = np.concatenate([tensors[name], np.full((3, 32), 5.0, np.float32)])
+    bigger = {**tensors, name: more, 'cls.predictions.decoder.weight': more}
+    for bias in ('cls.predictions.bias', 'cls.predictions.decoder.bias'):
+        bigger[bias] = np.concatenate([tensors[bias], np.ones(3, np.float32)])
+    folder = write(tmp_path / 'bert', bigger, tokens=None if place == 'alone' else base)
+    settings = json.loads((folder / 'config.json').read_text('utf-8')) | {'vocab_size': 43}
+    (folder / 'config.json').write_text(json.dumps(settings))
+    ids = dict(enumerate(ADDED, len(base)))
+    entries = [{'id': 0, 'content': '[PAD]'}] + [{'id': row, 'content': token} for row, token in ids.items()]
+    content = {
+        'added_tokens.json': {token: row for row, token in ids.items()},
+        'tokenizer_config.json': {'added_tokens_decoder': {str(x.pop('id')): x for x in map(dict, entries)}},
+        'tokenizer.json': {'model': {'vocab': {x: i for i, x in enumerate(base)}}, 'added_tokens': entries},
+    }
+    file = 'tokenizer.json' if place == 'alone' else place
+    (folder / file).write_text(json.dumps(content[file]), encoding='utf-8')
+    assert initial.source_info(folder).tokens == base + ADDED
+    hugging_face.warn_of_tokenizer(folder)
+    assert 'added to its tokenizer (<e1>, </e1>, 新冠), which are ordinary text here' in caplog.text
+    got, _ = load(folder)  # a run without them
+    expected, _ = load(write(tmp_path / 'plain', tensors))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    # A tokenizer may know tokens that the model has no rows for; an id without a token is nobody's row.
+    (folder / 'config.json').write_text(json.dumps(settings | {'vocab_size': 41}))
+    assert initial.source_info(folder).tokens == base + ADDED[:1]
+    (folder / 'config.json').write_text(json.dumps(settings | {'vocab_size': 45}))
+    (folder / 'added_tokens.json').write_text(json.dumps({'龘': 44}))
+    with pytest.raises(ValueError, match=r'no token has the id 4\d, though there are 4\d tokens'):
+        load(folder)
+
+
+# ---- what would train from random weights ----
+
+
+def test_names_that_do_not_fit_are_an_error_that_lists_what_lacks(tensors, tmp_path):
+    renamed = {name.replace('encoder.layer', 'transformer.h'): value for name, value in tensors.items()}
+    with pytest.raises(ValueError, match='is incomplete') as error:
+        load(write(tmp_path, renamed))
+    message = str(error.value)
+    assert 'encoder.layer.0.attention.self.query.{' in message and '(16 of the 21 parameters' in message
+    assert 'It has instead: transformer.h.0.' in message and '\n' not in message
+
+
+@pytest.mark.parametrize(
+    'name', [QUERY, 'embeddings.LayerNorm.bias', 'embeddings.word_embeddings.weight'], ids=str
+)
+def test_no_part_of_an_encoder_may_be_absent(tensors, tmp_path, name):
+    whole = without_prefix_and_heads(tensors)
+    del whole[name]
+    with pytest.raises(ValueError, match=rf'is incomplete\. It lacks: {name} \(1 of the 21 parameters'):
+        load(write(tmp_path, whole))
+
+
+def test_fewer_layers_than_the_run_are_an_error(tensors, tmp_path):
+    lacks = r'It lacks: .*encoder\.layer\.1-2\.attention\.self\.query\.\{bias, weight\}'
+    with pytest.raises(ValueError, match=lacks) as error:
+        load(write(tmp_path, tensors), **{'model.num_layers': 3})
+    assert 'It has 1 layers, the run 3: set --config.model.num_layers=1' in str(error.value)
+
+
+def test_a_pooler_that_is_not_there_is_new(tensors, tmp_path):
+    without = {name: value for name, value in tensors.items() if 'pooler' not in name}
+    _, report = load(write(tmp_path, without))
+    poolers = {path for path in report.random if 'pooler' in path}
+    assert poolers == {f'{view}_encoder/pooler.dense/{leaf}' for view in VIEWS for leaf in ('kernel', 'bias')}
+
+
+def test_more_layers_than_the_run_are_worth_a_warning(tensors, tmp_path, caplog):
+    folder = write(tmp_path, tensors)
+    _, report = load(folder, **{'model.num_layers': 0})
+    report.log()
+    (record,) = [record for record in caplog.records if 'Not used' in record.message]
+    assert record.levelname == 'WARNING' and f'{QUERY.rpartition(".")[0]}.{{bias, weight}}' in record.message
+
+
+def test_what_stays_random_is_warned_of(caplog):
+    caplog.set_level(logging.INFO, 'clower_jax')
+    initial.Report(['classifier/bias', 'classifier/kernel'], ['cls.predictions.bias']).log()
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ('WARNING', 'Left at random values (2): classifier/{bias, kernel}'),
+        ('INFO', 'Not used (1): cls.predictions.bias'),
+    ]
+
+
+@pytest.mark.parametrize('prefix', ['a.', 'b.bert.'])
+def test_of_two_encoders_nobody_can_tell_which(tensors, tmp_path, prefix):
+    two = {f'{prefix}{name}': value for name, value in without_prefix_and_heads(tensors).items()}
+    two |= {f'question.{name}': value for name, value in tensors.items()}
+    place = prefix.removesuffix('bert.')
+    with pytest.raises(ValueError, match=rf'there are 2 encoders, under {place}, question\.: save one'):
+        load(write(tmp_path, two))
 
 
 # ---- what cannot be used, and what the person reads ----
 
 
-def test_another_vocabulary_is_refused_by_its_row(tensors, tmp_path):
+def test_another_vocabulary_is_refused_by_its_tokens(tensors, tmp_path):
     tokens = list(VOCABULARY.tokens[:40])
     tokens[11] = '龘'
-    with pytest.raises(ValueError, match=rf"vocab\.txt:12 is '龘', the corpus has '{VOCABULARY.tokens[11]}'"):
+    lacks = rf"vocab\.txt lacks 1 of its 40 base tokens: '{VOCABULARY.tokens[11]}'\. .*--base_vocab"
+    with pytest.raises(ValueError, match=lacks):
         load(write(tmp_path, tensors, tokens=tokens))
-    with pytest.raises(ValueError, match=r'vocab\.txt:31 is nothing, the corpus has'):
+    with pytest.raises(ValueError, match=r"lacks 10 of its 40 base tokens: ('.', ){5}…\."):
         load(write(tmp_path, tensors, tokens=VOCABULARY.tokens[:30]))
 
 
 def test_another_number_of_rows_is_refused(tensors, tmp_path):
     name = 'bert.embeddings.word_embeddings.weight'
     changed = {**tensors, name: tensors[name][:33]}
-    with pytest.raises(ValueError, match='33 token rows, the base block .* 40: .*--base_vocab'):
+    with pytest.raises(ValueError, match='33 token rows and 40 tokens: they are not of one model'):
         load(write(tmp_path, changed))
 
 
@@ -203,7 +387,7 @@ def test_the_vocabulary_may_be_in_tokenizer_json(tensors, tmp_path):
     assert load(folder)[1].random
     ids['龘'] = ids.pop(VOCABULARY.tokens[11])
     (folder / 'tokenizer.json').write_text(json.dumps({'model': {'vocab': ids}}), encoding='utf-8')
-    with pytest.raises(ValueError, match=r"tokenizer\.json, id 11, is '龘'"):
+    with pytest.raises(ValueError, match=rf"tokenizer\.json lacks .* '{VOCABULARY.tokens[11]}'"):
         load(folder)
 
 
@@ -296,20 +480,32 @@ def test_a_workdir_of_another_shape_is_refused(run):
     name = 'embeddings/position_embeddings/embedding'
     message = rf'{name} has the shape \(32, 32\), the model wants \(48, 32\) at {name}: set model'
     with pytest.raises(ValueError, match=message):
-        load(run[0], **{'model.max_positions': 48})
+        load(run[0], **{'model.num_layers': 0, 'model.max_positions': 48})
 
 
-def test_what_two_runs_have_in_common_is_taken(run):
-    got, report = load(run[0])
-    assert all(path.split('/')[1] == 'encoder.layer.0' for path in report.random)
-    assert len(report.random) == 32 and not report.unused
-    assert all(np.all(value == UNTOUCHED) == (path in report.random) for path, value in got.items())
+def test_a_run_with_fewer_layers_is_an_error(run):
+    with pytest.raises(ValueError, match=r'It lacks: char_encoder/encoder\.layer\.0/.* 0 layers, the run 1'):
+        load(run[0])
 
 
-def test_a_workdir_of_another_vocabulary_is_refused(run):
+def test_rows_of_a_run_are_taken_by_token(run):
+    """Words that the other run has not are the means of their pieces, whatever their place."""
+    other, changes = synthetic.Vocabulary(), {'model.num_layers': 0}
+    words, pieces = list(other.tokens[40:]), other.pieces()
+    other.tokens = [*other.tokens[:40], *words[5:], *words[:4], '龘龘']
+    other._pieces = [*pieces[5:], *pieces[:4], (7, 9)]
+    params, report = initial.load_initial(fresh(**changes), str(run[0]), other, num_heads=4)
+    table = np.asarray(params['embeddings']['word_embeddings']['embedding'])
+    before = load(run[0], **changes)[0]['embeddings/word_embeddings/embedding']
+    assert report == initial.Report([], [])
+    np.testing.assert_array_equal(table[:-1], before[[*range(40), *range(45, 60), *range(40, 44)]])
+    np.testing.assert_allclose(table[-1], before[[7, 9]].mean(axis=0), rtol=1e-6)
+
+
+def test_a_run_without_a_token_of_the_base_block_is_refused(run):
     other = synthetic.Vocabulary()
-    other.tokens = [*other.tokens[:59], '龘龘']
-    with pytest.raises(ValueError, match=r"vocab\.txt:60 is .* the corpus has '龘龘'"):
+    other.tokens = [*other.tokens[:39], '龘', *other.tokens[40:]]
+    with pytest.raises(ValueError, match=r"vocab\.txt lacks 1 of its 40 base tokens: '龘'"):
         initial.load_initial(fresh(), str(run[0]), other, num_heads=4)
 
 
@@ -468,6 +664,17 @@ def test_arrays_stay_where_the_run_has_them(sources):
     assert len(loaded['embeddings']['word_embeddings']['embedding'].sharding.device_set) == 8
 
 
+@pytest.mark.parametrize('kind', ['bert', 'lichee'])
+def test_a_run_with_one_encoder_goes_into_both(tmp_path, kind):
+    """Encoder and heads, as a Hugging Face folder's do."""
+    params = workdirs.make(tmp_path, 'pretrain', **{'model.kind': kind, 'loss.contrast_on': 'none'})
+    got, report = load_task(tmp_path, 'pretrain')
+    assert report == initial.Report([], [])
+    for path, value in got.items():
+        source = re.sub(r'^word_(encoder|mlm|sop)/', r'char_\1/', path)
+        np.testing.assert_array_equal(value, params[source], err_msg=path)
+
+
 # ---- heads and oddities of Hugging Face folders ----
 
 
@@ -547,10 +754,14 @@ def test_odd_files_are_named(tensors, tmp_path):
         ):
             load(folder)
     torch.save({'state_dict': {'a': torch.ones(1)}, 'epoch': 3}, weights)
-    with pytest.raises(ValueError, match='or holds more than tensors'):
+    with pytest.raises(ValueError, match=r'holds no state dict\. Save model\.state_dict\(\) alone'):
         load(folder)
-    weights.rename(folder / 'pytorch_model.bin.index.json')
-    with pytest.raises(ValueError, match=r'pytorch_model\.bin\.index\.json names shards .*save_pretrained'):
+    twice = {key: {'bert.embeddings.word_embeddings.weight': torch.ones(1)} for key in ('model', 'ema')}
+    torch.save(twice, weights)
+    with pytest.raises(ValueError, match=r'holds state dicts of several BERTs \(model, ema\)'):
+        load(folder)
+    torch.save({'state_dict': {'a': object}}, weights)
+    with pytest.raises(ValueError, match='or holds more than tensors'):
         load(folder)
     (folder / 'vocab.txt').write_bytes('[PAD]\n天\n'.encode('gbk'))
     with pytest.raises(ValueError, match=r'vocab\.txt:2 is not UTF-8 .*save the file as UTF-8'):
@@ -581,7 +792,7 @@ def test_a_cased_tokenizer_is_worth_a_warning(tensors, tmp_path, caplog):
     folder = write(tmp_path, tensors)
     for lower in (True, False):
         (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': lower}))
-        hugging_face.warn_if_cased(folder)
+        hugging_face.warn_of_tokenizer(folder)
         assert ('do_lower_case false' in caplog.text) == (not lower)
 
 

@@ -15,10 +15,10 @@ LAYERS = {
         *('metrics', 'losses', 'precision', 'optim', 'sharding', 'writer', 'products', 'dropout'),
         *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads', 'model', 'multigrained'),
         *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),
-        *('train_state', 'train_step', 'checkpoint', 'tf_checkpoint'),
-        *('hugging_face', 'token_rows', 'initial'),
+        *('train_state', 'train_step', 'checkpoint', 'tensor_names', 'tf_checkpoint'),
+        *('hugging_face', 'weight_files', 'token_rows', 'weight_sources', 'initial'),
         *('wordpiece', 'encoder'),
-        *('card_examples', 'model_card'),
+        *('card_examples', 'model_card', 'output_folder', 'source_ids'),
         *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'paper_tables'),
         *('tables', 'replay'),
         *('encode', 'similarity'),
@@ -27,7 +27,7 @@ LAYERS = {
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer', 'formats'),
         *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking', 'records', 'manifest'),
         *('beam_job',),
-        *('build_vocab', 'build_corpus'),
+        *('base_block', 'build_vocab', 'build_corpus'),
         *('packing', 'loader', 'similar_words', 'batches', 'hub', 'locations', 'buckets'),
         *('labelled_formats', 'labelled', 'word_views'),
         *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'mirror'),
@@ -38,7 +38,7 @@ LAYERS = {
 SOLE_IMPORTERS = {
     'orbax': 'clower_jax/checkpoint.py',
     'apache_beam': 'input_pipeline/beam_job.py',
-    'torch': 'clower_jax/hugging_face.py',  # only to open a pytorch_model.bin, see below
+    'torch': 'clower_jax/weight_files.py',  # only to open a pytorch_model.bin, see below
 }
 # A command that, like run.py, joins the two packages.
 JOINS_PACKAGES = {'clower_jax/replay.py'}

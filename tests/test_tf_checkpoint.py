@@ -31,14 +31,16 @@ def tensorflow_name(name: str) -> str:
     return name.replace('layer.', 'layer_').replace('.', '/')
 
 
-def write(folder, model, prefix='bert_model.ckpt', optimizer=True):
-    """The folder of a checkpoint, as Google's archives have it, with the optimiser's states or without."""
+def write(folder, model, prefix='bert_model.ckpt', optimizer=True, named=tensorflow_name):
+    """The folder of a checkpoint, as Google's archives have it, with the optimiser's states or without;
+    `named` says how a tensor of the model is called there."""
     folder.mkdir(exist_ok=True)
     variables = {}
     for name, value in model.state_dict().items():
         if 'decoder' not in name and 'position_ids' not in name:
             value = value.numpy()
-            variables[tensorflow_name(name)] = value.T if tensorflow_name(name).endswith('kernel') else value
+            stored = named(name)
+            variables[stored] = value.T if stored.endswith('kernel') else value
     if optimizer:
         slots = [(f'{name}/adam_{kind}', np.ones_like(v)) for name, v in variables.items() for kind in 'mv']
         variables |= dict(slots) | {'global_step': np.int64(7)}
@@ -96,6 +98,34 @@ def test_fine_tuned_checkpoints(tmp_path, architecture, task):
     for name, value in vars(workdirs.torch_outputs(model, batch)).items():
         again = getattr(workdirs.torch_outputs(exported.eval(), batch), name)
         np.testing.assert_allclose(again, value, rtol=0, atol=1e-5)
+
+
+def test_what_a_wrapper_put_before_all_names_is_taken_off_and_named(pretrained, tmp_path, caplog):
+    model, plain = pretrained
+    folder = write(tmp_path / 'tf', model, named=lambda name: f'module/{tensorflow_name(name)}')
+    report = convert.import_weights(folder, tmp_path / 'run')
+    assert 'its names begin with module/, which is not read' in caplog.text
+    assert report == convert.import_weights(plain, tmp_path / 'expected')
+    got, expected = (
+        workdirs.tensors(export(tmp_path / name, tmp_path / f'{name}-hf')) for name in ('run', 'expected')
+    )
+    assert got.keys() == expected.keys()
+    for name, value in got.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_names_that_do_not_fit_are_an_error(pretrained, tmp_path):
+    """As TensorFlow 2 names what Keras keeps."""
+    number = {name: f'model/layer-{i}/.ATTRIBUTES' for i, name in enumerate(pretrained[0].state_dict())}
+    folder = write(tmp_path / 'tf', pretrained[0], named=number.__getitem__)
+    with pytest.raises(ValueError, match=r'is incomplete\. It lacks: .*\(37 of the 37 parameters') as error:
+        convert.import_weights(folder, tmp_path / 'run')
+    assert 'It has instead: model.layer-0..ATTRIBUTES' in str(error.value)
+
+
+def test_a_checkpoint_in_an_archives_folder(pretrained):
+    _, folder = pretrained
+    assert initial.source_info(folder.parent) == initial.source_info(folder)
 
 
 def test_info_of_a_folder_or_a_prefix(pretrained):

@@ -1,0 +1,177 @@
+"""What initial weights are taken from: finding it, and what it says of itself, its weights unread."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from clower_jax import hugging_face, tf_checkpoint, weight_files
+from clower_jax.checkpoint import BEST, FOLDER
+from clower_jax.model import VIEWS
+from clower_jax.pretraining import trains_pooler
+
+POOLER = '/pooler.dense/'
+CONFIGS = ('config.json', 'bert_config.json')  # Google's name is the second
+HOW_TO_GET_ONE = (
+    'To fetch the Chinese BERT that the paper starts from: '
+    'hf download google-bert/bert-base-chinese --local-dir bert-base-chinese'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceInfo:
+    """What a source says of itself, its weights unread.
+
+    model: hidden_size, num_layers, num_heads, intermediate_size, max_positions, vocab_size, base_vocab_size.
+    tokens: all of them, by id; the first `base_size` are the base block.
+    labels: of a classifier, in the order of its logits, LABEL_0, … where they have no names; else None.
+    task: 'pretrain' (a CLOWER run), 'classify' or 'span'; None: an encoder, perhaps with BERT's own heads.
+    rates: dropout, attention_dropout, initializer_range.
+    other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
+    kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'.
+    folder: where its files are: the source itself, or a folder in it.
+    classify_from: of a classifier, as in a config: what its head reads.
+    untrained: paths of parameters that are as they were drawn begin so.
+    """
+
+    model: dict[str, int]
+    tokens: list[str]
+    base_size: int
+    labels: list[str] | None
+    task: str | None
+    rates: dict[str, float]
+    other_head: str = ''
+    kind: str = 'bert'
+    folder: Path = Path()
+    classify_from: str = 'pooler'
+    untrained: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A source that was found.
+
+    kind: 'workdir', 'hugging_face' or 'tensorflow'. path: the folder, or the prefix of the TensorFlow
+    checkpoint. config, vocabulary: its files. random: parameters of an imported workdir that its own source
+    had not. untied: the decoder for masked tokens need not be the token table.
+    """
+
+    kind: str
+    path: Path
+    config: Path
+    vocabulary: Path
+    info: SourceInfo
+    random: frozenset[str] = frozenset()
+    untied: bool = False
+
+
+def source_info(source: str | Path) -> SourceInfo:
+    """Sizes, vocabulary and labels of anything that `load_initial` takes.
+
+    Raises ValueError where there is nothing of the kind, or it is no BERT like ours; it says why.
+    """
+    return find(source).info
+
+
+def is_workdir(folder: str | Path) -> bool:
+    """Whether a folder has checkpoints of a run. Folders of other people's may have a best/, too."""
+    runs = Path(folder, FOLDER).is_dir() or Path(folder, BEST).is_dir()
+    return runs and not weight_files.has_weights(Path(folder))
+
+
+def find(source: str | Path) -> Source:
+    """Raises ValueError as `source_info`."""
+    folder = Path(source)
+    if is_workdir(folder):
+        return _workdir(folder)
+    seeds = sorted(str(path.parent) for path in folder.glob(f'seed-*/{FOLDER}'))
+    if seeds:
+        raise ValueError(f'{folder} holds a run for each of several seeds: give one of {", ".join(seeds)}')
+    if found := _bert_in(folder):
+        return _bert(*found)
+    within = [path for path in sorted(folder.glob('*')) if _looks_like_bert(path)]
+    if len(within) > 1:
+        raise ValueError(f'{folder} has several models in it: give one of {", ".join(map(str, within))}')
+    if within and (found := _bert_in(within[0])):
+        return _bert(*found)
+    for names, lacks in ((CONFIGS, weight_files.FILES), (weight_files.FILES, CONFIGS)):
+        if any((folder / name).is_file() for name in names):
+            raise ValueError(f'{folder} has none of {", ".join(lacks)}')
+    raise ValueError(
+        f'{str(source)!r} is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with config.json '
+        'and model.safetensors) nor a TensorFlow checkpoint (bert_model.ckpt.index and its data, '
+        f"bert_config.json, vocab.txt). {HOW_TO_GET_ONE}. For random weights: --config.init_from=''"
+    )
+
+
+def _looks_like_bert(folder: Path) -> bool:
+    """Whether a folder in the one that was given is meant: 0_Transformer/ of sentence-transformers, which has
+    other modules beside it, or what an archive was unpacked to."""
+    needed = (CONFIGS, hugging_face.VOCABULARIES)
+    described = all(any((folder / name).is_file() for name in names) for names in needed)
+    return described and not is_workdir(folder)
+
+
+def _bert_in(source: Path) -> tuple[str, Path, Path] | None:
+    """Kind, path and config, as in `Source`, of somebody's BERT whose files lie right here."""
+    named = [path for name in CONFIGS if (path := source / name).is_file()]
+    if named and weight_files.has_weights(source):
+        return 'hugging_face', source, named[0]
+    prefix = tf_checkpoint.find(source)
+    if prefix is None:
+        return None
+    config = next((path for name in CONFIGS[::-1] if (path := prefix.parent / name).is_file()), None)
+    if config is None:
+        raise ValueError(f'{prefix.parent} has no bert_config.json, which says what its checkpoint is')
+    return 'tensorflow', prefix, config
+
+
+def _workdir(folder: Path) -> Source:
+    path = folder / 'config.json'
+    if not path.is_file():
+        raise ValueError(f'{folder} has no complete checkpoint yet')
+    config = json.loads(path.read_text(encoding='utf-8'))
+    names = (*hugging_face.SIZES, 'vocab_size', 'base_vocab_size')
+    model = {name: config['model'][name] for name in names}
+    task = config.get('task', 'pretrain')  # runs of version 0.1 do not say
+    tokens = hugging_face.read_tokens(folder / 'vocab.txt')
+    labels = list(config['data']['labels']) if task == 'classify' else None
+    rates = {name: config['model'][name] for name in hugging_face.RATES}
+    kind = config['model'].get('kind') or 'clower'
+    classify_from = config['model'].get('classify_from', 'pooler')
+    untrained: tuple[str, ...] = ()
+    if task == 'pretrain' and not config.get('init_from'):
+        untrained = tuple(f'{view}_encoder{POOLER}' for view in VIEWS if not trains_pooler(config, view))
+    info = SourceInfo(
+        model, tokens, model['base_vocab_size'], labels, task, rates,
+        kind=kind, folder=folder, classify_from=classify_from, untrained=untrained,
+    )  # fmt: skip
+    random = frozenset(config.get('imported', {}).get('random', ()))
+    return Source('workdir', folder, path, folder / 'vocab.txt', info, random)
+
+
+def _bert(kind: str, path: Path, config_path: Path) -> Source:
+    folder, config = config_path.parent, hugging_face.read_config(config_path)
+    if hugging_face.own_entry(config, 'encoder') == 'word':
+        raise ValueError(
+            f'{folder} holds a word encoder, which nothing starts from: export the character encoder of its '
+            'run (--encoder char), or start from the run itself'
+        )
+    vocabulary, tokens, base_size = hugging_face.read_vocabulary(folder, config.get('vocab_size'))
+    hugging_face.check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
+    model, rates = (
+        {ours: config.get(theirs, default) for ours, (theirs, default) in names.items()}
+        for names in (hugging_face.SIZES, hugging_face.RATES)
+    )
+    model |= {'vocab_size': len(tokens), 'base_vocab_size': base_size}
+    if kind == 'tensorflow':
+        task, num_labels = tf_checkpoint.head(path)
+    else:
+        task = hugging_face.TASKS.get((config.get('architectures') or [''])[0])
+        num_labels = config.get('num_labels', 2)
+    labels = hugging_face.labels(config, num_labels) if task == 'classify' else None
+    other_head = hugging_face.other_classifier(config, labels) if labels is not None else ''
+    if other_head:
+        task = labels = None
+    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head, folder=folder)
+    untied = config.get('tie_word_embeddings') is False
+    return Source(kind, path, config_path, vocabulary, info, untied=untied)
