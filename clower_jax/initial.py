@@ -39,7 +39,8 @@ class SourceInfo:
     task: 'pretrain' (a CLOWER run), 'classify' or 'span'; None: an encoder, perhaps with BERT's own heads.
     rates: dropout, attention_dropout, initializer_range.
     other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
-    kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'.
+    kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'; of an exported word encoder,
+    'word'.
     """
 
     model: dict[str, int]
@@ -101,11 +102,16 @@ def load_initial(
         listed.
     """
     found = _find(source)
+    flat = flax.traverse_util.flatten_dict(params, sep='/')
     key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
     hugging_face.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
+    if found.info.kind == 'word' and any(path.startswith('char_encoder/') for path in flat):
+        raise ValueError(
+            f'{source} holds a word encoder, and what would start from it reads characters: export the '
+            'character encoder of its run (--encoder char), or start from the run itself'
+        )
     owner = f'The run in {found.path}' if found.kind == 'workdir' else str(found.path)
     fit = token_rows.fit(found.info.tokens, found.info.base_size, vocabulary, found.vocabulary, owner)
-    flat = flax.traverse_util.flatten_dict(params, sep='/')
     if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
         other_head = any(_other_head(path, found.info, labels) for path in flat)
         if not (other_head or found.random) and (restored := _restore_whole(found.path, params)):
@@ -131,7 +137,8 @@ def load_initial(
         if value.shape != leaf.shape:
             raise ValueError(
                 f'{source}: {name} has the shape {value.shape}, the model wants {leaf.shape} at '
-                f'{path}: set model.* (and the vocabulary) as in {found.config}'
+                f'{path}: set model.* (and the vocabulary) as in {found.config}; if they are, the weights '
+                'are of another model'
             )
         used.add(name)
         flat[path] = jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
@@ -183,7 +190,7 @@ def _find(source: str | Path) -> _Source:
     raise ValueError(
         f'{str(source)!r} is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with config.json '
         'and model.safetensors) nor a TensorFlow checkpoint (bert_model.ckpt.index and its data, '
-        f"bert_config.json, vocab.txt). {HOW_TO_GET_ONE}. For random weights: --config.init_from=''"
+        f'bert_config.json, vocab.txt). {HOW_TO_GET_ONE}'
     )
 
 
@@ -206,11 +213,6 @@ def _workdir(folder: Path) -> _Source:
 
 def _bert(folder: Path, kind: str, path: Path, config_path: Path) -> _Source:
     config = hugging_face.read_config(config_path)
-    if hugging_face.own_entry(config, 'encoder') == 'word':
-        raise ValueError(
-            f'{folder} holds a word encoder, which nothing starts from: export the character encoder of its '
-            'run (--encoder char), or start from the run itself'
-        )
     vocabulary, tokens, base_size = hugging_face.read_vocabulary(folder)
     hugging_face.check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
     model, rates = (
@@ -227,7 +229,8 @@ def _bert(folder: Path, kind: str, path: Path, config_path: Path) -> _Source:
     other_head = hugging_face.other_classifier(config, labels) if labels is not None else ''
     if other_head:
         task = labels = None
-    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head)
+    reads = 'word' if hugging_face.own_entry(config, 'encoder') == 'word' else 'bert'
+    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head, reads)
     untied = config.get('tie_word_embeddings') is False
     return _Source(kind, path, config_path, vocabulary, info, untied=untied)
 

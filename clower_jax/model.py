@@ -1,6 +1,6 @@
 """The networks: CLOWER, for pre-training (the paper, section 3), and its character encoder with a head."""
 
-from typing import ClassVar
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -188,30 +188,40 @@ def positions_in_texts(texts: jax.Array | None, starts: jax.Array | None) -> jax
     return jnp.where(texts > 0, row - start, 0)
 
 
-class _CharEncoder(nn.Module):
-    """The embedding layer and the character encoder, parameters named as in `Clower`."""
+class _OneEncoder(nn.Module):
+    """The embedding layer and the encoder of one view, parameters named as in `Clower`."""
 
     shape: BertShape
     vocab_size: int
     max_positions: int
     dtype: jnp.dtype
+    view: str = dataclasses.field(default='char', kw_only=True)
 
-    inputs: ClassVar[tuple[str, ...]] = ('char_ids', 'char_segments')  # the parts of a batch that it reads
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The parts of a batch that it reads."""
+        return f'{self.view}_ids', f'{self.view}_segments'
 
     def setup(self):
         self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
-        self.char_encoder = BertEncoder(self.shape, self.dtype)
+        setattr(self, f'{self.view}_encoder', BertEncoder(self.shape, self.dtype))
+
+    @property
+    def encoder(self) -> BertEncoder:
+        """That of its view."""
+        return getattr(self, f'{self.view}_encoder')
 
     def encode(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None) -> jax.Array:
-        return self.char_encoder(self.embeddings(ids, segments, None, keys), attends(ids, None), keys)
+        return self.encoder(self.embeddings(ids, segments, None, keys), attends(ids, None), keys)
 
 
-class Classifier(_CharEncoder):
+class Classifier(_OneEncoder):
     """The encoder, its pooler, dropout and a dense layer: BERT's sentence and sentence-pair classifier.
 
     ids, segments: int [B, L], 0 = [PAD]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout →
     fp32 logits [B, num_labels]. The token table needs the base rows only (`vocab_size`): word rows are for
-    pre-training, and for the kinds of model that read `words` (clower_jax/multigrained.py).
+    pre-training, for the view 'word', and for the kinds of model that read `words` beside characters
+    (clower_jax/multigrained.py).
     """
 
     num_labels: int
@@ -224,14 +234,14 @@ class Classifier(_CharEncoder):
     def __call__(
         self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
-        return self.label(self.char_encoder.pool(self.encode(ids, segments, keys)[:, 0]), keys)
+        return self.label(self.encoder.pool(self.encode(ids, segments, keys)[:, 0]), keys)
 
     def label(self, pooled: jax.Array, keys: jax.Array | None) -> jax.Array:
         """The head: what the pooler gave [B, …] → fp32 logits."""
         return self.classifier(self.dropout(pooled, keys)).astype(jnp.float32)
 
 
-class SpanFinder(_CharEncoder):
+class SpanFinder(_OneEncoder):
     """The encoder and a dense layer: BERT's extractive question answering.
 
     ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 logits [B, L, 2] of each token being
@@ -252,7 +262,7 @@ class SpanFinder(_CharEncoder):
         return self.qa_outputs(hidden).astype(jnp.float32)
 
 
-class SentenceEncoder(_CharEncoder):
+class SentenceEncoder(_OneEncoder):
     """The encoder and a pooling: a vector for each text.
 
     ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 [B, D]. `pooling` is 'mean', over a

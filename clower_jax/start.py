@@ -151,6 +151,10 @@ def first_state(
         return state
     state = sharded_state(mesh, create)
     if config.init_from:
+        try:
+            initial.source_info(config.init_from)
+        except ValueError as error:
+            raise ValueError(f"{error}. For random weights: --config.init_from=''") from error
         hugging_face.warn_if_cased(Path(config.init_from))
         params, report = initial.load_initial(
             state.params,

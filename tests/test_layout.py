@@ -17,7 +17,7 @@ LAYERS = {
         *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),
         *('train_state', 'train_step', 'checkpoint', 'tf_checkpoint'),
         *('hugging_face', 'token_rows', 'initial'),
-        *('wordpiece', 'encoder'),
+        *('sentence_folder', 'wordpiece', 'encoder'),
         *('card_examples', 'model_card'),
         *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'tables', 'replay'),
         *('encode', 'similarity'),
@@ -39,8 +39,9 @@ SOLE_IMPORTERS = {
     'apache_beam': 'input_pipeline/beam_job.py',
     'torch': 'clower_jax/hugging_face.py',  # only to open a pytorch_model.bin, see below
 }
-# A command that, like run.py, joins the two packages.
-JOINS_PACKAGES = {'clower_jax/replay.py'}
+# What, like run.py, joins the two packages: a command, and the encoder, which has texts cut into words where
+# its model reads words.
+JOINS_PACKAGES = {'clower_jax/replay.py', 'clower_jax/encoder.py'}
 
 
 def sources(*folders: str) -> list[str]:
