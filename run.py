@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax.model import KINDS
 from clower_jax.progress import Stop
 from configs import common, pretrain
 from input_pipeline import batches, finetuning, locations
@@ -230,6 +231,8 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
         if value == 0 and name in sizes:
             config.model[name] = sizes[name]
     kind = config.model.kind
+    if kind not in (*KINDS, 'word'):
+        raise ValueError(f'model.kind={kind!r} must be one of {", ".join((*KINDS, "word"))}, or empty')
     if has == 'word' and kind != 'word':
         raise ValueError(f'{origin} holds a word encoder: leave model.kind={kind} out, or take word')
     if config.task not in READS_WORDS.get(kind, ()):

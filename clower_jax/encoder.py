@@ -337,10 +337,9 @@ def _words(folder: Path, info: initial.SourceInfo, max_length: int) -> Tokenize:
     from input_pipeline.tokenizer import Vocabulary
     from input_pipeline.word_tokenizer import WordTokenizer
 
+    data = _settings(folder).get('data', {})  # of a workdir
     made_with = hugging_face.read_segmenter(folder)
-    if made_with is None:
-        data = _settings(folder)['data']
-        made_with = {'name': data['segmenter'], 'hmm': data['hmm']}
+    made_with = made_with or {'name': data.get('segmenter', 'jieba'), 'hmm': data.get('hmm', True)}
     words = WordTokenizer.of(Vocabulary(info.tokens, info.base_size, {'segmenter': made_with}))
     return lambda texts: words.rows(texts, max_length)
 

@@ -156,6 +156,12 @@ def test_a_fine_tuned_word_encoder_is_exported_and_used(tuned, tmp_path, monkeyp
         ('exported', classify, {'model.kind': 'bert'}, 'holds a word encoder: leave model.kind=bert out'),
         ('exported', cmrc, {}, "model.kind=word reads words, which the task 'span' does not have"),
         ('exported', mirror, {}, "model.kind=word reads words, which the task 'mirror' does not have"),
+        (
+            'bert',
+            classify,
+            {'model.kind': 'words'},
+            "model.kind='words' must be one of .*lichee, word, or empty",
+        ),
         ('bert', classify, {'model.kind': 'word'}, 'word encoder of a CLOWER, and .*bert has none'),
         (
             'characters',
