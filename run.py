@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax.model import KINDS
 from clower_jax.progress import Stop
 from configs import common, pretrain
 from input_pipeline import batches, finetuning, locations
@@ -39,8 +40,8 @@ READING_OF_TEXT = (
     *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
     *('segmenter', 'hmm'),
 )
-# By kind of model: the tasks in which it reads words beside characters.
-READS_WORDS = {'ambert': ('classify',), 'lichee': ('classify', 'span')}
+# By kind of model: the tasks in which it reads words, beside characters or ('word') alone.
+READS_WORDS = {'ambert': ('classify',), 'lichee': ('classify', 'span'), 'word': ('classify',)}
 
 
 def default_workdir(config_file: str) -> Path:
@@ -223,17 +224,18 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
             f'--config.mode={config.mode} needs a fine-tuned --workdir, and {workdir} is none. Several seeds '
             'have a folder each: seed-0, …'
         )
+    origin = str(workdir) if began else config.init_from or config.data.vocab
     if began or config.init_from:
-        source = initial.source_info(str(workdir) if began else config.init_from)
+        source = initial.source_info(origin)
         if began and source.task != config.task:
             raise ValueError(f'{workdir} is of the task {source.task!r}, the config of {config.task!r}')
         if began and source.labels:
             config.data.labels = tuple(config.data.labels) or tuple(source.labels)
-        sizes, tokens, base_size = source.model, source.tokens, source.base_size
-        config.model.kind = config.model.kind or source.kind
+        sizes, tokens, base_size, has = source.model, source.tokens, source.base_size, source.kind
+        config.model.kind = config.model.kind or has
     elif config.data.vocab:
         sizes, tokens = common.model('base').to_dict(), read_tokens(config.data.vocab)
-        base_size, config.model.kind = len(tokens), config.model.kind or 'bert'
+        base_size, has, config.model.kind = len(tokens), 'bert', config.model.kind or 'bert'
     else:
         raise ValueError(
             'there is nothing to start from: give --config.init_from=X, a pre-training workdir or a Hugging '
@@ -243,22 +245,31 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
         if value == 0 and name in sizes:
             config.model[name] = sizes[name]
     kind = config.model.kind
+    if kind not in (*KINDS, 'word'):
+        raise ValueError(f'model.kind={kind!r} must be one of {", ".join((*KINDS, "word"))}, or empty')
+    if has == 'word' and kind != 'word':
+        raise ValueError(f'{origin} holds a word encoder: leave model.kind={kind} out, or take word')
     if config.task not in READS_WORDS.get(kind, ()):
-        if kind == 'lichee':
+        if kind in ('lichee', 'word'):
             raise ValueError(
-                'a model.kind=lichee reads words beside characters, which the task '
-                f'{config.task!r} does not have: it is made for {", ".join(READS_WORDS[kind])}'
+                f'a model.kind={kind} reads words, which the task {config.task!r} does not have: it is made '
+                f'for {", ".join(READS_WORDS[kind])}'
             )
         if config.task not in ('classify', 'span'):
             config.model.kind = 'bert'  # what a sentence task trains is the character encoder alone
         return config, Vocabulary(tokens[:base_size], base_size)
+    if kind == 'word' and (has not in ('word', 'clower') or len(tokens) == base_size):
+        raise ValueError(
+            f'model.kind=word is the word encoder of a CLOWER, and {origin} has none: start from the workdir '
+            'of its pre-training, or from its export with --encoder word'
+        )
     if len(tokens) == base_size:
         raise ValueError(
             f'a model.kind={kind} reads words, and there are none in its vocabulary: start from a workdir of '
             f'configs/pretrain.py:{kind}, with --config.init_from'
         )
     if not config.data.segmenter:
-        cut_by = export.segmenter_of(workdir if began else config.init_from)
+        cut_by = export.segmenter_of(origin)
         config.data.segmenter, config.data.hmm = cut_by['name'], cut_by.get('hmm', True)
     return config, Vocabulary(tokens, base_size)
 

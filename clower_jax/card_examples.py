@@ -10,6 +10,13 @@ inputs = tokenizer(['今天天气很好。', '我们去公园。'], padding=True
 with torch.no_grad():
     vectors = model(**inputs).last_hidden_state  # [texts, tokens, hidden size]
 """
+SENTENCE_TRANSFORMER = """
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer('FOLDER')
+vectors = model.encode(['今天天气很好。', '天气真不错。'])
+print(model.similarity(vectors, vectors))
+"""
 SENTENCES = """
 import torch
 from transformers import AutoModel, AutoTokenizer
@@ -44,6 +51,18 @@ model = AutoModel.from_pretrained('FOLDER')
 inputs = tokenizer(['今天天气很好。', '我们去公园。'])
 with torch.no_grad():
     vectors = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).last_hidden_state
+"""
+CLASSIFY_WORDS = """
+import torch
+from input_pipeline.word_tokenizer import WordTokenizer
+from transformers import AutoModelForSequenceClassification
+
+tokenizer = WordTokenizer.load('FOLDER')
+model = AutoModelForSequenceClassification.from_pretrained('FOLDER')
+inputs = tokenizer(['今天天气很好。'])  # of pairs: tokenizer([text], [other text])
+with torch.no_grad():
+    logits = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits
+print(model.config.id2label[int(logits[0].argmax())])
 """
 CLASSIFY = """
 from transformers import pipeline

@@ -83,13 +83,18 @@ def _config(source: str | Path, info: SourceInfo) -> ConfigDict:
     """The settings of an imported workdir, under the names that a run has them."""
     data: dict[str, Any] = {'max_length': info.model['max_positions']}
     data |= {'labels': info.labels} if info.labels else {}
+    model: dict[str, Any] = {**info.model, **info.rates}
+    if info.kind == 'word':
+        cut_by = export.segmenter_of(source)
+        model['kind'] = 'word'
+        data |= {'segmenter': cut_by['name'], 'hmm': cut_by.get('hmm', True)}
     return ConfigDict(
         {
             'task': info.task or 'pretrain',
             'seed': 0,
             'dtype': 'float32',
             'init_from': str(source),
-            'model': info.model | info.rates,
+            'model': model,
             'data': data,
         }
     )

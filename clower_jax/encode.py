@@ -71,12 +71,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog='python -m clower_jax.encode', description=__doc__.partition('\n')[0]
     )
-    parser.add_argument('--model', required=True, help='a Hugging Face BERT folder, or the workdir of a run')
+    parser.add_argument('--model', required=True, help='a BERT folder, a workdir, or sentence-transformers')
     parser.add_argument('--input', required=True, help='a text a line, UTF-8')
     parser.add_argument('--output', required=True, help='the .npy to write')
     parser.add_argument('--pooling', choices=('mean', 'cls'), default='', help='default: as it was trained')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
-    parser.add_argument('--max_length', type=int, help='tokens of a text; default: all positions it has')
+    parser.add_argument('--max_length', type=int, help='tokens of a text; default: as the model says')
     parser.add_argument('--batch_size', type=int, help='texts in a batch, at most')
     parser.add_argument('--normalize', action='store_true', help='vectors of length 1')
     args = parser.parse_args(argv)

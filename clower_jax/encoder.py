@@ -1,4 +1,4 @@
-"""Texts → vectors, by the character encoder of a run or by any BERT.
+"""Texts → vectors, by an encoder of a run or by any BERT.
 
 from clower_jax import Encoder
 vectors = Encoder.load('clower-char').encode(['今天天气很好。', '我们去公园。'])  # fp32 [2, D]
@@ -10,7 +10,7 @@ import json
 import logging
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
-from clower_jax import hugging_face, initial, precision, token_rows, wordpiece
+from clower_jax import hugging_face, initial, precision, sentence_folder, token_rows, wordpiece
 from clower_jax.bert import BertShape
 from clower_jax.model import PAD_ID, SentenceEncoder
 
@@ -36,20 +36,28 @@ BATCHES = {'cpu': (2048, 2e10)}
 OTHER = (32_768, 1e14)
 
 T = TypeVar('T')
+# Texts → the ids of each, special ones included, at most `max_length` of them; how many texts were cut.
+Tokenize = Callable[[Sequence[str]], tuple[list[list[int]], int]]
 
 
 class Encoder:
     """A text's vector is the mean of its tokens' last hidden states, or that of [CLS].
 
     `load` makes one. `size` is D, the length of a vector; `max_length` the tokens of a text that are read,
-    [CLS] and [SEP] included. Everything runs on JAX's first device.
+    [CLS] and [SEP] included; `normalizes` whether all vectors have the length 1. Everything runs on JAX's
+    first device.
     """
 
     def __init__(
-        self, model: SentenceEncoder, params: dict, tokenizer: tokenizers.Tokenizer, max_length: int
+        self,
+        model: SentenceEncoder,
+        params: dict,
+        tokenize: Tokenize,
+        max_length: int,
+        normalizes: bool = False,
     ):
-        self.size, self.max_length = model.shape.hidden_size, max_length
-        self._tokenizer, self._params = tokenizer, params
+        self.size, self.max_length, self.normalizes = model.shape.hidden_size, max_length, normalizes
+        self._tokenize, self._params = tokenize, params
         self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
         self._forward = jax.jit(lambda params, ids: model.apply({'params': params}, ids, jnp.zeros_like(ids)))
         self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), OTHER)
@@ -68,45 +76,65 @@ class Encoder:
         """The encoder of a folder.
 
         Args:
-          folder: a Hugging Face BERT, exported or anybody's; a workdir, of which it is the character encoder,
-            of a fine-tuned one with its best parameters; or a TensorFlow checkpoint. Texts are tokenised by
-            its tokenizer.json, or by BERT's tokenizer over its vocab.txt.
+          folder: a Hugging Face BERT, exported or anybody's; a folder of sentence-transformers, of which
+            all is done that its modules say; a workdir, of which it is the character encoder, of a
+            fine-tuned one the encoder that was fine-tuned, with its best parameters; or a TensorFlow
+            checkpoint. Texts are tokenised as transformers does it with the folder; by an exported word
+            encoder they are read as words, cut as in its training.
           pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls'; empty: what the encoder
             was trained with, where it was trained to give vectors, else 'mean'.
           dtype: what products are computed in: 'float32', 'bfloat16' or 'float16'.
-          max_length: tokens; None: as many as the model has positions.
+          max_length: tokens; None: as many as the folder says that it reads (max_seq_length, or
+            model_max_length; of a fine-tuned workdir data.max_length), at most as many as it has positions.
 
         Raises:
-          ValueError: the folder is none of these, it lacks a part of the encoder, or an argument makes no
-            sense.
+          ValueError: the folder is none of these, it lacks a part of the encoder, it makes vectors in a way
+            that is not done here, or an argument makes no sense.
         """
+        precise = precision.compute_dtype(dtype)
+        if pooling not in ('', *sentence_folder.OURS):
+            raise ValueError(f'pooling={pooling!r} must be one of {", ".join(sentence_folder.OURS)}')
+        recipe = sentence_folder.read(Path(folder), pooling)
+        folder = recipe.transformer
         info = initial.source_info(folder)
         if info.kind == 'lichee':
             raise ValueError(f'{folder} is a model of the kind lichee, which reads words beside characters')
         positions = info.model['max_positions']
-        max_length = positions if max_length is None else max_length
+        if max_length is None:
+            max_length = int(min(recipe.max_length or _length(folder) or positions, positions))
         if not 3 <= max_length <= positions:
             raise ValueError(
                 f'max_length={max_length} must be from 3 ([CLS], a token, [SEP]) to {positions}, the '
                 f'positions that {folder} has'
             )
-        base = info.tokens[: info.base_size]
+        words = info.kind == 'word'
+        tokens = info.tokens if words else info.tokens[: info.base_size]
+        if words:
+            tokenize = _words(folder, info, max_length)
+        else:
+            tokenize = _pieces(wordpiece.of_folder(folder, tokens, recipe.lowercase), max_length)
+        if recipe.prompt:
+            tokenize = _after(recipe.prompt, tokenize)
         model = SentenceEncoder(
             shape=BertShape.of({**info.model, **info.rates}),
-            vocab_size=info.base_size,
+            vocab_size=len(tokens),
             max_positions=positions,
-            dtype=precision.compute_dtype(dtype),
-            pooling=pooling or _pooling(Path(folder)),
+            dtype=precise,
+            pooling=recipe.pooling or _pooling(folder),
+            view='word' if words else 'char',
         )
         ids = jnp.zeros((1, 3), jnp.int32)
         abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-        vocabulary = token_rows.OwnVocabulary(base, len(base))
+        vocabulary = token_rows.OwnVocabulary(tokens, info.base_size)
         params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
         if report.random:
             raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
-        return cls(model, params, _tokenizer(Path(folder), base, max_length), max_length)
+        layers = [name for name in report.unused if name.startswith('encoder.layer.')]
+        if layers:
+            log.warning('%s has weights of more layers than its config.json: %s, …', folder, layers[0])
+        return cls(model, params, tokenize, max_length, recipe.normalize)
 
     def encode(
         self,
@@ -121,16 +149,17 @@ class Encoder:
         [SEP]. What is over `max_length` is cut off, and the log says of how many texts.
 
         Args:
-          texts: N of them, 0 or more.
+          texts: N strings, 0 or more.
           batch_size: at most so many in a batch; None: as many as make a batch of about constant size.
-          normalize: divide each vector by its length, so that products are cosines.
+          normalize: divide each vector by its length, so that products are cosines; an encoder that
+            `normalizes` does it anyway.
           show_progress: a bar on stderr, or one of the caller's that is to be moved on.
 
         Raises:
-          ValueError: `texts` is a single string, or `batch_size` is below 1.
+          ValueError: `texts` is a single string, one of them is no string or none that can be written in
+            UTF-8, or `batch_size` is below 1.
         """
-        if isinstance(texts, str):
-            raise ValueError('texts is a single string: give a list of texts')
+        texts = _checked(texts)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f'batch_size={batch_size} must be at least 1')
         number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
@@ -147,7 +176,7 @@ class Encoder:
             for numbers, found in _ahead(begun, IN_FLIGHT):
                 vectors[numbers] = np.asarray(found)[: len(numbers)]
                 bar.update(len(numbers))
-        if normalize:
+        if normalize or self.normalizes:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)
         if len(number_of) == len(texts):
@@ -207,8 +236,8 @@ class Encoder:
         """The numbers of the texts with their ids, a part at a time, the part after it being on its way. The
         longest come first, as their characters count: words of Latin letters have fewer tokens."""
 
-        def tokenise(part: list[int]) -> list[tokenizers.Encoding]:
-            return self._tokenizer.encode_batch_fast([texts[number] for number in part])
+        def tokenise(part: list[int]) -> tuple[list[list[int]], int]:
+            return self._tokenize([texts[number] for number in part])
 
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]), reverse=True)
         parts = [order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER)]
@@ -216,9 +245,9 @@ class Encoder:
         with ThreadPoolExecutor(1) as pool:
             begun = (pool.submit(tokenise, part) for part in parts)
             for part, future in zip(parts, _ahead(begun, 1), strict=True):
-                encoded = future.result()
-                cut += sum(bool(row.overflowing) for row in encoded)
-                yield zip(part, [row.ids for row in encoded])
+                rows, over = future.result()
+                cut += over
+                yield zip(part, rows)
         if cut:
             log.warning('%d of %d texts were cut to %d tokens', cut, len(texts), self.max_length)
 
@@ -248,29 +277,73 @@ def _padded(rows: Sequence[Sequence[int]], height: int, width: int) -> np.ndarra
     return ids
 
 
+def _checked(texts: Sequence[str]) -> list[str]:
+    """Texts that can be tokenised. Raises ValueError where there is another thing, saying which."""
+    if isinstance(texts, str):
+        raise ValueError('texts is a single string: give a list of texts')
+    if not isinstance(texts, Iterable):
+        raise ValueError(f'texts is {texts!r}: give a list of texts')
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f'texts[{number}] is {text!r}, no string: leave it out, or give an empty text in its place'
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f'texts[{number}] has half of a character ({text[error.start]!r}, a lone surrogate) at '
+                f'{error.start}, so it was decoded wrongly: text.encode("utf-8", "replace").decode() has "?"'
+            ) from error
+    return texts
+
+
+def _settings(folder: Path) -> dict:
+    """The config.json of a folder or a workdir; {} where there is none."""
+    path = folder / 'config.json'
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+
+
 def _pooling(folder: Path) -> str:
     """What the encoder of a folder was trained with; 'mean' where that is not known."""
-    path = folder / 'config.json'
-    config = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    config = _settings(folder)
     own = hugging_face.own_entry(config, 'pooling')
     return own or config.get('model', {}).get('pooling') or 'mean'
 
 
-def _tokenizer(folder: Path, tokens: Sequence[str], max_length: int) -> tokenizers.Tokenizer:
-    """That of a folder, to cut at `max_length` and not to pad."""
-    path = folder / 'tokenizer.json'
-    if path.is_file():
-        try:
-            made = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing more exact
-            raise ValueError(f'{path} is no tokenizer ({error}): it may be damaged') from error
-    else:
-        made = wordpiece.tokenizer(tokens, lowercase=not hugging_face.is_cased(folder))
-    if made.id_to_token(PAD_ID) != tokens[PAD_ID] or made.get_vocab_size() > len(tokens):
-        raise ValueError(
-            f'{path} has other tokens than the model ({made.get_vocab_size()}, not {len(tokens)}): it may be '
-            'of another one, or have got new ones'
-        )
-    made.no_padding()
-    made.enable_truncation(max_length)
-    return made
+def _length(folder: Path) -> float | None:
+    """How many tokens of a text a folder says it reads, or a fine-tuned workdir; None where it does not."""
+    config = _settings(folder)
+    if config.get('task', 'pretrain') != 'pretrain':
+        return config['data'].get('max_length')
+    return hugging_face.tokenizer_settings(folder).get('model_max_length')
+
+
+def _pieces(tokenizer: tokenizers.Tokenizer, max_length: int) -> Tokenize:
+    """Texts as the tokens of BERT's tokenizer."""
+    tokenizer.enable_truncation(max_length)
+
+    def tokenize(texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        rows = tokenizer.encode_batch_fast(texts)
+        return [row.ids for row in rows], sum(bool(row.overflowing) for row in rows)
+
+    return tokenize
+
+
+def _words(folder: Path, info: initial.SourceInfo, max_length: int) -> Tokenize:
+    """Texts as words, for a folder or a fine-tuned workdir of the word encoder."""
+    # The only thing of the data that a model needs when it is in use; characters are BERT's own matter.
+    from input_pipeline.tokenizer import Vocabulary
+    from input_pipeline.word_tokenizer import WordTokenizer
+
+    data = _settings(folder).get('data', {})  # of a workdir
+    made_with = hugging_face.read_segmenter(folder)
+    made_with = made_with or {'name': data.get('segmenter', 'jieba'), 'hmm': data.get('hmm', True)}
+    words = WordTokenizer.of(Vocabulary(info.tokens, info.base_size, {'segmenter': made_with}))
+    return lambda texts: words.rows(texts, max_length)
+
+
+def _after(prompt: str, tokenize: Tokenize) -> Tokenize:
+    """The same of texts that begin with a prompt."""
+    return lambda texts: tokenize([prompt + text for text in texts])

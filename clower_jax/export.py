@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from clower_jax import hugging_face, model_card, output_folder, source_ids, wordpiece
+from clower_jax import hugging_face, model_card, output_folder, sentence_folder, source_ids, wordpiece
 from clower_jax.initial import TOKEN_ROWS, is_workdir, open_checkpoints, source_info
 from clower_jax.model import KINDS, PAD_ID
 from clower_jax.pretraining import predicts_order, trains_pooler
@@ -24,6 +24,7 @@ HEADS = ('all', 'mlm', 'none')
 FILES = {
     *('README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'),
     *('vocab.txt', 'word_vocab.txt', 'word_vocab.json'),
+    *sentence_folder.FILES,
 }
 
 
@@ -70,8 +71,10 @@ def export(
     info = source_info(workdir)
     if not is_workdir(workdir):
         raise ValueError(f'{workdir} is no workdir of a run. Weights from elsewhere: first convert import')
-    task = info.task or 'pretrain'
-    if encoder == 'word' and task != 'pretrain':
+    task, kind = info.task or 'pretrain', info.kind
+    if kind == 'word':
+        encoder = 'word'  # which was fine-tuned, and is all that there is
+    elif encoder == 'word' and task != 'pretrain':
         raise ValueError(f'{workdir} is a fine-tuned model: it has no word encoder')
     if task != 'pretrain' and (keep_word_rows or heads != 'all'):
         raise ValueError(
@@ -79,7 +82,6 @@ def export(
             '--keep_word_rows and --heads'
         )
     config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
-    kind = info.kind
     if reason := why_no_bert(kind, task, info.classify_from):
         raise ValueError(f'{workdir} {reason}')
     if kind == 'ambert' and encoder == 'char' and keep_word_rows:
@@ -87,7 +89,7 @@ def export(
             f"{workdir} is a model of the kind 'ambert': its characters have a table of their own, without "
             'word rows. Leave out --keep_word_rows, or take --encoder word'
         )
-    if encoder not in KINDS[kind]:
+    if kind != 'word' and encoder not in KINDS[kind]:
         raise ValueError(f'{workdir} is a model of the kind {kind!r}: it has no {encoder} encoder')
     if encoder == 'word' and len(info.tokens) == info.base_size:
         raise ValueError(f'{workdir} has no words in its vocabulary, and so no word encoder to export')
@@ -117,7 +119,8 @@ def export(
         length = config['data'].get('max_length') or length
     manifest = _manifest(config, workdir, info.tokens, info.base_size)
     own = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
-    own |= {'pooling': config['model']['pooling']} if 'pooling' in config['model'] else {}
+    pooling = config['model'].get('pooling')
+    own |= {'pooling': pooling} if pooling else {}
     settings = bert_config(config['model'], architecture, rows, info.labels)
 
     with output_folder.whole(output, sum(tensor.nbytes for tensor in tensors.values())) as folder:
@@ -125,8 +128,10 @@ def export(
         _write_json(folder / 'config.json', settings | {hugging_face.OWN_KEY: own})
         shutil.copymode(folder / 'config.json', folder / 'model.safetensors')  # else for its owner alone
         write_tokenizer(folder, tokens, length)
+        if pooling:
+            sentence_folder.write(folder, pooling, config['model']['hidden_size'], length)
         if rows > len(tokens):
-            _write_words(folder, info.tokens, info.base_size, _segmenter(config, workdir, manifest))
+            _write_words(folder, info.tokens, info.base_size, segmenter_of(workdir))
         card = model_card.render(
             model_card.Facts(
                 name=output.name,
@@ -256,7 +261,7 @@ def _check_free(output: Path, overwrite: bool) -> None:
     config = _read_json(output / 'config.json') if output.is_dir() else None
     if not config or hugging_face.OWN_KEY not in config:
         raise ValueError(f'{output} is in the way, and no export: give another folder')
-    strangers = sorted({path.name for path in output.iterdir()} - FILES)
+    strangers = sorted({str(path.relative_to(output)) for path in output.rglob('*')} - FILES)
     if strangers:
         found = ', '.join(strangers)
         raise ValueError(f'{output} has files that no export wrote ({found}): give another folder')
@@ -276,8 +281,11 @@ def _write_words(folder: Path, tokens: list[str], base_size: int, segmenter: dic
 
 
 def segmenter_of(workdir: str | Path) -> dict[str, Any]:
-    """What cut the words that a run was trained on: `name`, and `hmm` and more where known."""
+    """What cut the words that a run, or an exported model with words, was trained on: `name`, and `hmm` and
+    more where known."""
     info = source_info(workdir)
+    if not is_workdir(workdir):
+        return hugging_face.read_segmenter(Path(workdir)) or {'name': 'jieba'}
     config = json.loads(Path(workdir, 'config.json').read_text(encoding='utf-8'))
     if info.task != 'pretrain':
         return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}

@@ -41,6 +41,14 @@ FIXED = {
     'type_vocab_size': 2,
     'is_decoder': False,
 }
+# Of tokenizer_config.json: what decides the ids of a text.
+TOKENIZER_SETTINGS = {
+    'do_lower_case': (bool,),
+    'strip_accents': (bool,),
+    'tokenize_chinese_chars': (bool,),
+    'model_max_length': (int, float),  # where it is not known, 1e30
+    'tokenizer_class': (str,),
+}
 TASKS = {'BertForSequenceClassification': 'classify', 'BertForQuestionAnswering': 'span'}
 
 
@@ -119,7 +127,7 @@ def check_same(path: Path, settings: Mapping[str, tuple]) -> None:
         if theirs != ours
     ]
     if wrong:
-        raise ValueError(f"{path} describes another encoder than this run's: {'; '.join(wrong)}")
+        raise ValueError(f'{path} describes another encoder than ours: {"; ".join(wrong)}')
 
 
 def own_entry(config: Mapping[str, Any], name: str) -> Any:
@@ -128,10 +136,23 @@ def own_entry(config: Mapping[str, Any], name: str) -> Any:
     return own.get(name) if isinstance(own, dict) else None
 
 
+def tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """What a folder's tokenizer_config.json says, without what it leaves open (null); {} where there is none.
+
+    Raises ValueError where a setting that decides the ids is of another type than it should be.
+    """
+    path = folder / 'tokenizer_config.json'
+    settings = {k: v for k, v in read_json(path).items() if v is not None} if path.is_file() else {}
+    for name, kinds in TOKENIZER_SETTINGS.items():
+        if name in settings and not isinstance(settings[name], kinds):
+            wanted = kinds[0].__name__
+            raise ValueError(f'{path}: {name} is {settings[name]!r}, and should be of the type {wanted}')
+    return settings
+
+
 def is_cased(folder: Path) -> bool:
     """Whether the folder's tokenizer keeps capitals."""
-    path = folder / 'tokenizer_config.json'
-    return path.is_file() and read_json(path).get('do_lower_case') is False
+    return tokenizer_settings(folder).get('do_lower_case') is False
 
 
 def warn_of_tokenizer(folder: Path) -> None:

@@ -86,11 +86,16 @@ def load_initial(
         pooler that it has not, or that has another shape, is no error: it is left at random and listed.
     """
     found = find(source)
+    flat = flax.traverse_util.flatten_dict(params, sep='/')
     key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
     hugging_face.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
+    if found.info.kind == 'word' and any(path.startswith('char_encoder/') for path in flat):
+        raise ValueError(
+            f'{source} holds a word encoder, and what would start from it reads characters: export the '
+            'character encoder of its run (--encoder char), or start from the run itself'
+        )
     owner = f'The run in {found.path}' if found.kind == 'workdir' else str(found.path)
     fit = token_rows.fit(found.info.tokens, found.info.base_size, vocabulary, found.vocabulary, owner)
-    flat = flax.traverse_util.flatten_dict(params, sep='/')
     unwanted = {path: _unwanted(path, found.info, labels, classify_from, new_pooler) for path in flat}
     if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
         if not (any(unwanted.values()) or found.random) and (restored := _restore_whole(found.path, params)):
@@ -117,7 +122,8 @@ def load_initial(
         if value.shape != leaf.shape:
             raise ValueError(
                 f'{source}: {name} has the shape {value.shape}, the model wants {leaf.shape} at '
-                f'{path}: set model.* (and the vocabulary) as in {found.config}'
+                f'{path}: set model.* (and the vocabulary) as in {found.config}; if they are, the weights '
+                'are of another model'
             )
         used.add(name)
         flat[path] = jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)

@@ -1,6 +1,6 @@
 """The networks: CLOWER, for pre-training (the paper, section 3), and its character encoder with a head."""
 
-from typing import ClassVar
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -188,25 +188,34 @@ def positions_in_texts(texts: jax.Array | None, starts: jax.Array | None) -> jax
     return jnp.where(texts > 0, row - start, 0)
 
 
-class _CharEncoder(nn.Module):
-    """The embedding layer and the character encoder, parameters named as in `Clower`."""
+class _OneEncoder(nn.Module):
+    """The embedding layer and the encoder of one view, parameters named as in `Clower`."""
 
     shape: BertShape
     vocab_size: int
     max_positions: int
     dtype: jnp.dtype
+    view: str = dataclasses.field(default='char', kw_only=True)
 
-    inputs: ClassVar[tuple[str, ...]] = ('char_ids', 'char_segments')  # the parts of a batch that it reads
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The parts of a batch that it reads."""
+        return f'{self.view}_ids', f'{self.view}_segments'
 
     def setup(self):
         self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
-        self.char_encoder = BertEncoder(self.shape, self.dtype)
+        setattr(self, f'{self.view}_encoder', BertEncoder(self.shape, self.dtype))
+
+    @property
+    def encoder(self) -> BertEncoder:
+        """That of its view."""
+        return getattr(self, f'{self.view}_encoder')
 
     def encode(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None) -> jax.Array:
-        return self.char_encoder(self.embeddings(ids, segments, None, keys), attends(ids, None), keys)
+        return self.encoder(self.embeddings(ids, segments, None, keys), attends(ids, None), keys)
 
 
-class Classifier(_CharEncoder):
+class Classifier(_OneEncoder):
     """The encoder, a vector of the text, dropout and a dense layer: a classifier of texts and of pairs.
 
     `classify_from` is what it reads: 'pooler', tanh(W·h + b) of the last hidden state h of [CLS], as BERT's
@@ -215,7 +224,8 @@ class Classifier(_CharEncoder):
 
     ids, segments: int [B, L], 0 = [PAD]; keys: uint32 [B, 2] of `dropout.row_keys`, None for no dropout →
     fp32 logits [B, num_labels]. The token table needs the base rows only (`vocab_size`): word rows are for
-    pre-training, and for the kinds of model that read `words` (clower_jax/multigrained.py).
+    pre-training, for the view 'word', and for the kinds of model that read `words` beside characters
+    (clower_jax/multigrained.py).
     """
 
     num_labels: int
@@ -234,7 +244,7 @@ class Classifier(_CharEncoder):
     def of_text(self, hidden: jax.Array, ids: jax.Array) -> jax.Array:
         """[B, D]: what the class is told from; hidden: last hidden states [B, L, D] of int ids [B, L]."""
         if self.classify_from == 'pooler':
-            return self.char_encoder.pool(hidden[:, 0])
+            return self.encoder.pool(hidden[:, 0])
         return pool_tokens(hidden, ids, self.classify_from).astype(self.dtype)
 
     def label(self, vectors: jax.Array, keys: jax.Array | None) -> jax.Array:
@@ -242,7 +252,7 @@ class Classifier(_CharEncoder):
         return self.classifier(self.dropout(vectors, keys)).astype(jnp.float32)
 
 
-class SpanFinder(_CharEncoder):
+class SpanFinder(_OneEncoder):
     """The encoder and a dense layer: BERT's extractive question answering.
 
     ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 logits [B, L, 2] of each token being
@@ -263,7 +273,7 @@ class SpanFinder(_CharEncoder):
         return self.qa_outputs(hidden).astype(jnp.float32)
 
 
-class SentenceEncoder(_CharEncoder):
+class SentenceEncoder(_OneEncoder):
     """The encoder and a pooling: a vector for each text.
 
     ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 [B, D]. `pooling` is 'mean', over a

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clower_jax.card_examples import ANSWER, CLASSIFY, FILL, POOLING, SENTENCES, VECTORS, WORDS
+from clower_jax import card_examples as code_for
 from clower_jax.initial import is_workdir
 
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
@@ -95,14 +95,16 @@ class Facts(NamedTuple):
 
 def render(facts: Facts) -> str:
     """The card: a header in YAML that model hubs read, then Markdown. It names files, not their places."""
+    sentences = facts.config.get('task') in SENTENCE_TASKS
+    pipeline = 'sentence-similarity' if sentences else PIPELINES[facts.architecture]
     header = {
         'language': 'zh',
-        'library_name': 'transformers',
+        'library_name': 'sentence-transformers' if sentences else 'transformers',
         # Pipelines take the tokenizer of the folder, which gives characters.
-        'pipeline_tag': 'feature-extraction' if facts.encoder == 'word' else PIPELINES[facts.architecture],
+        'pipeline_tag': 'feature-extraction' if facts.encoder == 'word' else pipeline,
         'license': facts.license or 'unknown',
         'base_model': facts.base_model or _hub_id(facts.config.get('init_from') or ''),
-        'tags': ['clower', 'bert'],
+        'tags': ['clower', 'bert', *(['sentence-transformers'] if sentences else [])],
     }
     lines = [
         '---',
@@ -126,15 +128,25 @@ def render(facts: Facts) -> str:
 def snippets(facts: Facts) -> list[str]:
     """Python that uses the folder, run from the folder above it."""
     if facts.encoder == 'word':
-        found = [WORDS]
+        found = [
+            code_for.CLASSIFY_WORDS
+            if facts.architecture == 'BertForSequenceClassification'
+            else code_for.WORDS
+        ]
     elif facts.config.get('task') in SENTENCE_TASKS:
-        found = [SENTENCES.replace('POOLING', POOLING[facts.config['model']['pooling']])]
+        found = [
+            code_for.SENTENCE_TRANSFORMER,
+            code_for.SENTENCES.replace('POOLING', code_for.POOLING[facts.config['model']['pooling']]),
+        ]
     else:
         kind = facts.architecture
-        tuned = {'BertForSequenceClassification': CLASSIFY, 'BertForQuestionAnswering': ANSWER}
+        tuned = {
+            'BertForSequenceClassification': code_for.CLASSIFY,
+            'BertForQuestionAnswering': code_for.ANSWER,
+        }
         found = [tuned[kind]] if kind in tuned else []
-        found += [VECTORS] if not found and (facts.pooler or kind == 'BertModel') else []
-        found += [FILL] if kind in ('BertForMaskedLM', 'BertForPreTraining') else []
+        found += [code_for.VECTORS] if not found and (facts.pooler or kind == 'BertModel') else []
+        found += [code_for.FILL] if kind in ('BertForMaskedLM', 'BertForPreTraining') else []
     return [code.replace("'FOLDER'", repr(facts.name)).strip('\n') for code in found]
 
 

@@ -5,8 +5,6 @@ embedding layer of its own. LICHEE (Guo et al. 2021, arXiv 2108.00801): one enco
 merged with the word that it is in.
 """
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +80,10 @@ class AmbertClassifier(Classifier):
 
     word_vocab_size: int
 
-    inputs: ClassVar[tuple[str, ...]] = ('char_ids', 'char_segments', 'word_ids', 'word_segments')
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The parts of a batch that it reads."""
+        return (*super().inputs, 'word_ids', 'word_segments')
 
     def setup(self):
         super().setup()
@@ -102,7 +103,10 @@ class AmbertClassifier(Classifier):
 class LicheeClassifier(Classifier):
     """LICHEE as a `Classifier`; words: one, int [B, L], as `char_words` in `Lichee`."""
 
-    inputs: ClassVar[tuple[str, ...]] = ('char_ids', 'char_segments', 'char_words')
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The parts of a batch that it reads."""
+        return (*super().inputs, 'char_words')
 
     def __call__(
         self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
@@ -114,7 +118,10 @@ class LicheeClassifier(Classifier):
 class LicheeSpanFinder(SpanFinder):
     """LICHEE as a `SpanFinder`; words: one, int [B, L], as `char_words` in `Lichee`."""
 
-    inputs: ClassVar[tuple[str, ...]] = ('char_ids', 'char_segments', 'char_words')
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The parts of a batch that it reads."""
+        return (*super().inputs, 'char_words')
 
     def __call__(
         self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None

@@ -158,8 +158,11 @@ def first_state(
         return state
     state = sharded_state(mesh, create)
     if config.init_from:
-        source = initial.source_info(config.init_from).folder
-        hugging_face.warn_of_tokenizer(source)
+        try:
+            source = initial.source_info(config.init_from)
+        except ValueError as error:
+            raise ValueError(f"{error}. For random weights: --config.init_from=''") from error
+        hugging_face.warn_of_tokenizer(source.folder)
         params, report = initial.load_initial(
             state.params,
             config.init_from,

@@ -76,12 +76,13 @@ class _Supervised:
         return 0.0
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
-        keys = None if key is None else dropout.row_keys(key, len(batch['char_ids']))
-        return self.model.apply({'params': params}, *(batch[name] for name in self.model.inputs), keys=keys)
+        inputs = [batch[name] for name in self.model.inputs]
+        keys = None if key is None else dropout.row_keys(key, len(inputs[0]))
+        return self.model.apply({'params': params}, *inputs, keys=keys)
 
     def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
         part = losses.masked_cross_entropy(logits, self._labels(batch))
-        ids = batch['char_ids']
+        ids = batch[self.model.inputs[0]]
         counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': (ids != PAD_ID).sum()}
         sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
         sums |= {self._name: (part.loss, part.count), self._accuracy: (part.correct, part.count)}
@@ -98,7 +99,8 @@ class _Supervised:
 class Classify(_Supervised):
     """Classification of texts and of pairs: the mean cross-entropy over the rows whose label is not −1.
 
-    Batch: `char_ids`, `char_segments` [B, L] (and what else the network reads, its `inputs`), `labels` [B];
+    Batch: what the network reads, its `inputs`: `char_ids`, `char_segments` [B, L], or `word_ids`,
+    `word_segments`, or more; `labels` [B];
     to evaluate also `example` [B], the row's number in its set (−1: padding). Outputs: fp32 `logits` [B, C]
     and `example`.
     """
@@ -116,6 +118,8 @@ class Classify(_Supervised):
         if kind == 'ambert':
             settings |= {'vocab_size': config.model.base_vocab_size}
             return cls(AmbertClassifier(**settings, word_vocab_size=config.model.vocab_size))
+        if kind == 'word':
+            return cls(Classifier(**settings, view='word'))
         return cls((LicheeClassifier if kind == 'lichee' else Classifier)(**settings))
 
     def _labels(self, batch: dict) -> jax.Array:

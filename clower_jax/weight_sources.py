@@ -27,7 +27,8 @@ class SourceInfo:
     task: 'pretrain' (a CLOWER run), 'classify' or 'span'; None: an encoder, perhaps with BERT's own heads.
     rates: dropout, attention_dropout, initializer_range.
     other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
-    kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'.
+    kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'; of an exported word encoder,
+    'word'.
     folder: where its files are: the source itself, or a folder in it.
     classify_from: of a classifier, as in a config: what its head reads.
     untrained: paths of parameters that are as they were drawn begin so.
@@ -99,7 +100,7 @@ def find(source: str | Path) -> Source:
     raise ValueError(
         f'{str(source)!r} is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with config.json '
         'and model.safetensors) nor a TensorFlow checkpoint (bert_model.ckpt.index and its data, '
-        f"bert_config.json, vocab.txt). {HOW_TO_GET_ONE}. For random weights: --config.init_from=''"
+        f'bert_config.json, vocab.txt). {HOW_TO_GET_ONE}'
     )
 
 
@@ -151,11 +152,6 @@ def _workdir(folder: Path) -> Source:
 
 def _bert(kind: str, path: Path, config_path: Path) -> Source:
     folder, config = config_path.parent, hugging_face.read_config(config_path)
-    if hugging_face.own_entry(config, 'encoder') == 'word':
-        raise ValueError(
-            f'{folder} holds a word encoder, which nothing starts from: export the character encoder of its '
-            'run (--encoder char), or start from the run itself'
-        )
     vocabulary, tokens, base_size = hugging_face.read_vocabulary(folder, config.get('vocab_size'))
     hugging_face.check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
     model, rates = (
@@ -172,6 +168,7 @@ def _bert(kind: str, path: Path, config_path: Path) -> Source:
     other_head = hugging_face.other_classifier(config, labels) if labels is not None else ''
     if other_head:
         task = labels = None
-    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head, folder=folder)
+    reads = 'word' if hugging_face.own_entry(config, 'encoder') == 'word' else 'bert'
+    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head, reads, folder)
     untied = config.get('tie_word_embeddings') is False
     return Source(kind, path, config_path, vocabulary, info, untied=untied)

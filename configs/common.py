@@ -55,7 +55,7 @@ def finetune(dataset: str, select: str) -> ConfigDict:
     config.optim.warmup_fraction = 0.1
     config.model = model('base')
     # 0 or empty: as init_from has it; with random weights, BERT-base's.
-    config.model.kind = ''
+    config.model.kind = ''  # or 'word': of a CLOWER the word encoder, which reads words
     for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions'):
         config.model[name] = 0
     config.data = ConfigDict(
@@ -69,7 +69,7 @@ def finetune(dataset: str, select: str) -> ConfigDict:
             'vocab': '',  # with random weights: a vocab.txt; else it comes with init_from
             'max_length': 128,  # tokens of a row, special ones included
             'buckets': 6,  # widths that rows are padded to, each compiled once
-            # Of models that read words beside characters (ambert, lichee): what cuts them, jieba or rjieba,
+            # Of models that read words (ambert, lichee, word): what cuts them, jieba or rjieba,
             # and whether it guesses words that its dictionary lacks; empty: as in pre-training.
             'segmenter': '',
             'hmm': True,

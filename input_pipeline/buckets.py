@@ -102,9 +102,11 @@ class Rows:
     Args:
       ids: the tokens of each row, special ones included.
       first: int [N], tokens of each row that are in segment 0; the others are in segment 1.
+      view: what the tokens are, 'char' or 'word'; a batch names them by it.
     """
 
-    def __init__(self, ids: list[np.ndarray], first: np.ndarray):
+    def __init__(self, ids: list[np.ndarray], first: np.ndarray, view: str = 'char'):
+        self._view = view
         self.lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         self._flat = np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32)
         self._start = np.concatenate([[0], np.cumsum(self.lengths)])[:-1]
@@ -114,7 +116,7 @@ class Rows:
         return len(self.lengths)
 
     def batch(self, planned: Planned, batch_size: int) -> dict[str, np.ndarray]:
-        """`char_ids`, `char_segments` [batch_size, width] and `example` [batch_size], int32.
+        """`char_ids`, `char_segments` (or `word_`…) [batch_size, width], `example` [batch_size], int32.
 
         Rows that complete the batch are all 0, their example is −1.
         """
@@ -124,8 +126,8 @@ class Rows:
         at = np.where(real, self._start[rows][:, None] + position, 0)
         segments = real & (position >= self._first[rows][:, None])
         return {
-            'char_ids': _complete(np.where(real, self._flat[at], 0), batch_size, 0),
-            'char_segments': _complete(segments, batch_size, 0),
+            f'{self._view}_ids': _complete(np.where(real, self._flat[at], 0), batch_size, 0),
+            f'{self._view}_segments': _complete(segments, batch_size, 0),
             'example': _complete(rows, batch_size, -1),
         }
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +32,8 @@ class Classification:
       labels: every label; a logit's place is its label's place here.
       max_length: tokens of a row, special ones included.
       codes: label → what the data set's own files call it, where that differs.
-      config: of a model that reads words beside characters (`word_views.KINDS`), which its rows then have.
+      config: of a model that reads words (of the kind 'word'), which are then the tokens; or words beside
+        characters (`word_views.KINDS`), which its rows then have.
 
     Raises ValueError where an example has a label that is none of `labels`.
     """
@@ -110,9 +112,11 @@ def _encode(
     """The token rows, and how many of them had to be cut."""
     texts = [example.text_a for example in examples], [example.text_b or '' for example in examples]
     views = []
-    if config is not None and config.model.kind in word_views.KINDS:
+    reads_words = config is not None and config.model.kind == 'word'
+    if config is not None and (reads_words or config.model.kind in word_views.KINDS):
         views = [word_views.encode(side, vocabulary, config.data) for side in texts]
-        first, second = ([text.char_ids.tolist() for text in side] for side in views)
+        tokens = operator.attrgetter('word_ids' if reads_words else 'char_ids')
+        first, second = ([tokens(text).tolist() for text in side] for side in views)
     else:
         encode = functools.partial(vocabulary.wordpiece.encode_batch_fast, add_special_tokens=False)
         first, second = ([encoding.ids for encoding in encode(side)] for side in texts)
@@ -131,8 +135,8 @@ def _encode(
         ids.append(row(a, b, pair))
         kept.append((len(a), len(b)))
     segment_a = np.array([n + 2 for n, _ in kept])
-    if config is None or not views:
-        return Rows(ids, segment_a), cut
+    if reads_words or config is None or not views:
+        return Rows(ids, segment_a, 'word' if reads_words else 'char'), cut
     of_kind = word_views.KINDS[config.model.kind]
     words = [(of_kind(a, n), of_kind(b, m)) for a, b, (n, m) in zip(*views, kept)]
     rows = [row(a, b, pair) for (a, b), pair in zip(words, pairs)]

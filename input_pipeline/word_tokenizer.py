@@ -40,7 +40,14 @@ class WordTokenizer:
                 f'{path} is missing: only a folder with word rows has one '
                 '(python -m clower_jax.convert export --encoder word)'
             )
-        vocabulary = Vocabulary.load(path)
+        return cls.of(Vocabulary.load(path))
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> 'WordTokenizer':
+        """That of a vocabulary, whose details say what cut its words ('segmenter': 'name', 'hmm').
+
+        Raises ImportError where that is not installed.
+        """
         made_with = vocabulary.details.get('segmenter', {})
         return cls(vocabulary, segment.segmenter(made_with.get('name', 'jieba'), made_with.get('hmm', True)))
 
@@ -48,6 +55,12 @@ class WordTokenizer:
         """A text's ids, without special tokens. Its lines are paragraphs, as in a corpus."""
         parts = chain.from_iterable(map(sentences, map(str.strip, text.split('\n'))))
         return list(chain.from_iterable(self._tokenizer.encode(self._cut(part)).word_ids for part in parts))
+
+    def rows(self, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
+        """[CLS] text [SEP] of each text, at most `max_length` ids, and how many texts lost their end."""
+        found = list(map(self.tokens, texts))
+        rows = [[self.vocabulary.cls, *ids[: max_length - 2], self.vocabulary.sep] for ids in found]
+        return rows, sum(len(ids) > max_length - 2 for ids in found)
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Labelled texts as characters and as words at once, for models that read both (AMBERT, LICHEE).
+"""Labelled texts as words, for the word encoder, or as characters and words at once (AMBERT, LICHEE).
 
 Everybody else reads the characters that BERT's tokenizer makes of a text, and no segmenter runs.
 """

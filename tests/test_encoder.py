@@ -270,3 +270,132 @@ def test_the_package_itself_is_cheap_to_import():
     code = 'import sys, clower_jax; print(sorted({"jax", "orbax", "tensorflow", "numpy"} & set(sys.modules)))'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == '[]', done.stderr
+
+
+# ---- what a folder says of its tokenizer ----
+
+ODD = ['Café的IPHONE很好', '今天a天气b很好', 'I喜欢É', '[MASK]很好']
+
+
+@pytest.mark.parametrize('has_json', [True, False], ids=['tokenizer.json', 'vocab.txt'])
+@pytest.mark.parametrize(
+    'settings',
+    [
+        None,
+        {'tokenizer_class': 'BertTokenizer'},
+        {'do_lower_case': False},
+        {'do_lower_case': False, 'tokenizer_class': 'BertTokenizerFast'},
+        {'do_lower_case': True, 'strip_accents': False},
+        {'do_lower_case': False, 'strip_accents': True},
+        {'tokenize_chinese_chars': False},
+        {'model_max_length': 7},
+        {'model_max_length': 1e30},
+    ],
+    ids=str,
+)
+def test_a_folders_tokenizer_is_that_of_transformers(folders, tmp_path, settings, has_json):
+    folder = shutil.copytree(folders[1], tmp_path / 'copy')
+    (folder / 'tokenizer_config.json').unlink()
+    if settings is not None:
+        (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+    if not has_json:
+        (folder / 'tokenizer.json').unlink()
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    loaded = Encoder.load(folder)
+    assert loaded.max_length == min(theirs.model_max_length, 64)
+    expected = [theirs(text, truncation=True, max_length=loaded.max_length).input_ids for text in ODD]
+    assert loaded._tokenize(ODD)[0] == expected
+
+
+def test_a_tokenizer_of_another_class_is_its_json_or_refused(folders, tmp_path):
+    folder = shutil.copytree(folders[1], tmp_path / 'copy')
+    made = json.loads((folder / 'tokenizer.json').read_text('utf-8'))
+    made['normalizer']['lowercase'] = False
+    (folder / 'tokenizer.json').write_text(json.dumps(made))
+    settings = {'tokenizer_class': 'PreTrainedTokenizerFast', 'do_lower_case': True}
+    (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert Encoder.load(folder)._tokenize(ODD)[0] == [theirs(text).input_ids for text in ODD]
+    (folder / 'tokenizer.json').unlink()
+    (folder / 'tokenizer_config.json').write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+    with pytest.raises(ValueError, match='tokenizer_class BertJapaneseTokenizer and no tokenizer.json'):
+        Encoder.load(folder)
+
+
+def test_a_fine_tuned_workdir_reads_as_much_as_its_export(tmp_path):
+    workdirs.make(tmp_path / 'run', 'classify')
+    folder = export(tmp_path / 'run', tmp_path / 'exported')
+    lengths = {Encoder.load(path).max_length for path in (tmp_path / 'run', folder)}
+    assert lengths == {workdirs.config_of('classify').data.max_length}
+
+
+@pytest.mark.parametrize(
+    ('texts', 'message'),
+    [
+        (['好', None], r'texts\[1\] is None, no string'),
+        ([float('nan'), '好'], r'texts\[0\] is nan, no string'),
+        ([b'abc'], r"texts\[0\] is b'abc', no string"),
+        (['好', '天\ud83d气'], r"texts\[1\] has half of a character \('.ud83d', a lone surrogate\) at 1"),
+        (None, 'texts is None: give a list'),
+        ('今天', 'texts is a single string'),
+    ],
+    ids=str,
+)
+def test_what_is_no_text(exported, texts, message):
+    with pytest.raises(ValueError, match=message):
+        exported.encode(texts)
+
+
+def test_texts_of_any_collection(exported):
+    expected = exported.encode(TEXTS[:3])
+    for texts in (np.array(TEXTS[:3]), tuple(TEXTS[:3]), dict.fromkeys(TEXTS[:3]), iter(TEXTS[:3])):
+        np.testing.assert_array_equal(exported.encode(texts), expected)
+
+
+# ---- models that cannot be used ----
+
+
+def changed(folder, tmp_path, **settings):
+    """A copy of a folder whose config.json says something else."""
+    copy = shutil.copytree(folder, tmp_path / 'changed')
+    config = json.loads((copy / 'config.json').read_text('utf-8'))
+    (copy / 'config.json').write_text(json.dumps(config | settings))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (None, "changed' is neither a workdir"),
+        ({'model_type': 'roberta'}, "describes another encoder than ours: model_type is 'roberta' there"),
+        (
+            {'max_position_embeddings': 512},
+            r'\(64, 32\), the model wants \(512, 32\) .*the weights are of another model',
+        ),
+        ({'num_hidden_layers': 3}, 'is incomplete. It lacks: .*layer.2'),
+    ],
+    ids=str,
+)
+def test_the_command_names_no_flag_that_it_has_not(folders, tmp_path, settings, message):
+    folder = tmp_path / 'changed'
+    if settings is not None:
+        changed(folders[1], tmp_path, **settings)
+    (tmp_path / 'texts.txt').write_text('好')
+    command = ['--model', str(folder), '--input', str(tmp_path / 'texts.txt'), '--output', 'none.npy']
+    with pytest.raises(SystemExit, match=f'encode: .*{message}') as error:
+        encode.main(command)
+    assert '--config' not in str(error.value)
+
+
+def test_layers_that_the_config_does_not_know(folders, tmp_path):
+    with workdirs.warnings_of('clower_jax.encoder') as logged:
+        Encoder.load(changed(folders[1], tmp_path, num_hidden_layers=1))
+    assert len(logged) == 1 and 'weights of more layers than its config.json: encoder.layer.1' in logged[0]
+
+
+@pytest.mark.parametrize(('name', 'value'), [('do_lower_case', 'no'), ('model_max_length', '512')])
+def test_settings_of_a_wrong_type(folders, tmp_path, name, value):
+    folder = shutil.copytree(folders[1], tmp_path / 'copy')
+    (folder / 'tokenizer_config.json').write_text(json.dumps({name: value}))
+    with pytest.raises(ValueError, match=f"tokenizer_config.json: {name} is '{value}', and should be of"):
+        Encoder.load(folder)

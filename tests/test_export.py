@@ -37,7 +37,7 @@ VIEWS = ('char', 'word')
 def runs(tmp_path_factory):
     """{task: (workdir, parameters by path)}."""
     found = {}
-    for task in ('pretrain', 'classify', 'span'):
+    for task in ('pretrain', 'classify', 'span', 'mirror'):
         workdir = tmp_path_factory.mktemp(task) / 'run'
         found[task] = workdir, workdirs.make(workdir, task)
     return found
@@ -262,6 +262,7 @@ def python_of(folder):
         ('pretrain', {'encoder': 'word'}),
         ('classify', {}),
         ('span', {}),
+        ('mirror', {}),
     ],
     ids=str,
 )
@@ -271,6 +272,10 @@ def test_the_cards_code_runs(folders, task, options, monkeypatch, capsys):
     names = {}
     for code in python_of(folder):
         exec(code, names)
+    if task == 'mirror':
+        assert 'SentenceTransformer' in names
+        data = huggingface_hub.ModelCard(card_of(folder)).data
+        assert (data.library_name, data.pipeline_tag) == ('sentence-transformers', 'sentence-similarity')
     if task == 'classify':
         printed = capsys.readouterr().out
         assert any(repr(label) in printed for label in LABELS)

@@ -17,7 +17,7 @@ LAYERS = {
         *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),
         *('train_state', 'train_step', 'checkpoint', 'tensor_names', 'tf_checkpoint'),
         *('hugging_face', 'weight_files', 'token_rows', 'weight_sources', 'initial'),
-        *('wordpiece', 'encoder'),
+        *('sentence_folder', 'wordpiece', 'encoder'),
         *('card_examples', 'model_card', 'output_folder', 'source_ids'),
         *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'paper_tables'),
         *('tables', 'replay'),
@@ -40,8 +40,9 @@ SOLE_IMPORTERS = {
     'apache_beam': 'input_pipeline/beam_job.py',
     'torch': 'clower_jax/weight_files.py',  # only to open a pytorch_model.bin, see below
 }
-# A command that, like run.py, joins the two packages.
-JOINS_PACKAGES = {'clower_jax/replay.py'}
+# What, like run.py, joins the two packages: a command, and the encoder, which has texts cut into words where
+# its model reads words.
+JOINS_PACKAGES = {'clower_jax/replay.py', 'clower_jax/encoder.py'}
 
 
 def sources(*folders: str) -> list[str]:

@@ -48,7 +48,7 @@ def vocabulary() -> Vocabulary:
 
 
 def config_of(task: str, **changes) -> ConfigDict:
-    """A tiny run of 'pretrain', 'classify' or 'span'; changes by dotted key."""
+    """A tiny run of 'pretrain', 'classify', 'span' or 'mirror'; changes by dotted key."""
     words = WORDS if task == 'pretrain' else []
     config = synthetic.tiny_config(**{f'model.{name}': value for name, value in MODEL.items()})
     config.task = task
@@ -56,6 +56,9 @@ def config_of(task: str, **changes) -> ConfigDict:
     if task != 'pretrain':
         del config['loss']
         config.data = ConfigDict({'max_length': 32, 'labels': LABELS, 'train': '/secret/train.tsv'})
+    if task == 'mirror':
+        config.model.pooling, config.data.mask_span = 'mean', 5
+        config.loss = ConfigDict({'temperature': 0.04})
     config.update_from_flattened_dict(changes)
     return config
 
