@@ -264,6 +264,8 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
+    if worse := finetune.got_worse(results):
+        lines.append(f'Worse than before training: {"; ".join(worse)}')
     lines.append(f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf')
     lines.append(
         f'  or: python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'

@@ -12,8 +12,16 @@ from clower_jax.initial import is_workdir
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
 SETTINGS = (
     *(f'model.{name}' for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size')),
-    *('total_steps', 'batch_size', 'optim.learning_rate', 'optim.warmup_steps', 'optim.weight_decay'),
-    *('optim.clip_norm', 'dtype', 'seed', 'model.dropout', 'data.char_length', 'data.word_length'),
+    *('total_steps', 'batch_size', 'optim.learning_rate', 'optim.warmup_steps', 'optim.schedule'),
+    *(
+        'optim.weight_decay',
+        'optim.clip_norm',
+        'dtype',
+        'seed',
+        'model.dropout',
+        'data.char_length',
+        'data.word_length',
+    ),
     *(
         'data.max_length',
         'data.stride',
@@ -24,7 +32,7 @@ SETTINGS = (
     ),
     *('data.masking', 'data.explored_masks', 'loss.cmlm_vectors'),
     *('model.kind', 'loss.contrast_on', 'loss.contrast_weight', 'loss.temperature'),
-    *('model.pooling', 'model.drophead', 'data.mask_span'),
+    *('model.pooling', 'model.drophead', 'data.mask_span', 'data.mask_shortest'),
     *('loss.same_word_negatives', 'loss.contrast_scope'),
 )
 

@@ -1,21 +1,25 @@
-"""AdamW with linear warm-up and linear decay."""
+"""AdamW with a linear warm-up, and a linear decay or none."""
 
 import flax.traverse_util
 import jax
 import optax
 from ml_collections import ConfigDict
 
+SCHEDULES = ('linear', 'constant')
+
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """Linear from 0 over `optim.warmup_steps`, then linear to 0 at `total_steps`. Steps → learning rate."""
+    """Linear from 0 over `optim.warmup_steps`; then, by `optim.schedule`, linear to 0 at `total_steps`, or
+    constant. Steps → learning rate."""
     peak, warmup = config.optim.learning_rate, config.optim.warmup_steps
     if not 0 <= warmup < config.total_steps:
         raise ValueError(
             f'optim.warmup_steps={warmup} must be at least 0 and less than total_steps={config.total_steps}'
         )
     up = optax.linear_schedule(0.0, peak, warmup)
-    down = optax.linear_schedule(peak, 0.0, config.total_steps - warmup)
-    return optax.join_schedules([up, down], [warmup]) if warmup else down
+    constant = config.optim.schedule == 'constant'
+    after = optax.linear_schedule(peak, peak if constant else 0.0, config.total_steps - warmup)
+    return optax.join_schedules([up, after], [warmup]) if warmup else after
 
 
 def decays(params: dict) -> dict:

@@ -85,6 +85,7 @@ def sentences(task: str, evaluation: str) -> ConfigDict:
     config.data.evaluation = evaluation
     config.data.folder = ''
     config.data.dev_fraction = 0.0
+    config.data.test_fraction = 0.0  # where there is no test file: this share of dev's pairs
     config.data.text_columns = ()  # names of the column(s) with the texts; empty: found by the header
     config.data.label_column = ''  # of scores, or of what pairs are (1: they mean the same); likewise
     config.model.pooling = 'mean'  # over a text's tokens; or cls
@@ -111,7 +112,8 @@ def run() -> ConfigDict:
             'max_bad_steps': 50,  # in a row, with a gradient that is not finite; then the run stops
             'optim': {
                 'learning_rate': 1e-4,  # its peak
-                'warmup_steps': 100,  # linear up to the peak, then linear down to 0 at total_steps
+                'warmup_steps': 100,  # linear up to the peak
+                'schedule': 'linear',  # after it: down to 0 at total_steps; or constant
                 'weight_decay': 0.01,  # not on biases and LayerNorm
                 'clip_norm': 1.0,  # of the whole gradient; 0: none
             },

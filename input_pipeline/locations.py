@@ -14,6 +14,8 @@ _SPLITS = {'train': ('train', 'validation', 'test'), 'evaluate': ('validation', 
 def paths(config: ConfigDict) -> dict[str, str]:
     """Split ('train', 'validation', 'test') → file: those that `config.mode` reads and that are there.
 
+    To evaluate vectors on (`data.evaluation`) may be several files, as 'a.tsv,b.tsv' (`files_of`).
+
     A file is `data.train`, `data.dev` or `data.test`; where that is empty, the first of the data set's
     official names (`hub.SOURCES`) that is in `data.folder`. Official files do not mix with a named train: it
     goes with a named dev and test, or with none. To evaluate takes what of dev and test is named, or, where
@@ -26,9 +28,10 @@ def paths(config: ConfigDict) -> dict[str, str]:
     if data.dataset and data.dataset not in hub.SOURCES:
         raise ValueError(f'data.dataset={data.dataset!r} must be empty or one of {", ".join(hub.SOURCES)}')
     found = {split: data[KEYS[split]] for split in _SPLITS[mode] if data[KEYS[split]]}
-    for split, path in found.items():
-        if not hub.is_name(path) and not Path(path).is_file():
-            raise FileNotFoundError(f'data.{KEYS[split]}={path}: there is no such file')
+    for split, paths in found.items():
+        for path in files_of(paths) if 'evaluation' in data and split != 'train' else [paths]:
+            if not hub.is_name(path) and not Path(path).is_file():
+                raise FileNotFoundError(f'data.{KEYS[split]}={paths}: there is no such file, {path}')
     if data.dataset and not ('train' in found if mode == 'train' else found):
         for split in set(_SPLITS[mode]) - set(found):
             names = (Path(data.folder, name) for name in hub.SOURCES[data.dataset].files.get(KEYS[split], ()))
@@ -39,6 +42,11 @@ def paths(config: ConfigDict) -> dict[str, str]:
     if needed and needed not in found or not found:
         raise FileNotFoundError(hub.missing(data.dataset, data.folder, needed or 'dev'))
     return {split: found[split] for split in _SPLITS[mode] if split in found}
+
+
+def files_of(paths: str) -> list[str]:
+    """'a.tsv,b.tsv' → its files; one file whose name has a comma stays one."""
+    return [paths] if Path(paths).is_file() else [path.strip() for path in paths.split(',')]
 
 
 def check_size(data: ConfigDict, split: str, size: int) -> None:

@@ -38,20 +38,30 @@ def text_of(ids: np.ndarray) -> str:
 
 
 @given(st.lists(st.integers(0, 30), min_size=1), st.integers(0, 8), st.floats(0, 1, exclude_max=True))
-def test_spans(lengths, span, uniform):
+def test_a_span_lies_in_its_text(lengths, span, uniform):
     lengths = np.array(lengths)
-    start, length = mirror.spans(lengths, span, np.full(len(lengths), uniform))
-    assert (start >= 0).all() and (start + length <= lengths).all()
-    assert (length[lengths >= 2 * span] == span).all()
-    short = lengths < 2 * span
-    assert (length[short] == lengths[short] // 2).all()
-    assert (length[(lengths >= 2) & (span > 0)] >= 1).all()
+    masked = np.minimum(span, lengths)
+    start = mirror.places(lengths, masked, np.full(len(lengths), uniform))
+    assert (start >= 0).all() and (start + masked <= lengths).all()
 
 
 def test_every_place_of_a_span_is_as_likely():
     uniform = (np.arange(600) + 0.5) / 600
-    start, length = mirror.spans(np.full(600, 10), 5, uniform)
-    assert np.bincount(start).tolist() == [100] * 6 and set(length) == {5}
+    start = mirror.places(np.full(600, 10), np.full(600, 5), uniform)
+    assert np.bincount(start).tolist() == [100] * 6
+
+
+def test_what_is_masked_follows_the_script_and_the_length_of_a_text():
+    """The authors' code masks 5 characters of a text of 30 or more; a Chinese text has a rule of its own."""
+    masks = mirror.Masks(2, 10)
+    assert [masks.of('一' * length) for length in (0, 9, 10, 29, 50)] == [0, 0, 2, 2, 2]
+    latin = 'A man is playing a big flute. '
+    assert [masks.of(latin[:29]), masks.of(latin), masks.of(latin * 2)] == [0, 5, 5]
+    assert masks.of('他在GitHub上看了三个人写的代码') == 2  # more Chinese characters than letters
+    assert masks.of('Python 3.12 documentation 中文') == 0
+    assert masks.of('2021-11-21 12:30:00') == 2  # no letters of either
+    assert mirror.Masks(5).of('一' * 7) == 3  # never more than half
+    assert mirror.Masks(0).of(latin * 2) == mirror.Masks(0).of('一' * 60) == 0
 
 
 texts_of = st.lists(
@@ -61,7 +71,7 @@ texts_of = st.lists(
 
 @given(texts_of, st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
 def test_the_copy_is_the_text_with_a_span_masked(texts, span, seed, epoch):
-    split = mirror.Mirrored(texts, VOCABULARY, 12, span)
+    split = mirror.Mirrored(texts, VOCABULARY, 12, mirror.Masks(span))
     batch_size = len(texts) + 2
     planned = buckets.Planned(12, np.arange(len(texts)), epoch, seed)
     batch = split.rows.batch(planned, batch_size) | split.targets(planned, batch_size)
@@ -81,7 +91,7 @@ def test_the_copy_is_the_text_with_a_span_masked(texts, span, seed, epoch):
 
 def test_a_copy_depends_on_seed_epoch_and_text_alone():
     texts = [''.join(row) for row in np.random.default_rng(0).choice(finetuned.CHARACTERS, (20, 20))]
-    split = mirror.Mirrored(texts, VOCABULARY, 22, 5)
+    split = mirror.Mirrored(texts, VOCABULARY, 22, mirror.Masks(5))
 
     def copies(rows, epoch, seed):
         return split.targets(buckets.Planned(22, np.array(rows), epoch, seed), len(rows))['other_ids']
@@ -93,7 +103,7 @@ def test_a_copy_depends_on_seed_epoch_and_text_alone():
 
 
 def test_without_a_span_the_copy_is_the_same():
-    split = mirror.Mirrored(['abc', 'a'], VOCABULARY, 8, 0)
+    split = mirror.Mirrored(['abc', 'a'], VOCABULARY, 8, mirror.Masks(0))
     planned = buckets.Planned(8, np.array([1, 0]))
     batch = split.rows.batch(planned, 3) | split.targets(planned, 3)
     np.testing.assert_array_equal(batch['char_ids'], batch['other_ids'])
@@ -102,7 +112,7 @@ def test_without_a_span_the_copy_is_the_same():
 
 def test_a_latin_word_that_is_cut():
     """'abc' is one token, what a mask leaves of it are two: of those that do not fit the first ones stay."""
-    split = mirror.Mirrored(['abc abc'], VOCABULARY, 8, 1)
+    split = mirror.Mirrored(['abc abc'], VOCABULARY, 8, mirror.Masks(1, 0, 1, 0))
     assert split.rows.lengths.tolist() == [4]
     planned = (buckets.Planned(4, np.array([0]), epoch) for epoch in range(60))
     copies = {text_of(split.targets(one, 1)['other_ids'][0]) for one in planned}
@@ -242,8 +252,12 @@ def mirror_config(folder: Path, **changes) -> ConfigDict:
     (folder / 'train.txt').write_text('\n'.join([*words, words[0]]) + '\n', encoding='utf-8')
     pairs = [(a, b[:4] + a[: int(n)], n) for a, b, n in zip(words, words[1:], rng.integers(0, 5, 40))]
     (folder / 'dev.tsv').write_text(''.join(f'{a}\t{b}\t{n}\n' for a, b, n in pairs), encoding='utf-8')
+    # Two sets to test on; in the second people say the contrary.
+    (folder / 'same.tsv').write_text(''.join(f'{a}\t{b}\t{n}\n' for a, b, n in pairs[:20]), encoding='utf-8')
+    (folder / 'not.tsv').write_text(''.join(f'{a}\t{b}\t{-n}\n' for a, b, n in pairs[20:]), encoding='utf-8')
     config = config_file.get_config('sentence')
     files = {'data.train': str(folder / 'train.txt'), 'data.dev': str(folder / 'dev.tsv')}
+    files |= {'data.test': f'{folder}/same.tsv,{folder}/not.tsv'}
     files |= {'data.vocab': str(finetuned.write_vocab(folder)), 'data.max_length': 16}
     config.update_from_flattened_dict(finetuned.SIZES | files | changes)
     return config
@@ -272,6 +286,28 @@ def test_before_and_after(trained):
     assert losses[-1] < losses[0]
     text = run.finetune_farewell('configs/mirror.py:sentence', workdir, results, config)
     assert 'validation, before: spearman' in text
+
+
+def test_a_figure_that_got_worse_is_named(trained):
+    """Of two sets at once, each by itself and their mean, before and after."""
+    config, workdir, results = trained
+    (first,) = (row for row in writer.read_metrics(workdir / 'metrics.jsonl') if row['split'] == 'test')
+    before, after = results['mean']['test']['before'], results['mean']['test']['last']
+    assert before.keys() == after.keys() == {'spearman', 'spearman_same', 'spearman_not'}
+    assert {name: first[name] for name in before} == before and first['step'] == 0
+    assert after['spearman'] == pytest.approx((after['spearman_same'] + after['spearman_not']) / 2)
+    worse = [name for name in before if after[name] < before[name]]
+    text = run.finetune_farewell('configs/mirror.py:sentence', workdir, results, config)
+    (line,) = (line for line in text.splitlines() if line.startswith('Worse than before training: '))
+    assert [
+        part.split()[-4] for part in line.split(';') if 'test' in part
+    ] == worse and 'spearman_same' in worse
+    assert f'test spearman_same {before["spearman_same"]:.4f} → {after["spearman_same"]:.4f}' in line
+    losses = {
+        'mean': {'validation': {'before': {'loss': 1.0, 'acc': 0.5}, 'last': {'loss': 1.1, 'acc': 0.6}}}
+    }
+    assert finetune.got_worse(losses) == ['validation loss 1.0000 → 1.1000']
+    assert finetune.got_worse({'mean': {'test': {'best': {'acc': 0.5}, 'last': {'acc': 0.4}}}}) == []
 
 
 def test_cut_off_and_gone_on_is_never_cut_off(trained, tmp_path):
@@ -374,13 +410,31 @@ def test_settings_that_no_data_could_make_good(tmp_path, key, value):
         start.check(mirror_config(tmp_path, **{key: value}))
 
 
-def test_variants():
-    word = config_file.get_config('word')
-    assert (word.data.mask_span, word.data.max_length, word.loss.temperature, word.num_epochs) == (
-        0,
-        25,
-        0.2,
-        2,
-    )
-    with pytest.raises(ValueError, match='variants sentence, word'):
-        config_file.get_config()
+def test_recipes_are_the_authors():
+    """mirror_scripts/ of their code: pooling, dropout, temperature, epochs; a constant rate without warm-up,
+    no clipping (torch's AdamW as it is)."""
+    sentence, word = (config_file.get_config(name) for name in ('sentence', 'word'))
+    for config, expected in ((sentence, ('mean', 50, 0.04, 1.0)), (word, ('cls', 25, 0.2, 2.0))):
+        found = (config.model.pooling, config.data.max_length, config.loss.temperature, config.num_epochs)
+        assert found == expected
+        assert (config.batch_size, config.optim.learning_rate, config.optim.weight_decay) == (200, 2e-5, 0.01)
+        assert (config.optim.schedule, config.optim.clip_norm, config.optim.warmup_fraction) == (
+            'constant', 0, 0,
+        )  # fmt: skip
+        assert (config.model.dropout, config.model.attention_dropout, config.model.drophead) == (0.1, 0.1, 0)
+    assert (sentence.data.latin_mask_span, sentence.data.latin_mask_shortest) == (5, 30)
+    assert word.data.mask_span == word.data.latin_mask_span == 0
+    for name in ('sentence', 'word'):
+        config, plain = config_file.get_config(f'{name},drophead'), config_file.get_config(name)
+        config, plain = (start.flatten(json.loads(one.to_json())) for one in (config, plain))
+        assert {key: config[key] for key in config if config[key] != plain[key]} == {
+            'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.drophead': 0.2,
+        }  # fmt: skip
+    for name in ('', 'drophead', 'sentence,word'):
+        with pytest.raises(ValueError, match='variants sentence, sentence,drophead, word'):
+            config_file.get_config(name)
+
+
+def test_the_rate_is_constant_from_the_first_step(trained):
+    rows = writer.read_metrics(trained[1] / 'metrics.jsonl')
+    np.testing.assert_allclose([row['lr'] for row in rows if row['split'] == 'train'], 3e-3)
