@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 import jax
@@ -17,10 +18,10 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax import Encoder, export, finetune, initial, similarity, start, tables, token_rows, train
 from clower_jax.progress import Stop
 from configs import common, pretrain
-from input_pipeline import batches, finetuning, locations
+from input_pipeline import batches, finetuning, locations, vector_sets
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -89,7 +90,7 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     """The configs of the trainings that a job consists of."""
     if config.task == 'tables':
         return [config.pretrain, *config.finetune.values()]
-    return [] if config.task == 'similarity' else [config]
+    return [] if config.task in ('similarity', 'vectors') else [config]
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -153,6 +154,25 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
         about[name] = {'workdir': str(folder), 'corpus': its.data.corpus}
     results = similarity.write(workdir, found, about)
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+
+
+def vectors_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """What an encoder's vectors are worth as they are (configs/vectors.py); returns the last words."""
+    if not config.init_from:
+        raise ValueError('there is no encoder to judge: give --config.init_from=X, a workdir or a folder')
+    data = config.data
+    if len(data.text_columns) == 1:
+        data.text_columns = tuple(data.text_columns[0].split(','))
+    judged: Any = vector_sets.judged(config)['test']  # of the one kind or the other
+    encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
+    found = judged.judge(encoder.encode(judged.texts))
+    workdir.mkdir(parents=True, exist_ok=True)
+    judged.write_predictions(workdir, found)
+    scores = judged.score(found)
+    results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
+    (workdir / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    lines = [f'{name} {value:.4f}' for name, value in scores.items()]
+    return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])
 
 
 def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
@@ -290,7 +310,12 @@ def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, fl
 
 
 # The others are fine-tuning.
-JOBS = {'pretrain': pretrain_job, 'tables': tables_job, 'similarity': similarity_job}
+JOBS = {
+    'pretrain': pretrain_job,
+    'tables': tables_job,
+    'similarity': similarity_job,
+    'vectors': vectors_job,
+}
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')

@@ -39,7 +39,8 @@ Beside them there are two other ways to learn from masks:
                              base needs --config.batch_size=8 or another multiple of 4
     cmlm                     a sentence's masked tokens given the vector of the sentence before it (Yang et
                              al. 2020, arXiv 2012.14388); the sizes small and base need
-                             --config.data.pack=False --config.data.char_length=0, too
+                             --config.data.pack=False --config.data.char_length=0, too. What it trains is the
+                             mean vector, which configs/vectors.py judges
 """
 
 from ml_collections import ConfigDict

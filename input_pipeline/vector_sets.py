@@ -27,6 +27,7 @@ T = TypeVar('T')
 class _Vectors:
     """Texts that are to be given vectors, and what is made of these. `rows`: a row for each text."""
 
+    texts: list[str]
     rows: Rows
 
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
@@ -42,7 +43,7 @@ class _Vectors:
         return self.judge(found)
 
     def judge(self, vectors: np.ndarray) -> Any:
-        """What is found by comparing the vectors of all rows, fp32 [len(rows), D]."""
+        """What comparing the vectors of all `texts`, fp32 [N, D], says."""
         raise NotImplementedError
 
     def lines(self, found: Any) -> Iterator[dict]:
@@ -63,16 +64,19 @@ class _Judged(_Vectors):
 
     Args:
       pairs: in file order.
+      vocabulary: of whoever makes the vectors from `rows`; None: they are made from `texts`.
       max_length: tokens of a row, special ones included.
     """
 
-    def __init__(self, pairs: Sequence[Pair], vocabulary: Vocabulary, max_length: int):
+    def __init__(self, pairs: Sequence[Pair], vocabulary: Vocabulary | None = None, max_length: int = 0):
         self._pairs = pairs
         number: dict[str, int] = {}
         index = [[number.setdefault(text, len(number)) for text in pair[:2]] for pair in pairs]
         self._first, self._second = np.array(index).T
-        self.ids = sentences.token_rows(list(number), vocabulary, max_length)
-        self.rows = sentences.one_segment(self.ids)
+        self.texts = list(number)
+        if vocabulary:
+            self.ids = sentences.token_rows(self.texts, vocabulary, max_length)
+            self.rows = sentences.one_segment(self.ids)
 
     def sides(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """fp32 [N, D] of the first texts of the pairs and of the second."""
@@ -146,11 +150,13 @@ class Several(_Vectors):
         self._sets = sets
         one = next(iter(sets.values()))
         self.metrics = (*one.metrics, *(f'{metric}_{name}' for name in sets for metric in one.metrics))
-        self.rows = sentences.one_segment([ids for one in sets.values() for ids in one.ids])
+        self.texts = [text for one in sets.values() for text in one.texts]
+        if all(hasattr(one, 'ids') for one in sets.values()):
+            self.rows = sentences.one_segment([ids for one in sets.values() for ids in one.ids])
 
     def judge(self, vectors: np.ndarray) -> list:
         """What each of the sets finds."""
-        ends = np.cumsum([len(one.rows) for one in self._sets.values()])
+        ends = np.cumsum([len(one.texts) for one in self._sets.values()])
         parts = np.split(vectors, ends[:-1])
         return [one.judge(part) for one, part in zip(self._sets.values(), parts, strict=True)]
 
@@ -174,7 +180,7 @@ Judged = Similarity | Retrieval | Several
 EVALUATIONS: dict[str, type[Similarity | Retrieval]] = {'similarity': Similarity, 'retrieval': Retrieval}
 
 
-def judged(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Judged]:
+def judged(config: ConfigDict, vocabulary: Vocabulary | None = None) -> dict[str, Judged]:
     """The splits 'validation' and 'test' that `config.mode` needs, as far as there are any. In training,
     where there is no test file, `data.test_fraction` of dev's pairs is the test set: what is chosen by the
     others, such as a learning rate, is reported on these. No text is on both sides.
