@@ -38,7 +38,7 @@ CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from
 READING_OF_TEXT = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
     *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
-    *('segmenter', 'hmm'),
+    *('segmenter', 'hmm', 'language', 'test_language'),
 )
 # By kind of model: the tasks in which it reads words beside characters.
 READS_WORDS = {'ambert': ('classify',), 'lichee': ('classify', 'span')}
@@ -205,7 +205,7 @@ def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -
     config = copy.deepcopy(config)
     path = workdir / 'config.json'
     saved = json.loads(path.read_text('utf-8')) if path.is_file() else {}
-    for section, names in (('data', READING_OF_TEXT), ('model', ('pooling',))):
+    for section, names in (('data', READING_OF_TEXT), ('model', ('pooling', 'projection'))):
         before = saved.get(section, {})
         for name in names:
             if name in before and name in config[section] and f'{section}.{name}' not in given:

@@ -30,15 +30,24 @@ DECIDE_BATCHES = (
     'data.max_anchors',
     'data.pack',
     'data.max_texts',
-    *('data.masking', 'data.explored_masks', 'data.similar_words'),
+    *('data.masking', 'data.explored_masks', 'data.explore_whole', 'data.similar_words'),
     *('model.kind', 'loss.sop_on', 'loss.contrast_on'),
     *(
         f'data.{key}'
         for key in ('train', 'dev', 'folder', 'dataset', 'dev_fraction', 'max_length', 'buckets')
     ),
-    *(f'data.{key}' for key in ('labels', 'text_columns', 'label_column')),
+    *(f'data.{key}' for key in ('labels', 'text_columns', 'label_column', 'language')),
     *(f'data.{key}' for key in ('stride', 'max_question_length', 'simplify', 'max_strings', 'mask_span')),
-    *(f'data.{key}' for key in ('test_fraction', 'mask_shortest', 'latin_mask_span', 'latin_mask_shortest')),
+    *(
+        f'data.{key}'
+        for key in (
+            'test_fraction',
+            'shuffle_positions',
+            'mask_shortest',
+            'latin_mask_span',
+            'latin_mask_shortest',
+        )
+    ),
     *('data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
 )
 # What runs did that were begun before there were these settings.
@@ -46,9 +55,11 @@ WITHOUT = {
     'data.pack': False,
     'data.masking': 'words',
     'data.explored_masks': 1,
+    'data.explore_whole': False,
     'model.kind': 'clower',
     'loss.contrast_on': 'both',
     'data.test_fraction': 0.0,
+    'data.shuffle_positions': False,
     'data.mask_shortest': 0,
     'data.latin_mask_shortest': 0,
 }
@@ -84,7 +95,7 @@ def check(config: ConfigDict) -> None:
         ('data.max_aligned', 1, None),
         *((f'loss.{key}_weight', 0, None) for key in ('word', 'mlm')),
         ('loss.align_threshold', -1.0, 1.0),
-        ('model.drophead', 0, 0.99),
+        *((f'model.{key}', 0, 0.99) for key in ('drophead', 'feature_cutoff')),
         ('optim.warmup_fraction', 0.0, 0.99),
     )
     values = flatten(config.to_dict())

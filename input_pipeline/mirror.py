@@ -42,6 +42,7 @@ class Mirrored:
       texts: distinct ones. Of one that is too long the end is left out on both sides.
       max_length: tokens of a row, special ones included.
       masks: how long a span one [MASK] replaces on the second side.
+      shuffle: whether the positions of the second side's tokens are shuffled, [CLS] and [SEP] included.
       metrics: what an evaluation measures.
     """
 
@@ -52,8 +53,9 @@ class Mirrored:
         max_length: int,
         masks: Masks,
         metrics: tuple[str, ...] = (),
+        shuffle: bool = False,
     ):
-        self.metrics = metrics
+        self.metrics, self._shuffle = metrics, shuffle
         self._vocabulary = vocabulary
         room = max_length - 2
         encodings = vocabulary.wordpiece.encode_batch(list(texts), add_special_tokens=False)
@@ -73,14 +75,28 @@ class Mirrored:
 
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
         """`other_ids`, `other_segments` int32 [batch_size, width]: the second side, a pure function of the
-        run's seed, the epoch and the text.
+        run's seed, the epoch and the text; where they are shuffled also `other_positions`, 0, 1, … in
+        another order.
 
         A word of Latin letters that the mask cuts in two may have more tokens than before: what does not fit
         the width is left out at the end.
         """
+        ids = self._masked_ids(planned, batch_size)
+        batch = {'other_ids': ids, 'other_segments': np.zeros_like(ids)}
+        if self._shuffle:
+            batch['other_positions'] = positions = np.tile(
+                np.arange(ids.shape[1], dtype=np.int32), (len(ids), 1)
+            )
+            for place, row in enumerate(planned.rows):
+                length = np.count_nonzero(ids[place])
+                rng = np.random.default_rng((planned.seed, planned.epoch, int(row)))
+                positions[place, :length] = rng.permutation(length)
+            batch['other_positions'] = positions
+        return batch
+
+    def _masked_ids(self, planned: buckets.Planned, batch_size: int) -> np.ndarray:
         if not self._masked.any():
-            rows = self.rows.batch(planned, batch_size)
-            return {'other_ids': rows['char_ids'], 'other_segments': rows['char_segments']}
+            return self.rows.batch(planned, batch_size)['char_ids']
         uniform = np.random.default_rng((planned.seed, planned.epoch)).random(len(self._texts))
         length = self._masked[planned.rows]
         start = places(self._lengths[planned.rows], length, uniform[planned.rows])
@@ -88,7 +104,7 @@ class Mirrored:
         before = self._tokens([text[:first] for text, first in zip(texts, start)])
         after = self._tokens([text[last:] for text, last in zip(texts, start + length)])
         mask, room = self._vocabulary.mask, planned.width - 2
-        ids = sentences.padded(
+        return sentences.padded(
             [
                 self._row([*left, *([mask] if masked else []), *right][:room])
                 for left, masked, right in zip(before, length, after)
@@ -96,7 +112,6 @@ class Mirrored:
             planned.width,
             batch_size,
         )
-        return {'other_ids': ids, 'other_segments': np.zeros_like(ids)}
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         encodings = self._vocabulary.wordpiece.encode_batch_fast(texts, add_special_tokens=False)
@@ -127,6 +142,6 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Mirrored | vec
     def train(path: str, metrics: tuple[str, ...]) -> Mirrored:
         texts = sentences.texts(path, data, data.max_strings)
         masks = Masks(data.mask_span, data.mask_shortest, data.latin_mask_span, data.latin_mask_shortest)
-        return Mirrored(texts, vocabulary, data.max_length, masks, metrics)
+        return Mirrored(texts, vocabulary, data.max_length, masks, metrics, data.shuffle_positions)
 
     return vector_sets.splits(config, vocabulary, train)

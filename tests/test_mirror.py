@@ -10,13 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from test_finetune import go, killed_after, validation_rows
 
 import run
-from clower_jax import dropout, evaluate, export, finetune, initial, sentence_tasks, start, tasks, writer
+from clower_jax import (
+    Encoder,
+    dropout,
+    evaluate,
+    export,
+    finetune,
+    initial,
+    sentence_tasks,
+    start,
+    tasks,
+    writer,
+)
 from clower_jax.checkpoint import Checkpoints
 from configs import mirror as config_file
 from input_pipeline import buckets, finetuning, mirror, sentences
@@ -241,11 +253,94 @@ def test_padding_changes_no_vector(pooling):
     np.testing.assert_allclose(loss(batch), loss(wider), rtol=1e-6)
 
 
+# ---- SimCSE and ConSERT ----
+
+
+def test_simcse_is_the_cross_entropy_between_the_sides():
+    """Negatives are the other side's texts alone, and the vectors go through a dense layer and tanh; both
+    directions, where the authors take one."""
+    task, params = small_task(**config_file.RELATIVES['simcse'])
+    batch = small_batch()
+    loss, sums = jax.jit(lambda params: task.loss(params, batch, None))(params)
+    plain = jax.jit(lambda params: sentence_tasks.both_sides(task.model, params, batch, None))(params)
+    dense = params['char_encoder']['pooler.dense']
+    a, b = (np.tanh(np.asarray(side)[:5] @ dense['kernel'] + dense['bias']) for side in plain)
+    a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (a, b))
+    scores = torch.tensor(a @ b.T / 0.05)
+    labels = torch.arange(5)
+    both = [torch.nn.functional.cross_entropy(x, labels) for x in (scores, scores.T)]
+    np.testing.assert_allclose(loss, np.mean(both), rtol=1e-4)
+    assert sums['loss_contrast'][1] == 5
+    # To evaluate, the vector of [CLS] as it is.
+    out = jax.jit(task.evaluate)(params, batch)[1]['vectors']
+    np.testing.assert_allclose(out, plain[0], atol=1e-6)
+
+
+def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other():
+    dropped = {'model.dropout': 0.0, 'model.attention_dropout': 0.0}
+    task, params = small_task(**config_file.RELATIVES['consert'] | dropped)
+    batch = small_batch(padding=0)
+    batch |= {f'other_{name}': batch[f'char_{name}'] for name in ('ids', 'segments')}
+    order = np.tile(np.arange(8, dtype=np.int32), (5, 1))
+    order[:, :3] = [2, 0, 1]
+    batch['other_positions'] = order
+
+    def sides(key, batch):
+        cutoff = task.feature_cutoff
+        return sentence_tasks.both_sides(task.model, params, batch, key, feature_cutoff=cutoff)
+
+    first, second = jax.jit(sides)(jax.random.key(0), batch)
+    ids, segments = batch['char_ids'], batch['char_segments']
+    vectors = jax.jit(lambda *more: task.model.apply({'params': params}, ids, segments, None, *more))
+    np.testing.assert_allclose(second, vectors(order), atol=1e-5)
+    plain = vectors()
+    assert (np.abs(second - plain).max(1) > 1e-4).all() and (np.abs(first - plain).max(1) > 1e-4).all()
+    keys = dropout.row_keys(jax.random.key(0), 10)
+    kept = np.asarray(dropout.keep((5, 32), 0.2, keys[::2], sentence_tasks.CUTOFF))
+    np.testing.assert_allclose(first, vectors(None, kept), atol=1e-5)
+    assert 0.6 < kept.mean() < 0.95
+    # Without a key nothing is cut off.
+    np.testing.assert_allclose(jax.jit(lambda: sides(None, batch))()[0], plain, atol=1e-5)
+    loss = jax.jit(lambda key: task.loss(params, batch, key)[0])(jax.random.key(0))
+    np.testing.assert_allclose(loss, info_nce(np.asarray(first), np.asarray(second), 0.1)[0], rtol=1e-5)
+
+
+def test_shuffled_positions_are_those_of_the_text():
+    """Of its tokens, [CLS] and [SEP] too; what is padding keeps its place; a function of seed, epoch, row."""
+    split = mirror.Mirrored(['一' * 6, '丁', '七' * 3], VOCABULARY, 12, mirror.Masks(0), shuffle=True)
+
+    def positions(rows, **which):
+        planned = buckets.Planned(10, np.array(rows), **which)
+        return split.targets(planned, 4)['other_positions']
+
+    found = positions([0, 1, 2])
+    assert found.dtype == np.int32 and found.shape == (4, 10)
+    for row, length in zip(found, (8, 3, 5, 0)):
+        assert sorted(row[:length]) == list(range(length)) and row[length:].tolist() == [*range(length, 10)]
+    np.testing.assert_array_equal(positions([2])[0], found[2])
+    assert any((positions([0], epoch=epoch)[0] != found[0]).any() for epoch in (1, 2))
+
+
+@pytest.mark.parametrize(('variant', 'card'), [('simcse', 'SimCSE'), ('consert', 'ConSERT')])
+def test_a_relative_from_text_to_vectors(tmp_path, variant, card):
+    config = mirror_config(tmp_path, variant, num_epochs=1.0, **{'data.max_strings': 20, 'data.test': ''})
+    results = go(config, tmp_path / 'run')
+    assert {'before', 'best', 'last'} == results['mean']['validation'].keys()
+    folder = export.export(tmp_path / 'run', tmp_path / 'hf')
+    assert card in (folder / 'README.md').read_text('utf-8')
+    encoder = Encoder.load(folder)
+    pairs = [line.split('\t')[:2] for line in (tmp_path / 'dev.tsv').read_text('utf-8').splitlines()]
+    a, b = (encoder.encode([pair[side] for pair in pairs], normalize=True) for side in (0, 1))
+    predictions = (tmp_path / 'run' / 'predictions.json').read_text('utf-8').splitlines()
+    cosines = [json.loads(line)['cosine'] for line in predictions]
+    np.testing.assert_allclose((a * b).sum(1), cosines, atol=1e-5)
+
+
 # ---- from end to end ----
 
 
-def mirror_config(folder: Path, **changes) -> ConfigDict:
-    """`configs/mirror.py:sentence` on 40 texts in `folder`, judged on pairs whose score is how many
+def mirror_config(folder: Path, variant: str = 'sentence', /, **changes) -> ConfigDict:
+    """`configs/mirror.py` on 40 texts in `folder`, judged on pairs whose score is how many
     characters they share."""
     rng = np.random.default_rng(0)
     words = [''.join(row) for row in rng.choice(finetuned.CHARACTERS, (40, 8))]
@@ -255,7 +350,7 @@ def mirror_config(folder: Path, **changes) -> ConfigDict:
     # Two sets to test on; in the second people say the contrary.
     (folder / 'same.tsv').write_text(''.join(f'{a}\t{b}\t{n}\n' for a, b, n in pairs[:20]), encoding='utf-8')
     (folder / 'not.tsv').write_text(''.join(f'{a}\t{b}\t{-n}\n' for a, b, n in pairs[20:]), encoding='utf-8')
-    config = config_file.get_config('sentence')
+    config = config_file.get_config(variant)
     files = {'data.train': str(folder / 'train.txt'), 'data.dev': str(folder / 'dev.tsv')}
     files |= {'data.test': f'{folder}/same.tsv,{folder}/not.tsv'}
     files |= {'data.vocab': str(finetuned.write_vocab(folder)), 'data.max_length': 16}
@@ -430,9 +525,25 @@ def test_recipes_are_the_authors():
         assert {key: config[key] for key in config if config[key] != plain[key]} == {
             'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.drophead': 0.2,
         }  # fmt: skip
-    for name in ('', 'drophead', 'sentence,word'):
+    for name in ('', 'drophead', 'sentence,word', 'simcse,drophead'):
         with pytest.raises(ValueError, match='variants sentence, sentence,drophead, word'):
             config_file.get_config(name)
+
+
+def test_the_relatives_are_their_authors():
+    """run_unsup_example.sh and the README of SimCSE (BERT-base), scripts/chinese of ConSERT."""
+    simcse, consert = map(config_file.get_config, ('simcse', 'consert'))
+    for config, expected in (
+        (simcse, ('cls', 32, 0.05, 64, 3e-5, 0.0, 1.0)),
+        (consert, ('mean', 64, 0.1, 96, 5e-7, 0.1, 10.0)),
+    ):
+        optim = config.optim
+        found = (config.model.pooling, config.data.max_length, config.loss.temperature, config.batch_size)
+        assert (*found, optim.learning_rate, optim.warmup_fraction, config.num_epochs) == expected
+        assert (optim.schedule, optim.clip_norm, config.data.mask_span) == ('linear', 1.0, 0)
+        assert config.model.dropout == config.model.attention_dropout == 0.1
+    assert simcse.model.projection and not simcse.loss.within
+    assert consert.loss.within and not consert.model.projection
 
 
 def test_the_rate_is_constant_from_the_first_step(trained):
