@@ -160,6 +160,8 @@ def vectors_job(config: ConfigDict, job: str, workdir: Path) -> str:
     """What an encoder's vectors are worth as they are (configs/vectors.py); returns the last words."""
     if not config.init_from:
         raise ValueError('there is no encoder to judge: give --config.init_from=X, a workdir or a folder')
+    if not config.data.test:
+        raise ValueError('there is nothing to judge it by: give --config.data.test=FILE, or a,b')
     data = config.data
     if len(data.text_columns) == 1:
         data.text_columns = tuple(data.text_columns[0].split(','))

@@ -252,6 +252,11 @@ def judged_by_its_mean_vector(workdir, tmp_path):
     pairs.write_text(
         ''.join(f'{a}\t{b}\t{n % 4}\n' for n, (a, b) in enumerate(zip(texts, texts[1:]))), 'utf-8'
     )
+    config = configs_vectors.get_config('similarity')
+    for key, value in (('--config.init_from', str(workdir)), ('--config.data.test', str(pairs))):
+        with pytest.raises(ValueError, match=f'give {key}='):
+            job.vectors_job(config, 'configs/vectors.py', tmp_path / 'none')
+        config.update_from_flattened_dict({key.removeprefix('--config.'): value})
     vectors = {pooling: Encoder.load(workdir, pooling).encode(texts) for pooling in ('mean', 'cls')}
     for variant, metrics in (('similarity', {'spearman'}), ('retrieval', {'acc_ab', 'mrr', 'recall_1'})):
         config = configs_vectors.get_config(variant)

@@ -497,7 +497,7 @@ def test_fine_tuning_from_an_encoder(trained, tmp_path):
     ('key', 'value'),
     [
         ('model.pooling', 'max'), ('model.drophead', 1.0), ('data.mask_span', -1), ('data.max_strings', 0),
-        ('data.evaluation', 'loss'),
+        ('data.evaluation', 'loss'), ('optim.schedule', 'exponential'), ('model.feature_cutoff', 1.0),
     ],
 )  # fmt: skip
 def test_settings_that_no_data_could_make_good(tmp_path, key, value):
