@@ -88,7 +88,7 @@ class Mirrored:
                 np.arange(ids.shape[1], dtype=np.int32), (len(ids), 1)
             )
             for place, row in enumerate(planned.rows):
-                length = np.count_nonzero(ids[place])
+                length = ids[place].nonzero()[0][-1] + 1  # up to [SEP]
                 rng = np.random.default_rng((planned.seed, planned.epoch, int(row)))
                 positions[place, :length] = rng.permutation(length)
             batch['other_positions'] = positions
