@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 import jax
@@ -17,11 +18,11 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax import Encoder, export, finetune, initial, similarity, start, tables, token_rows, train
 from clower_jax.model import KINDS
 from clower_jax.progress import Stop
 from configs import common, pretrain
-from input_pipeline import batches, finetuning, locations
+from input_pipeline import batches, finetuning, locations, vector_sets
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -38,7 +39,7 @@ CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from
 READING_OF_TEXT = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
     *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
-    *('segmenter', 'hmm'),
+    *('segmenter', 'hmm', 'language', 'test_language'),
 )
 # By kind of model: the tasks in which it reads words, beside characters or ('word') alone.
 READS_WORDS = {'ambert': ('classify',), 'lichee': ('classify', 'span'), 'word': ('classify',)}
@@ -90,7 +91,7 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     """The configs of the trainings that a job consists of."""
     if config.task == 'tables':
         return [config.pretrain, *config.finetune.values()]
-    return [] if config.task == 'similarity' else [config]
+    return [] if config.task in ('similarity', 'vectors') else [config]
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -160,6 +161,27 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
 
 
+def vectors_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """What an encoder's vectors are worth as they are (configs/vectors.py); returns the last words."""
+    if not config.init_from:
+        raise ValueError('there is no encoder to judge: give --config.init_from=X, a workdir or a folder')
+    if not config.data.test:
+        raise ValueError('there is nothing to judge it by: give --config.data.test=FILE, or a,b')
+    data = config.data
+    if len(data.text_columns) == 1:
+        data.text_columns = tuple(data.text_columns[0].split(','))
+    judged: Any = vector_sets.judged(config)['test']  # of the one kind or the other
+    encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
+    found = judged.judge(encoder.encode(judged.texts))
+    workdir.mkdir(parents=True, exist_ok=True)
+    judged.write_predictions(workdir, found)
+    scores = judged.score(found)
+    results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
+    (workdir / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    lines = [f'{name} {value:.4f}' for name, value in scores.items()]
+    return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])
+
+
 def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
     """Fine-tuning, or (`config.mode`) a fine-tuned model put to use; returns the last words."""
     if config.mode == 'train':
@@ -193,7 +215,7 @@ def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -
     config = copy.deepcopy(config)
     path = workdir / 'config.json'
     saved = json.loads(path.read_text('utf-8')) if path.is_file() else {}
-    for section, names in (('data', READING_OF_TEXT), ('model', ('pooling',))):
+    for section, names in (('data', READING_OF_TEXT), ('model', ('pooling', 'projection'))):
         before = saved.get(section, {})
         for name in names:
             if name in before and name in config[section] and f'{section}.{name}' not in given:
@@ -289,6 +311,8 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
+    if worse := finetune.got_worse(results):
+        lines.append(f'Worse than before training: {"; ".join(worse)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
     reason = export.why_no_bert(config.model.kind, config.task, config.model.get('classify_from', 'pooler'))
     if reason:
@@ -318,7 +342,12 @@ def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, fl
 
 
 # The others are fine-tuning.
-JOBS = {'pretrain': pretrain_job, 'tables': tables_job, 'similarity': similarity_job}
+JOBS = {
+    'pretrain': pretrain_job,
+    'tables': tables_job,
+    'similarity': similarity_job,
+    'vectors': vectors_job,
+}
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')

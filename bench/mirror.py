@@ -5,7 +5,7 @@
 About 8 minutes on two cores: 10,000 sentences of STS-B, batches of 200, one epoch, an encoder of 4 × 256
 with random weights (--model FOLDER: another), fp32. Where there is a GPU, or with --device gpu: BERT-base's
 size, bfloat16. Both sides have the same sentences, mean pooling, masked spans, dropout, InfoNCE over the 2N
-vectors, AdamW, learning rates, decay and clipping; both shuffle, and both tokenise as they go. The recipe is
+vectors, AdamW, one learning rate and decay; both shuffle, and both tokenise as they go. The recipe is
 the authors' loop: a batch is tokenised, each side is padded to its longest text (theirs pads to 50 tokens,
 which is slower) and encoded in a forward pass of its own; SDPA and a fused AdamW. Ours is the product's own
 training loop. In the table
@@ -58,7 +58,7 @@ def write_case(folder: Path, flags: argparse.Namespace) -> Path:
     changes = {
         'data.train': str(folder / 'texts.txt'), 'init_from': str(model), 'eval_first': False,
         'dtype': flags.dtype, 'batch_size': flags.batch_size, 'log_every': 10**6,
-        'optim.warmup_steps': steps // 10, 'total_steps': steps,
+        'total_steps': steps,
     }  # fmt: skip
     path = folder / 'case.json'
     path.write_text(json.dumps(changes), encoding='utf-8')
@@ -122,8 +122,7 @@ def ours(case: Path) -> dict:
 
 
 def mask_span(text: str, span: int, rng: np.random.Generator) -> str:
-    """A span of characters replaced by [MASK]; of a short text at most half of it, as this project does."""
-    span = min(span, len(text) // 2)
+    """A span of so many characters replaced by [MASK]."""
     start = int(rng.integers(0, len(text) - span + 1))
     return f'{text[:start]}[MASK]{text[start + span :]}' if span else text
 
@@ -144,6 +143,8 @@ def recipe(case: Path) -> dict:
     import torch
     import transformers
 
+    from input_pipeline.mirror import Masks
+
     config = config_of(case)
     transformers.logging.set_verbosity_error()
     transformers.set_seed(config.seed)
@@ -160,6 +161,7 @@ def recipe(case: Path) -> dict:
         {'params': decayed, 'weight_decay': config.optim.weight_decay},
         {'params': others, 'weight_decay': 0},
     ]
+    masks = Masks(config.data.mask_span, config.data.mask_shortest)
     rng = np.random.default_rng(config.seed)
     found = {'computed_tokens': 0}
 
@@ -175,20 +177,15 @@ def recipe(case: Path) -> dict:
 
     def train(steps: int) -> list[float]:
         optimizer = torch.optim.AdamW(groups, lr=config.optim.learning_rate, eps=1e-6, fused=True)
-        schedule = transformers.get_linear_schedule_with_warmup(
-            optimizer, config.optim.warmup_steps, config.total_steps
-        )
         order, losses = rng.permutation(len(texts)), []
         for step in range(steps):
             rows = order[step * config.batch_size : (step + 1) * config.batch_size]
             batch = [texts[row] for row in rows]
-            copies = [mask_span(text, config.data.mask_span, rng) for text in batch]
+            copies = [mask_span(text, masks.of(text), rng) for text in batch]
             loss = info_nce(vectors(batch), vectors(copies), config.loss.temperature)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
             optimizer.step()
-            schedule.step()
             losses.append(loss.detach())
         return [float(loss) for loss in losses]
 

@@ -50,19 +50,23 @@ def run(
     evaluator = programs.evaluator
     validation = data.splits.get('validation')
     score = validation and (lambda outputs: validation.score(validation.decode(outputs)))
+
+    def before(params: dict) -> dict[str, float]:
+        return _pass(config, data, evaluator, params, 'test', None) if 'test' in data.splits else {}
+
     per_seed = []
     with contextlib.nullcontext(stop) if stop else Stop() as stop:
         for seeds in _side_by_side(config, workdir):
             jobs = [_job(config, workdir, data, seed) for seed in seeds]
             if config.seeds > 1:
                 log.info('Seed %s, in %s/seed-<n>', ', '.join(map(str, seeds)), workdir)
-            train.train_side_by_side(jobs, vocabulary, score, programs, stop)
+            train.train_side_by_side(jobs, vocabulary, score, programs, stop, before)
             for seed, (one, folder, _) in zip(seeds, jobs):
                 lines = writer.read_metrics(folder / 'metrics.jsonl')
                 rows = [row for row in lines if row['split'] == 'validation']
                 if stop.requested or not _finished(one, folder, rows):
                     return {}
-                per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, rows))
+                per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
     per_seed.sort(key=operator.itemgetter('seed'))
     results = summary(config, per_seed)
     if jax.process_index() == 0:
@@ -70,6 +74,18 @@ def run(
         if config.seeds > 1:
             _keep_best_seed(config, workdir, per_seed)
     return results
+
+
+def got_worse(results: dict[str, Any]) -> list[str]:
+    """What of results.json, the mean over seeds, was worse with the last parameters than before training, as
+    'split metric before → after'; losses are the better the lower. [] where nothing was measured before."""
+    worse = []
+    for split, found in results['mean'].items():
+        for name, before in found.get('before', {}).items():
+            after = found['last'][name]
+            if (after > before) if name.startswith('loss') else (after < before):
+                worse.append(f'{split} {name} {before:.4f} → {after:.4f}')
+    return worse
 
 
 def seed_folder(workdir: Path, seed: int, seeds: int) -> Path:
@@ -169,26 +185,33 @@ def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
     return latest_step(folder) >= config.total_steps or best.exhausted
 
 
-def _measure(config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluator, rows: list[dict]) -> dict:
+def _measure(
+    config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluator, lines: list[dict]
+) -> dict:
     """{'validation': {'before': …, 'best': …, 'last': …}, 'test': …}, and the files of the best parameters;
-    'before' where there was an evaluation before the first step."""
+    'before' where there was an evaluation before the first step. `lines`: of metrics.jsonl."""
     results: dict[str, Any] = {}
+    rows = [row for row in lines if row['split'] == 'validation']
     if rows:
         with initial.open_checkpoints(folder) as checkpoints:
             best = checkpoints.latest_step  # of what the files and the test metrics are of
         chosen = next((row for row in rows if row['step'] == best), rows[-1])
         before = [('before', rows[0])] if rows[0]['step'] == 0 else []
         results['validation'] = {
-            which: {name: value for name, value in row.items() if name != 'split'}
-            for which, row in (*before, ('best', chosen), ('last', rows[-1]))
+            which: _metrics(row) for which, row in (*before, ('best', chosen), ('last', rows[-1]))
         }
     for_files = next((name for name in ('test', 'validation') if name in data.splits), None)
     if for_files:
         found = _pass(config, data, evaluator, restore(folder, evaluator), for_files, folder)
         if for_files == 'test' and found:
             last = _pass(config, data, evaluator, restore(folder, evaluator, 'last'), 'test', None)
-            results['test'] = {'best': found, 'last': last}
+            first = next((_metrics(row) for row in lines if row['split'] == 'test'), None)
+            results['test'] = ({'before': first} if first else {}) | {'best': found, 'last': last}
     return results
+
+
+def _metrics(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != 'split'}
 
 
 def _pass(

@@ -279,12 +279,37 @@ class SentenceEncoder(_OneEncoder):
     ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 [B, D]. `pooling` is 'mean', over a
     text's tokens, special ones included and padding never, or 'cls', the last hidden state of [CLS]. A row
     that is all padding gives a zero vector with 'mean'.
+
+    For training only: positions int [B, L], others than 0, 1, …; features bool [B, D], the others are 0 in
+    what the embedding layer gives; projected, whether the vector goes through BERT's pooler, tanh(dense(·)).
     """
 
     pooling: str = 'mean'
 
-    def __call__(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        return pool_tokens(self.encode(ids, segments, keys), ids, self.pooling)
+    def __call__(
+        self,
+        ids: jax.Array,
+        segments: jax.Array,
+        keys: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        features: jax.Array | None = None,
+        projected: bool = False,
+    ) -> jax.Array:
+        vectors = pool_tokens(self.encode(ids, segments, keys, positions, features), ids, self.pooling)
+        return self.char_encoder.pool(vectors).astype(jnp.float32) if projected else vectors
+
+    def encode(
+        self,
+        ids: jax.Array,
+        segments: jax.Array,
+        keys: jax.Array | None,
+        positions: jax.Array | None = None,
+        features: jax.Array | None = None,
+    ) -> jax.Array:
+        x = self.embeddings(ids, segments, positions, keys)
+        if features is not None:
+            x = jnp.where(features[:, None], x, 0)
+        return self.char_encoder(x, attends(ids, None), keys)
 
 
 def pool_tokens(hidden: jax.Array, ids: jax.Array, pooling: str) -> jax.Array:

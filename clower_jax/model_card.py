@@ -12,19 +12,14 @@ from clower_jax.initial import is_workdir
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
 SETTINGS = (
     *(f'model.{name}' for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size')),
-    *('total_steps', 'batch_size', 'optim.learning_rate', 'optim.warmup_steps', 'optim.weight_decay'),
-    *('optim.clip_norm', 'dtype', 'seed', 'model.dropout', 'data.char_length', 'data.word_length'),
-    *(
-        'data.max_length',
-        'data.stride',
-        'data.mask_rate',
-        'loss.mlm_candidates',
-        'loss.sop_on',
-        'loss.sop_weight',
-    ),
+    *('total_steps', 'batch_size', 'optim.learning_rate', 'optim.warmup_steps', 'optim.schedule'),
+    *('optim.weight_decay', 'optim.clip_norm', 'dtype', 'seed', 'model.dropout'),
+    *(f'data.{name}' for name in ('char_length', 'word_length', 'max_length', 'stride', 'mask_rate')),
+    *('loss.mlm_candidates', 'loss.sop_on', 'loss.sop_weight'),
     *('data.masking', 'data.explored_masks', 'loss.cmlm_vectors'),
     *('model.kind', 'loss.contrast_on', 'loss.contrast_weight', 'loss.temperature'),
-    *('model.pooling', 'model.drophead', 'data.mask_span'),
+    *('model.pooling', 'model.projection', 'model.drophead', 'model.feature_cutoff'),
+    *('data.mask_span', 'data.mask_shortest', 'data.shuffle_positions'),
     *('loss.same_word_negatives', 'loss.contrast_scope'),
 )
 
@@ -48,6 +43,9 @@ SENTENCE_TASKS = {
     'mlctl': 'contrastive learning on translations, of sentences and of words (ML-CTL, arXiv 2202.13083)',
     'auto_mlm': 'contrastive learning together with Auto-MLM (arXiv 2203.16187)',
 }
+# Of the task mirror, where its settings are these.
+SIMCSE = 'unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821)'
+CONSERT = 'ConSERT, with cut features and shuffled positions (Yan et al. 2021, arXiv 2105.11741)'
 
 
 ONE_ENCODER = {
@@ -162,13 +160,18 @@ def _what(facts: Facts) -> str:
     if 'imported' in facts.config:
         return f'A Chinese BERT ({shape}), converted from `{_initial(facts)}` and not trained further.'
     if facts.config.get('task') in SENTENCE_TASKS:
+        by = SENTENCE_TASKS[facts.config['task']]
+        if facts.config['model'].get('projection'):
+            by = SIMCSE
+        if facts.config['data'].get('shuffle_positions'):
+            by = CONSERT
         pooling = {
             'mean': "the mean of its tokens' last hidden states",
             'cls': 'the last hidden state of [CLS]',
         }
         return (
             f'A BERT ({shape}) that turns texts into vectors to be compared by cosine, trained by '
-            f'{SENTENCE_TASKS[facts.config["task"]]}. The vector of a text is '
+            f'{by}. The vector of a text is '
             f'{pooling[facts.config["model"]["pooling"]]}.'
         )
     view = {'char': 'character', 'word': 'word'}[facts.encoder]
@@ -191,7 +194,8 @@ def _masks(facts: Facts) -> str:
     data = facts.config.get('data', {})
     how = MASKS[data.get('masking', 'words')]
     times = data.get('explored_masks', 1)
-    return how + (f', each text under {times} disjoint masks (arXiv 2010.06040)' if times > 1 else '')
+    whole = ' that cover it' if data.get('explore_whole') else ''
+    return how + (f', each text under {times} disjoint masks{whole} (arXiv 2010.06040)' if times > 1 else '')
 
 
 def _limits(facts: Facts) -> str:

@@ -6,6 +6,7 @@ of the first side, and `example`; what they are worth is found by comparing them
 """
 
 import dataclasses
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from ml_collections import ConfigDict
 from clower_jax import dropout, losses
 from clower_jax.model import PAD_ID, SentenceEncoder
 from clower_jax.pretraining import SumsByName, encoder_settings, named
+
+CUTOFF = zlib.crc32(b'feature_cutoff')  # the place in the network that features are cut off at (`dropout`)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,29 +45,50 @@ class Mirror(SentenceTask):
     """Mirror-BERT (Liu et al. 2021, arXiv 2104.08027): a text and its copy are a positive pair; they differ
     in what is masked in the copy and in what dropout leaves out. All other texts of the batch, of either
     side, are negatives (equation 2, `losses.info_nce`).
+
+    Its relatives differ in how the sides differ and in who is a negative. Unsupervised SimCSE (Gao et al.
+    2021, arXiv 2104.08821): dropout alone; negatives of the other side alone (not `within`); in training the
+    vector goes through a dense layer and tanh (`projection`). ConSERT (Yan et al. 2021, arXiv 2105.11741):
+    features are cut off the embeddings of the first side, each with the probability `feature_cutoff` for all
+    tokens of a text; the positions of the second side are shuffled (`other_positions` [B, L] in the batch).
     """
 
     temperature: float
+    within: bool = True
+    projection: bool = False
+    feature_cutoff: float = 0.0
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> 'Mirror':
-        """`model.pooling` and `loss.temperature` matter beside the encoder's settings.
+        """`model.{pooling, projection, feature_cutoff}` and `loss.{temperature, within}` matter beside the
+        encoder's settings.
 
-        Raises ValueError where nothing is masked or dropped: both sides of a pair would be the same.
+        Raises ValueError where nothing is masked, dropped or shuffled: both sides of a pair would be the
+        same.
         """
-        if not (config.data.mask_span or drops(config.model)):
+        model = config.model
+        if not (
+            config.data.mask_span or config.data.shuffle_positions or model.feature_cutoff or drops(model)
+        ):
             raise ValueError(
                 'data.mask_span=0, model.dropout=0, model.attention_dropout=0 and model.drophead=0: both '
                 'sides of every pair are the same. Set one of them'
             )
+        encoder = SentenceEncoder(**encoder_settings(config), pooling=model.pooling)
         return cls(
-            SentenceEncoder(**encoder_settings(config), pooling=config.model.pooling), config.loss.temperature
+            encoder, config.loss.temperature, config.loss.within, model.projection, model.feature_cutoff
         )
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters (fp32), as BERT draws them."""
+        ids = jnp.zeros((1, 2), jnp.int32)
+        return self.model.init(key, ids, ids, projected=self.projection)['params']
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
         """The loss of one batch, a mean over its pairs, and the sums behind it; key None: no dropout."""
-        a, b = both_sides(self.model, params, batch, key)
-        part = losses.info_nce(a, b, batch['char_ids'][:, 0] != PAD_ID, self.temperature)
+        a, b = both_sides(self.model, params, batch, key, self.projection, self.feature_cutoff)
+        real = batch['char_ids'][:, 0] != PAD_ID
+        part = losses.info_nce(a, b, real, self.temperature, within=self.within)
         return part.loss / jnp.maximum(part.count, 1), named('contrast', part) | counts(batch)
 
     def total(self, means: dict) -> jax.Array:
@@ -78,18 +102,36 @@ def drops(model: ConfigDict) -> bool:
 
 
 def both_sides(
-    model: SentenceEncoder, params: dict, batch: dict, key: jax.Array | None
+    model: SentenceEncoder,
+    params: dict,
+    batch: dict,
+    key: jax.Array | None,
+    projected: bool = False,
+    feature_cutoff: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The vectors of both sides, fp32 [B, D] each, out of one pass; every row has a dropout of its own."""
     ids, segments = interleaved(batch, 'ids'), interleaved(batch, 'segments')
     keys = None if key is None else dropout.row_keys(key, len(ids))
-    vectors = model.apply({'params': params}, ids, segments, keys)
+    positions = features = None
+    if 'other_positions' in batch:
+        shuffled = batch['other_positions']
+        in_order = jnp.broadcast_to(jnp.arange(shuffled.shape[1], dtype=jnp.int32), shuffled.shape)
+        positions = _side_by_side(in_order, shuffled)
+    if feature_cutoff and keys is not None:
+        shape = (len(ids) // 2, model.shape.hidden_size)
+        kept = dropout.keep(shape, feature_cutoff, sides(keys)[0], CUTOFF)
+        features = _side_by_side(kept, jnp.ones_like(kept))
+    vectors = model.apply({'params': params}, ids, segments, keys, positions, features, projected)
     return sides(vectors)
 
 
 def interleaved(batch: dict, name: str) -> jax.Array:
     """[2·B, L]: the rows of both sides, a pair's next to each other: on a mesh they are on one device."""
-    pairs = jnp.stack([batch[f'char_{name}'], batch[f'other_{name}']], axis=1)
+    return _side_by_side(batch[f'char_{name}'], batch[f'other_{name}'])
+
+
+def _side_by_side(first: jax.Array, second: jax.Array) -> jax.Array:
+    pairs = jnp.stack([first, second], axis=1)
     return pairs.reshape(-1, pairs.shape[-1])
 
 

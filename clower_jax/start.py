@@ -29,14 +29,24 @@ DECIDE_BATCHES = (
     'data.max_anchors',
     'data.pack',
     'data.max_texts',
-    *('data.masking', 'data.explored_masks', 'data.similar_words'),
+    *('data.masking', 'data.explored_masks', 'data.explore_whole', 'data.similar_words'),
     *('model.kind', 'model.pooling', 'model.classify_from', 'loss.sop_on', 'loss.contrast_on'),
     *(
         f'data.{key}'
         for key in ('train', 'dev', 'folder', 'dataset', 'dev_fraction', 'max_length', 'buckets')
     ),
-    *(f'data.{key}' for key in ('labels', 'text_columns', 'label_column')),
+    *(f'data.{key}' for key in ('labels', 'text_columns', 'label_column', 'language')),
     *(f'data.{key}' for key in ('stride', 'max_question_length', 'simplify', 'max_strings', 'mask_span')),
+    *(
+        f'data.{key}'
+        for key in (
+            'test_fraction',
+            'shuffle_positions',
+            'mask_shortest',
+            'latin_mask_span',
+            'latin_mask_shortest',
+        )
+    ),
     *('data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
 )
 # What runs did that were begun before there were these settings.
@@ -44,10 +54,15 @@ WITHOUT = {
     'data.pack': False,
     'data.masking': 'words',
     'data.explored_masks': 1,
+    'data.explore_whole': False,
     'model.kind': 'clower',
     'model.classify_from': 'pooler',
     'model.new_pooler': False,
     'loss.contrast_on': 'both',
+    'data.test_fraction': 0.0,
+    'data.shuffle_positions': False,
+    'data.mask_shortest': 0,
+    'data.latin_mask_shortest': 0,
 }
 
 
@@ -67,7 +82,7 @@ def check(config: ConfigDict) -> None:
         *((f'model.{key}', 0, 0.99) for key in ('dropout', 'attention_dropout')),
         ('loss.temperature', 1e-4, None),
         ('patience', 0, None),
-        ('data.dev_fraction', 0.0, 0.99),
+        *((f'data.{key}_fraction', 0.0, 0.99) for key in ('dev', 'test')),
         *(
             (key, 1, None)
             for key in ('seeds', 'seeds_at_once', 'data.stride', 'data.buckets', 'data.max_question_length')
@@ -75,12 +90,13 @@ def check(config: ConfigDict) -> None:
         *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
         ('data.max_length', 8, None),
         ('data.max_strings', 1, None),
-        ('data.mask_span', 0, None),
+        *((f'data.{key}', 0, None) for key in ('mask_span', 'mask_shortest')),
+        *((f'data.latin_{key}', 0, None) for key in ('mask_span', 'mask_shortest')),
         ('data.mask_rate', 0.01, 0.99),
         ('data.max_aligned', 1, None),
         *((f'loss.{key}_weight', 0, None) for key in ('word', 'mlm')),
         ('loss.align_threshold', -1.0, 1.0),
-        ('model.drophead', 0, 0.99),
+        *((f'model.{key}', 0, 0.99) for key in ('drophead', 'feature_cutoff')),
         ('optim.warmup_fraction', 0.0, 0.99),
         ('optim.final_fraction', 0.0, 1.0),
     )
@@ -93,6 +109,7 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f'{key}={values[key]} must be {allowed}')
     choices = {
         'mode': ('train', 'evaluate', 'predict'),
+        'optim.schedule': optim.SCHEDULES,
         'data.scorer': ('cmrc', 'drcd'),
         'data.evaluation': ('similarity', 'retrieval'),
         'model.pooling': ('mean', 'cls'),

@@ -90,6 +90,7 @@ def train_side_by_side(
     score: evaluate.Score | None = None,
     programs: Programs | None = None,
     stop: Stop | None = None,
+    before: Callable[[dict], dict[str, float]] | None = None,
 ) -> list[dict[str, float]]:
     """`train` for several jobs whose configs differ in the seed alone: a step of all is one program.
 
@@ -98,6 +99,8 @@ def train_side_by_side(
 
     Args:
       jobs: the workdirs are at the same step, and the batches of each step have the same shapes.
+      before: with `eval_first`, what else is measured of the parameters before the first step; it is written
+        as the split 'test'.
 
     Returns:
       What `train` returns, for each job.
@@ -134,6 +137,7 @@ def train_side_by_side(
             if config.eval_first and first_step == 0:
                 for run in runs:
                     run.evaluate(0, score)
+                    run.writer.scalars(0, 'test', before(run.state.params) if before else {})
                     say(run, _summary(0, run.held_out))
                 clock.reset()
             for step in range(first_step + 1, config.total_steps + 1):

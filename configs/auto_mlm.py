@@ -5,7 +5,8 @@
 X is a workdir or a Hugging Face BERT folder; train has a text a line, or is a table with one or two columns
 of texts, whose labels are not looked at. With --config.data.dev=pairs.tsv it is evaluated before and after:
 how near a text's paraphrase is, among those of all other texts (pairs labelled 1; all, if there is no label).
-On other pairs:
+Half of these pairs, called validation, are there to choose by, a learning rate for one; the other half, test,
+is what the choice is worth. (--config.data.test=FILE: other pairs.) On other pairs:
 
     python run.py --config=configs/auto_mlm.py --workdir=W --config.mode=evaluate --config.data.test=FILE
 
@@ -23,6 +24,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 64
     config.num_epochs = 1.0
     config.data.max_length = 64
+    config.data.test_fraction = 0.5
     config.data.mask_rate = 0.15  # of the tokens of a text
     config.loss.temperature = 0.05
     config.loss.mlm_weight = 1.0  # of the masked tokens; the contrast has 1

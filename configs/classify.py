@@ -48,6 +48,10 @@ def get_config(variant: str = '') -> ConfigDict:
     config.data.labels = ()  # in the order of the logits; empty: the data set's, or those found in train
     config.data.text_columns = ()  # names of the column(s) with the text(s); empty: found by the header
     config.data.label_column = ''  # likewise
+    # Of files in several languages, or with {language} in their names: those that are read, as a,b; empty:
+    # all. The second one is for test; where empty, as the first (configs/transfer.py).
+    config.data.language = 'zh' if variant == 'xnli' else ''
+    config.data.test_language = ''
     config.data.pairs = placeholder(bool)  # whether rows are pairs; found out
     if variant:
         config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]

@@ -87,6 +87,7 @@ def sentences(task: str, evaluation: str) -> ConfigDict:
     config.data.evaluation = evaluation
     config.data.folder = ''
     config.data.dev_fraction = 0.0
+    config.data.test_fraction = 0.0  # where there is no test file: this share of dev's pairs
     config.data.text_columns = ()  # names of the column(s) with the texts; empty: found by the header
     config.data.label_column = ''  # of scores, or of what pairs are (1: they mean the same); likewise
     config.model.pooling = 'mean'  # over a text's tokens; or cls

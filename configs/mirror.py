@@ -8,9 +8,18 @@ for sentences, and for words
 
 X is a workdir or a Hugging Face BERT folder; train has a text a line, or is a table with one or two columns
 of texts. It needs no labels: every text is paired with itself. With --config.data.dev=pairs.tsv, lines of
-text, text and human score, it is evaluated before and after (Spearman's correlation). On other pairs:
+text, text and human score, it is evaluated before and after (Spearman's correlation); several sets at once,
+--config.data.dev=a.tsv,b.tsv, with their mean. On other pairs:
 
     python run.py --config=configs/mirror.py:word --workdir=W --config.mode=evaluate --config.data.test=FILE
+
+The settings are those of the authors' scripts, but for what is masked in Chinese. `:sentence,drophead` and
+`:word,drophead` leave out whole attention heads instead of elements. Two relatives to compare with, which
+learn from texts alone, too; with --config.data.dev the best parameters are kept, as their authors do:
+
+    simcse    unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821): dropout alone tells the sides apart
+    consert   ConSERT (Yan et al. 2021, arXiv 2105.11741): features are cut off one side, the positions of the
+              other are shuffled; its rate, 5e-7, is one for ten epochs of 50,000 texts
 
 Small encoders want a higher learning rate than BERT-base: see docs/results/mirror_cpu.
 """
@@ -19,19 +28,57 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# The paper's: tokens, characters masked, temperature, epochs.
-SETTINGS = {'sentence': (50, 5, 0.04, 1.0), 'word': (25, 0, 0.2, 2.0)}
+# The authors': tokens, temperature, epochs, pooling, and whether a span is masked.
+SETTINGS = {'sentence': (50, 0.04, 1.0, 'mean', True), 'word': (25, 0.2, 2.0, 'cls', False)}
+DROPHEAD = {'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.drophead': 0.2}
+
+
+# What is otherwise in the relatives, from the scripts of their authors (SimCSE's for BERT-base, ConSERT's for
+# Chinese), which decay linearly and clip.
+RELATIVES = {
+    'simcse': {
+        'batch_size': 64, 'num_epochs': 1.0, 'loss.temperature': 0.05, 'loss.within': False,
+        'model.pooling': 'cls', 'model.projection': True, 'data.max_length': 32,
+        'data.max_strings': 1_000_000, 'optim.learning_rate': 3e-5, 'optim.weight_decay': 0.0,
+    },
+    'consert': {
+        'batch_size': 96, 'num_epochs': 10.0, 'loss.temperature': 0.1, 'model.pooling': 'mean',
+        'model.feature_cutoff': 0.2, 'data.shuffle_positions': True, 'data.max_length': 64,
+        'data.max_strings': 50_000, 'optim.learning_rate': 5e-7, 'optim.warmup_fraction': 0.1,
+    },
+}  # fmt: skip
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The config for 'sentence' or 'word'."""
-    if variant not in SETTINGS:
-        raise ValueError(f'configs/mirror.py has the variants {", ".join(SETTINGS)}, and no {variant!r}')
+    """The config of a variant, as in 'sentence' or 'word,drophead'; see above."""
+    name, *more = variant.split(',')
+    if not (name in SETTINGS and more in ([], ['drophead']) or variant in RELATIVES):
+        known = ', '.join([*(f'{name}, {name},drophead' for name in SETTINGS), *RELATIVES])
+        raise ValueError(f'configs/mirror.py has the variants {known}, and no {variant!r}')
+    length, temperature, epochs, pooling, masks = SETTINGS.get(name, SETTINGS['word'])
     config = common.sentences('mirror', evaluation='similarity')
     config.batch_size = 200
     config.log_every = 10
+    config.num_epochs = epochs
+    config.loss.temperature = temperature
+    config.loss.within = True  # whether the other texts of the same side are negatives, too
+    config.model.pooling = pooling
+    config.model.projection = False  # whether a vector goes through BERT's pooler in training
+    config.model.feature_cutoff = 0.0  # probability of each feature of the first side's embeddings to be 0
+    config.optim.warmup_fraction = 0.0
     config.data.max_strings = 10_000  # distinct texts of train, from its start
-    length, config.data.mask_span, config.loss.temperature, config.num_epochs = SETTINGS[variant]
     config.data.max_length = length
     config.data.buckets = 3  # few: each is compiled, and there are 50 steps
+    config.data.shuffle_positions = False  # of the tokens of the second side
+    # Characters that one [MASK] replaces in one side of a pair, 0: none; in texts of so many or more. Of a
+    # text with more Latin letters than Chinese characters, the authors'; of others docs/results/mirror_cpu's.
+    config.data.mask_span, config.data.mask_shortest = (5, 10) if masks else (0, 0)
+    config.data.latin_mask_span, config.data.latin_mask_shortest = (5, 30) if masks else (0, 0)
+    if name in RELATIVES:
+        config.select, config.eval_every = 'spearman', 125
+        config.update_from_flattened_dict(RELATIVES[name])
+    else:
+        config.optim.schedule, config.optim.clip_norm = 'constant', 0.0
+    if more:
+        config.update_from_flattened_dict(DROPHEAD)
     return config

@@ -8,6 +8,8 @@ of all translations is the right one. On other pairs:
 
     python run.py --config=configs/mlctl.py --workdir=W --config.mode=evaluate --config.data.test=FILE
 
+What a classifier of one language is worth on another: configs/transfer.py, from X and from W.
+
 Which words translate each other is found out by the model itself, or comes from a word aligner:
 
     python -m input_pipeline.word_groups --input pairs.tsv --output words.txt

@@ -45,9 +45,12 @@ Beside them there are two other ways to learn from masks:
     fully_explored           bert_wwm with each text 4 times in a batch, under disjoint masks (Zheng et al.
                              2020, arXiv 2010.06040): a step is on a quarter of the texts;
                              base needs --config.batch_size=8 or another multiple of 4
+    fully_explored_whole     the same with masks that share the whole text: 6, each a sixth of it, the share
+                             nearest to 15 %; all but paper need a --config.batch_size, a multiple of 6
     cmlm                     a sentence's masked tokens given the vector of the sentence before it (Yang et
                              al. 2020, arXiv 2012.14388); the sizes small and base need
-                             --config.data.pack=False --config.data.char_length=0, too
+                             --config.data.pack=False --config.data.char_length=0, too. What it trains is the
+                             mean vector, which configs/vectors.py judges
 """
 
 from ml_collections import ConfigDict
@@ -67,6 +70,8 @@ SYSTEMS = {
     'no_contrast': NO_CONTRAST,
     'macbert': ONE_ENCODER | {'data.masking': 'ngrams'},
     'fully_explored': ONE_ENCODER | {'loss.sop_on': 'none', 'data.explored_masks': 4},
+    'fully_explored_whole': ONE_ENCODER
+    | {'loss.sop_on': 'none', 'data.explored_masks': 6, 'data.explore_whole': True},
     'ambert': NO_CONTRAST | {'model.kind': 'ambert'},
     'lichee': NO_CONTRAST | {'model.kind': 'lichee'},
     'cmlm': {'model.kind': 'cmlm', 'loss.sop_on': 'none', 'data.mask_rate': 0.3} | NO_CONTRAST,
@@ -118,6 +123,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'masking': 'words',
             'similar_words': '',  # for ngrams: a file that input_pipeline.similar_words wrote
             'explored_masks': 1,  # disjoint masks of each text, rows of the same batch; for one encoder
+            'explore_whole': False,  # whether they share the whole text; else each has mask_rate of it
             'max_anchors': 20,  # words per sequence that are contrasted; the paper's
             'eval_examples': 0,  # of the held-out set; 0: all
             # Several texts in a row: batch_size counts rows, char_length and word_length are a row's, 0 being

@@ -127,7 +127,7 @@ def batches(
     source = loader.open_split(data.corpus, split)
     wanted = recipe(config)
     if not train:
-        wanted = wanted._replace(masks=1)  # every model is measured on the same masks
+        wanted = wanted._replace(masks=1, whole=False)  # every model is measured on the same masks
     make_batch = functools.partial(
         masking.make_batch,
         vocabulary=vocabulary(config),
@@ -143,7 +143,8 @@ def batches(
     if data.get('pack', False):
         capacity = (data.char_length, data.word_length)
         plan = loader.plan_rows(data.corpus, split, capacity, data.max_texts, limit, wanted.views)
-        packed = loader.Packed(plan, plan.widths(data.mask_rate, data.max_anchors))
+        rate, more = (1 / wanted.masks, masking.LAST_MASK) if wanted.whole else (data.mask_rate, 0)
+        packed = loader.Packed(plan, plan.widths(rate, data.max_anchors, more))
     if train:
         return loader.train_batches(
             source, make_batch, batch_size, (lo, hi), config.seed, start_step, packed, wanted.masks
@@ -163,7 +164,10 @@ def recipe(config: ConfigDict) -> masking.Recipe:
             f'data.explored_masks={masks} divides the characters of a text into masks, and a '
             f'model.kind={kind} reads its words, too: take model.kind=bert'
         )
-    if masks * data.mask_rate > 1:
+    whole = data.get('explore_whole', False)
+    if whole and masks == 1:
+        raise ValueError('data.explore_whole=True needs masks that share a text: data.explored_masks=6, say')
+    if masks * data.mask_rate > 1 and not whole:
         raise ValueError(
             f'data.explored_masks={masks} disjoint masks of data.mask_rate={data.mask_rate} each are more '
             f'than a text has: give at most {int(1 / data.mask_rate)} masks'
@@ -186,6 +190,7 @@ def recipe(config: ConfigDict) -> masking.Recipe:
         anchors=contrast in ('both', 'token'),
         swap=config.loss.sop_on != 'none',
         masks=masks,
+        whole=whole,
         ngrams=words == 'ngrams',
         context=kind == 'cmlm',
         char_words=kind == 'lichee',

@@ -56,19 +56,29 @@ def sample(u, eligible, count, width: int) -> tf.Tensor:
     return eligible & (key <= tf.gather(smallest, count - 1, batch_dims=1)[:, None])
 
 
-def nth_set(sizes, u, limit, number, count: int) -> tf.Tensor:
+def nth_set(sizes, u, limit, number, count: int, whole: bool = False) -> tf.Tensor:
     """[B, W] bool: of the `count` sets of words that `fill_budget` takes one after another, none of them
-    twice, the set `number` [B] of each row. Set 0 is what `fill_budget` takes.
+    twice, the set `number` [B] of each row. Each takes `limit` [B] characters at most; with `whole` it takes
+    its share of what the sets before left, so that every word is in one set, except for words that the last
+    set has no room for under `limit`.
 
     Fully-explored masking (Zheng et al. 2020, arXiv 2010.06040): a text's masks are disjoint, so the
     gradients of its copies are less alike than those of masks drawn independently, and their mean varies
     less.
     """
-    chosen = fill_budget(sizes, u, limit)
+
+    def taken(sizes, place):
+        if not whole:
+            return fill_budget(sizes, u, limit)
+        share = count - place  # sets that are still to come, this one included
+        left = tf.reduce_sum(sizes, axis=1)
+        return fill_budget(sizes, u, tf.minimum((left + share - 1) // share, limit))
+
+    chosen = taken(sizes, tf.zeros_like(number))
     for before in range(count - 1):
         # Where the set is found already nothing is taken away, and so it is found again.
         sizes = tf.where(chosen & (number > before)[:, None], 0, sizes)
-        chosen = fill_budget(sizes, u, limit)
+        chosen = taken(sizes, tf.minimum(before + 1, number))
     return chosen
 
 

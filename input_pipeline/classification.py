@@ -73,12 +73,18 @@ class Classification:
         return logits
 
     def score(self, logits: np.ndarray) -> dict[str, float]:
-        """`macro_f1` of the logits [N, C], over the examples that have a label; {} where none has one."""
+        """`macro_f1` of the logits [N, C], over the examples that have a label; {} where none has one. Where
+        they are in several languages also `acc_<language>` for each."""
         known = self._gold != NO_LABEL
         if not known.any():
             return {}
         predicted = logits.argmax(axis=1)
-        return {'macro_f1': scorers.macro_f1(self._gold[known], predicted[known], len(self.labels))}
+        scores = {'macro_f1': scorers.macro_f1(self._gold[known], predicted[known], len(self.labels))}
+        languages = np.array([example.language for example in self._examples])
+        for language in sorted(set(languages[known])) if len(set(languages)) > 1 else ():
+            its = known & (languages == language)
+            scores[f'acc_{language or "other"}'] = float(np.mean(predicted[its] == self._gold[its]))
+        return scores
 
     def confusion(self, logits: np.ndarray) -> np.ndarray | None:
         """int64 [C, C] counts: rows are the true labels; None where no example has a label."""
@@ -161,7 +167,14 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification
     for name, path in locations.paths(config).items():
         needs_labels = config.mode == 'evaluate' or config.mode == 'train' and name != 'test'
         kept = spec._replace(drop_labels=()) if config.mode == 'predict' else spec
-        examples[name], _ = labelled.read(path, kept._replace(labelled=needs_labels))
+        parts = locations.by_language(path, locations.languages(data, name) or spec.languages)
+        if not parts:
+            raise ValueError(f'{path}: of which language? Give it, --config.data.language=zh')
+        examples[name] = [
+            example
+            for part, its in parts
+            for example in labelled.read(part, kept._replace(labelled=needs_labels, languages=its))[0]
+        ]
         locations.check_size(data, name, len(examples[name]))
     if config.mode == 'predict':  # whatever stands in a label column, it is not known
         examples = {name: [x._replace(label=None) for x in found] for name, found in examples.items()}

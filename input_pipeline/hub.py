@@ -84,12 +84,22 @@ SOURCES = {
     'xnli': Source(
         'github.com/facebookresearch/XNLI: XNLI-1.0 and, for training, XNLI-MT-1.0',
         {
-            'train': ('multinli.train.zh.tsv', 'train.tsv'),
+            'train': ('multinli.train.{language}.tsv', 'train.tsv'),
             'dev': ('xnli.dev.tsv', 'dev.tsv'),
             'test': ('xnli.test.tsv', 'test.tsv'),
         },
         {'train': 392702, 'dev': 2490, 'test': 5010},
         _hub_names('facebook/xnli/zh', 'train', 'dev', 'test'),
+    ),
+    'pawsx': Source(
+        'github.com/google-research-datasets/paws, pawsx: x-final',
+        {
+            'train': ('{language}/train.tsv', '{language}/translated_train.tsv'),
+            'dev': ('{language}/dev_2k.tsv',),
+            'test': ('{language}/test_2k.tsv',),
+        },
+        {},
+        {},
     ),
     'cmrc2018': Source(
         'HFL, github.com/ymcui/cmrc2018',

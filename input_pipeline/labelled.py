@@ -18,12 +18,14 @@ Item = TypeVar('Item')
 
 
 class Example(NamedTuple):
-    """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'."""
+    """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'; `language` is ''
+    where nothing says it."""
 
     text_a: str
     text_b: str | None
     label: str | None
     where: str
+    language: str = ''
 
 
 class DatasetSpec(NamedTuple):
@@ -71,8 +73,12 @@ DATASETS = {
     # Its translated training file has a spelling of its own.
     'xnli': DatasetSpec(
         _NLI,
-        Spec(pair=True, drop_labels=('-',), label_names={'contradictory': 'contradiction'}, language='zh'),
+        Spec(
+            pair=True, drop_labels=('-',), label_names={'contradictory': 'contradiction'}, languages=('zh',)
+        ),
     ),
+    # A file for each language.
+    'pawsx': DatasetSpec(('0', '1'), Spec(('sentence1', 'sentence2'), 'label')),
 }
 
 
@@ -90,7 +96,7 @@ def read(path: str, spec: Spec | None = None) -> tuple[list[Example], dict[str, 
     to the log as one line. Without a spec everything is found out.
 
     Texts and labels lose white space at their ends. The counts are, by reason, of rows that were dropped
-    ("label '-'", 'language not zh', 'blank line') and of 'empty text', which stay: a prediction for them is
+    ("label '-'", 'language en', 'blank line') and of 'empty text', which stay: a prediction for them is
     expected.
 
     Raises:
@@ -102,10 +108,13 @@ def read(path: str, spec: Spec | None = None) -> tuple[list[Example], dict[str, 
     table = labelled_formats.table(path, (*spec.text_columns, spec.label_column))
     texts, label_column = labelled_formats.roles(table, spec)
     counts = Counter({'blank line': table.blank_lines})
+    # A file without such a column is in one language, that of its name.
+    assumed = spec.languages[0] if len(spec.languages) == 1 and 'language' not in table.columns else ''
     examples = []
     for where, row in table.rows:
-        if spec.language and row.get('language', spec.language) != spec.language:
-            counts[f'language not {spec.language}'] += 1
+        language = row.get('language') or assumed
+        if spec.languages and language not in spec.languages:
+            counts[f'language {language or "not given"}'] += 1
             continue
         label = _string(row.get(label_column), where, label_column) or None
         if label in spec.drop_labels:
@@ -120,7 +129,8 @@ def read(path: str, spec: Spec | None = None) -> tuple[list[Example], dict[str, 
             parts = [' '.join(filter(None, parts))]
         counts['empty text'] += '' in parts
         name = None if label is None else spec.label_names.get(label, label)
-        examples.append(Example(parts[0], parts[1] if len(parts) > 1 else None, name, where))
+        language = language if spec.languages else ''
+        examples.append(Example(parts[0], parts[1] if len(parts) > 1 else None, name, where, language))
     counts = +counts
     if not examples:
         raise ValueError(f'{path}: every row was dropped: {_listed(counts)}')

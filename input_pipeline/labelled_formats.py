@@ -44,7 +44,8 @@ class Spec(NamedTuple):
         file might be understood either way.
     drop_labels: rows with these labels have no gold label; they are dropped and counted.
     label_names: a label of the file → what it is called from there on.
-    language: of a file with a column `language`, such as XNLI's, only these rows; the others are counted.
+    languages: of a file with a column `language`, such as XNLI's, only these rows; the others are counted,
+        each language by itself. Empty: all.
     """
 
     text_columns: tuple[str, ...] = ()
@@ -54,7 +55,7 @@ class Spec(NamedTuple):
     pair: bool | None = None
     drop_labels: tuple[str, ...] = ()
     label_names: Mapping[str, str] = MappingProxyType({})
-    language: str = ''
+    languages: tuple[str, ...] = ()
 
 
 class Table(NamedTuple):

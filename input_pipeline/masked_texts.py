@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, sentences
+from input_pipeline import buckets, sentences, vector_sets
 from input_pipeline.masking import IGNORE, prediction_width
 from input_pipeline.tokenizer import Vocabulary
 
@@ -73,9 +73,9 @@ def mask(
     return chosen, np.where(action < 0.8, mask_id, np.where(action < 0.9, random, ids[chosen]))
 
 
-def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, MaskedTexts | sentences.Judged]:
+def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, MaskedTexts | vector_sets.Judged]:
     """The splits that `config.mode` needs, as far as there are any: the distinct texts of `data.train`, and
-    `sentences.judged`.
+    `vector_sets.judged`.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
@@ -84,4 +84,4 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, MaskedTexts | 
     def train(path: str, metrics: tuple[str, ...]) -> MaskedTexts:
         return MaskedTexts(sentences.texts(path, data), vocabulary, data.max_length, data.mask_rate, metrics)
 
-    return sentences.splits(config, vocabulary, train)
+    return vector_sets.splits(config, vocabulary, train)

@@ -14,6 +14,8 @@ from input_pipeline.choosing import budget, ngram_order, nth_set, sample
 from input_pipeline.layout import second_alone, sentence_pair, sum_by_group
 
 IGNORE = -100  # label of a prediction that is padding; no id is negative
+# Where masks share a text: characters over its share that a mask may have, for words that none had room for.
+LAST_MASK = 4
 
 
 def prediction_width(length: int, mask_rate: float) -> int:
@@ -29,15 +31,17 @@ class Recipe(NamedTuple):
     the same otherwise, and so are the rows in order of one without swapping.
 
     masks: how often a text is in the batch, each time with other words masked (`choosing.nth_set`); its words
-    are then not read. ngrams: characters are chosen and replaced as MacBERT does. context: the first sentence
-    stands by itself, as `context_ids`, and the second is masked; both are of characters alone. char_words:
-    each character comes with the word that it is in (LICHEE).
+    are then not read. whole: these masks share the whole text, and `mask_rate` is of no account. ngrams:
+    characters are chosen and replaced as MacBERT does. context: the first sentence stands by itself, as
+    `context_ids`, and the second is masked; both are of characters alone. char_words: each character comes
+    with the word that it is in (LICHEE).
     """
 
     views: tuple[str, ...] = ('char', 'word')
     anchors: bool = True
     swap: bool = True
     masks: int = 1
+    whole: bool = False
     ngrams: bool = False
     context: bool = False
     char_words: bool = False
@@ -80,6 +84,8 @@ def make_batch(
       `char_words` [B, Lc]; as far as the recipe has them.
     """
     char_width, word_width = (prediction_width(n, mask_rate) for n in (char_length, word_length))
+    if recipe.whole:
+        char_width = prediction_width(char_length, 1 / recipe.masks) + LAST_MASK
     sizes = {
         'boundary': 1,
         'swap': 1,
@@ -111,7 +117,8 @@ def make_batch(
     # word.
     size = sum_by_group(tf.where(is_word, word_char_len, 0), whole_word, word_length)
     order = ngram_order(size, u['char_order'], u['ngram_length']) if recipe.ngrams else u['char_order']
-    chosen = nth_set(size, order, budget(is_char, mask_rate), number, recipe.masks)
+    limit = budget(is_char, 1 / recipe.masks) + LAST_MASK if recipe.whole else budget(is_char, mask_rate)
+    chosen = nth_set(size, order, limit, number, recipe.masks, recipe.whole)
     chosen_chars_of = tf.gather(chosen, whole_word, batch_dims=1)  # [B, Lw] this word's characters are chosen
     char_end = tf.cumsum(word_char_len, axis=1)
     word_of_char = tf.searchsorted(

@@ -53,13 +53,14 @@ class Plan:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def widths(self, mask_rate: float, max_anchors: int) -> Widths:
+    def widths(self, mask_rate: float, max_anchors: int, more: int = 0) -> Widths:
         """What the fullest rows need, where each text has at most `max_anchors` anchors, none of them chosen
-        for prediction. The anchors' width is a multiple of 8, which accelerators like."""
+        for prediction, and may have so many `more` characters chosen than `mask_rate` of it. The anchors'
+        width is a multiple of 8, which accelerators like."""
         tokens = np.maximum(self.patterns - SPECIAL_TOKENS, 0)  # [Q, S, 2]
         chosen = np.array([prediction_width(n, mask_rate) for n in range(tokens.max() + 1)])[tokens]
         anchors = np.minimum(tokens[..., 1] - chosen[..., 1], max_anchors)
-        each = np.concatenate([chosen, anchors[..., None]], axis=-1)
+        each = np.concatenate([chosen + [more, 0], anchors[..., None]], axis=-1)
         each[self.patterns[..., 0] == 0] = 0
         chars, words, most = each.sum(1).max(0).tolist()
         return Widths(*self.capacity, self.rows.shape[1], chars, words, -(-max(most, 1) // 8) * 8)

@@ -1,29 +1,20 @@
-"""Texts for sentence encoders: their files, their token rows, and how vectors are judged.
+"""Texts for sentence encoders: their files and their token rows."""
 
-Every sentence task (Mirror-BERT, ML-CTL, Auto-MLM) trains on texts or pairs of its own, and is judged in one
-of two ways (`data.evaluation`): 'similarity', the rank correlation of cosines with the scores that people
-gave to pairs, or 'retrieval', how often a text's partner is the nearest of all.
-"""
-
-import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, labelled, locations, vector_scores
-from input_pipeline.buckets import Outputs, Rows
+from input_pipeline import labelled
+from input_pipeline.buckets import Rows
 from input_pipeline.labelled import Example
 from input_pipeline.labelled_formats import KEYS, is_number
 from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
-
-T = TypeVar('T')
 
 SAME = '1'  # the label of a pair whose texts mean the same
 
@@ -114,6 +105,25 @@ def distinct(pairs: Iterable[Example]) -> list[Example]:
     return kept
 
 
+def split_off(pairs: Sequence[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
+    """Divides pairs into (train, dev), about `fraction` of them dev: those that share a text, on whichever
+    side or by way of other pairs, are on the same side, and no text is on both.
+
+    Raises ValueError where a side would be empty.
+    """
+    root: dict[str, str] = {}
+
+    def find(text: str) -> str:
+        while root.setdefault(text, text) != text:
+            root[text] = text = root[root[text]]
+        return text
+
+    for a, b in (pair[:2] for pair in pairs):
+        first, second = sorted((find(a), find(b)))
+        root[second] = first
+    return labelled.split_off(pairs, fraction, text=lambda pair: find(pair.text_a))
+
+
 def _pairs(path: str, data: ConfigDict, needs_label: bool) -> list[Example]:
     spec = labelled.spec_of('', data.text_columns, data.label_column)
     examples, _ = labelled.read(path, spec._replace(pair=True, labelled=needs_label))
@@ -157,8 +167,12 @@ def log_cut(cut: int, count: int, max_length: int) -> None:
 
 
 def single_rows(found: Sequence[str], vocabulary: Vocabulary, max_length: int) -> Rows:
-    """`token_rows`, all in segment 0."""
-    ids = token_rows(found, vocabulary, max_length)
+    """`token_rows` as `one_segment`."""
+    return one_segment(token_rows(found, vocabulary, max_length))
+
+
+def one_segment(ids: list[np.ndarray]) -> Rows:
+    """Token rows, all in segment 0."""
     return Rows(ids, np.fromiter(map(len, ids), np.int64, len(ids)))
 
 
@@ -168,137 +182,3 @@ def padded(rows: Sequence[np.ndarray], width: int, batch_size: int) -> np.ndarra
     for number, row in enumerate(rows):
         out[number, : len(row)] = row
     return out
-
-
-# ---- how vectors are judged ----
-
-
-class _Judged:
-    """Pairs whose texts are to be given vectors, each distinct text once.
-
-    Args:
-      pairs: in file order.
-      max_length: tokens of a row, special ones included.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], vocabulary: Vocabulary, max_length: int):
-        self._pairs = pairs
-        number: dict[str, int] = {}
-        index = [[number.setdefault(text, len(number)) for text in pair[:2]] for pair in pairs]
-        self._first, self._second = np.array(index).T
-        self.rows = single_rows(list(number), vocabulary, max_length)
-
-    def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
-        """Nothing: a vector has no label."""
-        return {}
-
-    def vectors(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
-        """fp32 [N, D] of the first texts of the pairs and of the second, from a pass's `vectors` [B, D]."""
-        found = np.full((len(self.rows), outputs[0]['vectors'].shape[1]), np.nan, np.float32)
-        for out in outputs:
-            real = out['example'] >= 0
-            found[out['example'][real]] = out['vectors'][real]
-        return found[self._first], found[self._second]
-
-    def _write(self, folder: Path, lines: Iterable[dict]) -> None:
-        with (folder / 'predictions.json').open('w', encoding='utf-8') as out:
-            for number, (pair, line) in enumerate(zip(self._pairs, lines, strict=True)):
-                line = {'id': number, 'text_a': pair.text_a, 'text_b': pair.text_b} | line
-                line['where'] = Path(pair.where).name
-                out.write(json.dumps(line, ensure_ascii=False) + '\n')
-
-
-class Similarity(_Judged):
-    """Judged by the rank correlation of the cosines of pairs with their human scores."""
-
-    metrics = ('spearman',)
-
-    def decode(self, outputs: Outputs) -> np.ndarray:
-        """fp32 [N], the cosine of each pair."""
-        return vector_scores.cosines(*self.vectors(outputs))
-
-    def score(self, cosines: np.ndarray) -> dict[str, float]:
-        """`spearman`, −1 to 1; {} where scores are not known."""
-        gold = [pair.score for pair in self._pairs]
-        return {} if None in gold else {'spearman': vector_scores.spearman(cosines, np.array(gold, float))}
-
-    def confusion(self, cosines: np.ndarray) -> None:
-        """None: there are no classes."""
-
-    def write_predictions(self, folder: Path, cosines: np.ndarray) -> None:
-        """predictions.json, an object a line: the pair, its `score` where it is known, and the `cosine`."""
-        lines = ({} if pair.score is None else {'score': pair.score} for pair in self._pairs)
-        found = (line | {'cosine': round(float(x), 6)} for line, x in zip(lines, cosines, strict=True))
-        self._write(folder, found)
-
-
-class Ranks(NamedTuple):
-    """Where the partner of each text stands among the texts of the other side, and the nearest other one."""
-
-    ab: np.ndarray
-    ba: np.ndarray
-    nearest: np.ndarray
-
-
-class Retrieval(_Judged):
-    """Judged by how near a text's partner is, among all texts of the other side (`related_pairs`)."""
-
-    metrics = ('acc_ab', 'acc_ba', 'mrr', *(f'recall_{k}' for k in vector_scores.RECALLS))
-
-    def decode(self, outputs: Outputs) -> Ranks:
-        """The ranks in both directions."""
-        a, b = self.vectors(outputs)
-        ab, nearest = vector_scores.ranks(a, b)
-        return Ranks(ab, vector_scores.ranks(b, a)[0], nearest)
-
-    def score(self, ranks: Ranks) -> dict[str, float]:
-        """See `vector_scores.retrieval`."""
-        return vector_scores.retrieval(ranks.ab, ranks.ba)
-
-    def confusion(self, ranks: Ranks) -> None:
-        """None: there are no classes."""
-
-    def write_predictions(self, folder: Path, ranks: Ranks) -> None:
-        """predictions.json, an object a line: the pair, the `rank` of b for a, and the `nearest` other b."""
-        second = [pair.text_b for pair in self._pairs]
-        self._write(
-            folder,
-            (
-                {'rank': int(rank)} | ({'nearest': second[other]} if other >= 0 else {})
-                for rank, other in zip(ranks.ab, ranks.nearest)
-            ),
-        )
-
-
-Judged = Similarity | Retrieval
-EVALUATIONS: dict[str, type[Judged]] = {'similarity': Similarity, 'retrieval': Retrieval}
-
-
-def judged(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Judged]:
-    """The splits 'validation' and 'test' that `config.mode` needs, as far as there are any.
-
-    Raises ValueError or FileNotFoundError where a file is missing or wrong.
-    """
-    data = config.data
-    splits: dict[str, Judged] = {}
-    for name, path in locations.paths(config).items():
-        if name == 'train':
-            continue
-        if data.evaluation == 'similarity':
-            pairs = scored_pairs(path, data, scored=config.mode != 'predict')
-        else:
-            pairs = related_pairs(path, data)
-        splits[name] = EVALUATIONS[data.evaluation](pairs, vocabulary, data.max_length)
-    return splits
-
-
-def splits(
-    config: ConfigDict, vocabulary: Vocabulary, train: Callable[[str, tuple[str, ...]], T]
-) -> dict[str, T | Judged]:
-    """`judged`, and to train first what `train` makes of the path of `data.train` and of the metrics that an
-    evaluation measures. Raises as `judged` and `train` do."""
-    found: dict[str, T | Judged] = dict(judged(config, vocabulary))
-    if config.mode != 'train':
-        return found
-    metrics = EVALUATIONS[config.data.evaluation].metrics
-    return {'train': train(locations.paths(config)['train'], metrics)} | found

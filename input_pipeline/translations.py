@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, labelled, locations, sentences, word_groups
+from input_pipeline import buckets, locations, sentences, vector_sets, word_groups
 from input_pipeline.buckets import Rows
 from input_pipeline.segment import Segment, segmenter
 from input_pipeline.sentences import Pair
@@ -87,44 +87,25 @@ def _encode(
     return ids, words
 
 
-def split_off(pairs: Sequence[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
-    """Divides pairs into (train, dev), about `fraction` of them dev: those that share a text, on whichever
-    side or by way of other pairs, are on the same side, and no text is on both.
-
-    Raises ValueError where a side would be empty.
-    """
-    root: dict[str, str] = {}
-
-    def find(text: str) -> str:
-        while root.setdefault(text, text) != text:
-            root[text] = text = root[root[text]]
-        return text
-
-    for a, b in (pair[:2] for pair in pairs):
-        first, second = sorted((find(a), find(b)))
-        root[second] = first
-    return labelled.split_off(pairs, fraction, text=lambda pair: find(pair.text_a))
-
-
-def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Translations | sentences.Judged]:
+def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Translations | vector_sets.Judged]:
     """The splits that `config.mode` needs, as far as there are any: the pairs of `data.train`, and
-    `sentences.judged`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
+    `vector_sets.judged`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
-    splits: dict[str, Translations | sentences.Judged] = dict(sentences.judged(config, vocabulary))
+    splits: dict[str, Translations | vector_sets.Judged] = dict(vector_sets.judged(config, vocabulary))
     if config.mode != 'train':
         return splits
     path = locations.paths(config)['train']
     pairs = sentences.related_pairs(path, data)
     if 'validation' not in splits and data.dev_fraction and data.evaluation == 'retrieval':
-        pairs, held_out = split_off(pairs, data.dev_fraction)
-        splits = {'validation': sentences.Retrieval(held_out, vocabulary, data.max_length)} | splits
+        pairs, held_out = sentences.split_off(pairs, data.dev_fraction)
+        splits = {'validation': vector_sets.Retrieval(held_out, vocabulary, data.max_length)} | splits
         log.info('No dev file: %s pairs of train are kept for evaluation', f'{len(held_out):,}')
     alignment = word_groups.read_alignment(data.alignment, path) if data.alignment else None
     train = Translations(
         pairs, vocabulary, data.max_length, segmenter(data.segmenter), alignment, data.max_aligned,
-        sentences.EVALUATIONS[data.evaluation].metrics,
+        vector_sets.metrics_of(config, splits.get('validation')),
     )  # fmt: skip
     return {'train': train} | splits

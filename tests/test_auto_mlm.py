@@ -1,5 +1,6 @@
 """Auto-MLM: its loss against a formula, its masks, and a run from end to end."""
 
+import json
 import math
 
 import finetuned
@@ -215,6 +216,8 @@ def test_a_run_leaves_before_and_after(tmp_path):
     train_rows = [row for row in rows if row['split'] == 'train']
     assert [row['step'] for row in held_out] == [0, train_rows[-1]['step']]
     assert {'mrr', 'recall_1', 'recall_5', 'recall_10'} <= held_out[0].keys()
+    results = json.loads((workdir / 'results.json').read_text('utf-8'))['mean']
+    assert results['test']['before'].keys() == results['test']['last'].keys() >= {'mrr'}
     assert train_rows[-1]['loss_mlm'] < train_rows[0]['loss_mlm']
     assert train_rows[-1]['loss_contrast'] < train_rows[0]['loss_contrast']
     assert 'validation, before' in text and 'validation, last' in text

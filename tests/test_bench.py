@@ -19,7 +19,7 @@ from bench import check, mirror, step, step_case, torch_steps
 from clower_jax import hugging_face, losses, metrics, optim, tasks
 from clower_jax.train_state import TrainState
 from clower_jax.train_step import make_train_step
-from input_pipeline.mirror import spans
+from input_pipeline.mirror import Masks
 
 ROOT = Path(__file__).parent.parent
 VIEWS = ('char', 'word')
@@ -324,11 +324,11 @@ def test_mirror_berts_recipe_has_our_loss_and_our_spans():
     ours = losses.info_nce(jnp.asarray(a), jnp.asarray(b), jnp.ones(6, bool), 0.2)
     theirs = mirror.info_nce(torch.tensor(a), torch.tensor(b), 0.2)
     np.testing.assert_allclose(theirs, ours.loss / ours.count, rtol=1e-5)
-    lengths = np.arange(30)
-    _, masked = spans(lengths, 5, np.zeros(30))
-    for length, count in zip(lengths, masked):
-        copy = mirror.mask_span('天' * length, 5, np.random.default_rng(0))
-        assert copy.count('天') == length - count and copy.count('[MASK]') == (count > 0)
+    texts, masks = ['天' * length for length in range(40)], Masks(2, 10)
+    for text in texts:
+        copy = mirror.mask_span(text, masks.of(text), np.random.default_rng(0))
+        count = 2 if len(text) >= 10 else 0
+        assert copy.count('天') == len(text) - count and copy.count('[MASK]') == (count > 0)
 
 
 def test_check_names_what_is_missing(tmp_path, capsys):

@@ -18,10 +18,11 @@ from test_masking import CLS, SEP, chosen_positions, random_records, run
 from test_tasks import shallow_config
 
 import run as job
-from clower_jax import hugging_face, replay, tasks
+from clower_jax import Encoder, hugging_face, replay, tasks
 from clower_jax.cmlm import Cmlm
 from clower_jax.export import export, state_dict
 from configs import pretrain
+from configs import vectors as configs_vectors
 from input_pipeline import batches, layout, masking
 
 SYSTEM = pretrain.SYSTEMS['cmlm']
@@ -236,7 +237,35 @@ def test_from_text_to_hugging_face(tmp_path):
     assert 'vector of the sentence before' in (folder / 'README.md').read_text('utf-8')
     assert hugging_face.tensor_name('projection/kernel') == 'projection.weight'
 
+    judged_by_its_mean_vector(workdir, tmp_path)
+
     packed = copy.deepcopy(config)
     packed.data.pack = True
     with pytest.raises(ValueError, match='model.kind=cmlm reads two sentences apart'):
         batches.resolve(packed, tmp_path)
+
+
+def judged_by_its_mean_vector(workdir, tmp_path):
+    """By similarity and by retrieval, with the mean of the last hidden states, which is what CMLM trains."""
+    texts = [text([number]).split('。')[1] for number in range(6)]
+    pairs = tmp_path / 'pairs.tsv'
+    pairs.write_text(
+        ''.join(f'{a}\t{b}\t{n % 4}\n' for n, (a, b) in enumerate(zip(texts, texts[1:]))), 'utf-8'
+    )
+    config = configs_vectors.get_config('similarity')
+    for key, value in (('--config.init_from', str(workdir)), ('--config.data.test', str(pairs))):
+        with pytest.raises(ValueError, match=f'give {key}='):
+            job.vectors_job(config, 'configs/vectors.py', tmp_path / 'none')
+        config.update_from_flattened_dict({key.removeprefix('--config.'): value})
+    vectors = {pooling: Encoder.load(workdir, pooling).encode(texts) for pooling in ('mean', 'cls')}
+    for variant, metrics in (('similarity', {'spearman'}), ('retrieval', {'acc_ab', 'mrr', 'recall_1'})):
+        config = configs_vectors.get_config(variant)
+        config.init_from, config.data.test = str(workdir), str(pairs)
+        said = job.vectors_job(config, 'configs/vectors.py', tmp_path / variant)
+        results = json.loads((tmp_path / variant / 'results.json').read_text('utf-8'))
+        assert results['test'].keys() >= metrics and 'results.json' in said
+    lines = (tmp_path / 'similarity' / 'predictions.json').read_text('utf-8').splitlines()
+    found = np.array([json.loads(line)['cosine'] for line in lines])
+    for pooling, expected in vectors.items():
+        unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        assert np.allclose((unit[:-1] * unit[1:]).sum(1), found, atol=1e-5) == (pooling == 'mean')

@@ -37,7 +37,7 @@ def test_class_numbers_become_names(tnews):
 def test_a_name_is_read_like_a_file(tnews):
     examples, counts = labelled.read(tnews, labelled.spec_of('tnews'))
     assert counts == {}
-    assert examples == [
+    assert [example[:4] for example in examples] == [
         ('甲', None, 'news_culture', f'{tnews}:row 1'),
         ('乙', None, 'news_story', f'{tnews}:row 2'),
         ('丙', None, None, f'{tnews}:row 3'),

@@ -200,10 +200,17 @@ def test_tnews_joins_title_and_keywords(write):
 def test_xnli_keeps_its_chinese_rows_and_one_spelling(write):
     columns = ('language', 'gold_label', 'sentence1_binary_parse', 'sentence1', 'sentence2', 'promptID')
     rows = [('ar', 'neutral', '', 'x', 'y', '1'), ('zh', 'entailment', '', '甲', '乙', '1')]
-    path = write('xnli.dev.tsv', '\n'.join(map('\t'.join, [columns, *rows, rows[0]])))
+    english = ('en', 'neutral', '', 'a', 'b', '1')
+    path = write('xnli.dev.tsv', '\n'.join(map('\t'.join, [columns, *rows, rows[0], english])))
     examples, counts = labelled.read(path, labelled.spec_of('xnli'))
     assert triples(examples) == [('甲', '乙', 'entailment')]
-    assert counts == {'language not zh': 2}
+    assert counts == {'language ar': 2, 'language en': 1}  # none is dropped in silence
+    two = labelled.spec_of('xnli')._replace(languages=('zh', 'en'))
+    examples, counts = labelled.read(path, two)
+    assert [(x.text_a, x.language) for x in examples] == [('甲', 'zh'), ('a', 'en')]
+    assert counts == {'language ar': 2}
+    with pytest.raises(ValueError, match='every row was dropped: language ar: 2, language zh: 1, lang'):
+        labelled.read(path, two._replace(languages=('de',)))
     path = write('multinli.train.zh.tsv', 'premise\thypo\tlabel\n甲\t乙\tcontradictory\n')
     assert triples(labelled.read(path, labelled.spec_of('xnli'))[0]) == [('甲', '乙', 'contradiction')]
 

@@ -30,7 +30,8 @@ LAYERS = {
         *('base_block', 'build_vocab', 'build_corpus'),
         *('packing', 'loader', 'similar_words', 'batches', 'hub', 'locations', 'buckets'),
         *('labelled_formats', 'labelled', 'word_views'),
-        *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'mirror'),
+        *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'vector_sets'),
+        *('mirror',),
         *('word_groups', 'translations', 'masked_texts', 'finetuning'),
     ),
 }

@@ -10,13 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from test_finetune import go, killed_after, validation_rows
 
 import run
-from clower_jax import dropout, evaluate, export, finetune, initial, sentence_tasks, start, tasks, writer
+from clower_jax import (
+    Encoder,
+    dropout,
+    evaluate,
+    export,
+    finetune,
+    initial,
+    sentence_tasks,
+    start,
+    tasks,
+    writer,
+)
 from clower_jax.checkpoint import Checkpoints
 from configs import mirror as config_file
 from input_pipeline import buckets, finetuning, mirror, sentences
@@ -38,20 +50,30 @@ def text_of(ids: np.ndarray) -> str:
 
 
 @given(st.lists(st.integers(0, 30), min_size=1), st.integers(0, 8), st.floats(0, 1, exclude_max=True))
-def test_spans(lengths, span, uniform):
+def test_a_span_lies_in_its_text(lengths, span, uniform):
     lengths = np.array(lengths)
-    start, length = mirror.spans(lengths, span, np.full(len(lengths), uniform))
-    assert (start >= 0).all() and (start + length <= lengths).all()
-    assert (length[lengths >= 2 * span] == span).all()
-    short = lengths < 2 * span
-    assert (length[short] == lengths[short] // 2).all()
-    assert (length[(lengths >= 2) & (span > 0)] >= 1).all()
+    masked = np.minimum(span, lengths)
+    start = mirror.places(lengths, masked, np.full(len(lengths), uniform))
+    assert (start >= 0).all() and (start + masked <= lengths).all()
 
 
 def test_every_place_of_a_span_is_as_likely():
     uniform = (np.arange(600) + 0.5) / 600
-    start, length = mirror.spans(np.full(600, 10), 5, uniform)
-    assert np.bincount(start).tolist() == [100] * 6 and set(length) == {5}
+    start = mirror.places(np.full(600, 10), np.full(600, 5), uniform)
+    assert np.bincount(start).tolist() == [100] * 6
+
+
+def test_what_is_masked_follows_the_script_and_the_length_of_a_text():
+    """The authors' code masks 5 characters of a text of 30 or more; a Chinese text has a rule of its own."""
+    masks = mirror.Masks(2, 10)
+    assert [masks.of('一' * length) for length in (0, 9, 10, 29, 50)] == [0, 0, 2, 2, 2]
+    latin = 'A man is playing a big flute. '
+    assert [masks.of(latin[:29]), masks.of(latin), masks.of(latin * 2)] == [0, 5, 5]
+    assert masks.of('他在GitHub上看了三个人写的代码') == 2  # more Chinese characters than letters
+    assert masks.of('Python 3.12 documentation 中文') == 0
+    assert masks.of('2021-11-21 12:30:00') == 2  # no letters of either
+    assert mirror.Masks(5).of('一' * 7) == 3  # never more than half
+    assert mirror.Masks(0).of(latin * 2) == mirror.Masks(0).of('一' * 60) == 0
 
 
 texts_of = st.lists(
@@ -61,7 +83,7 @@ texts_of = st.lists(
 
 @given(texts_of, st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
 def test_the_copy_is_the_text_with_a_span_masked(texts, span, seed, epoch):
-    split = mirror.Mirrored(texts, VOCABULARY, 12, span)
+    split = mirror.Mirrored(texts, VOCABULARY, 12, mirror.Masks(span))
     batch_size = len(texts) + 2
     planned = buckets.Planned(12, np.arange(len(texts)), epoch, seed)
     batch = split.rows.batch(planned, batch_size) | split.targets(planned, batch_size)
@@ -81,7 +103,7 @@ def test_the_copy_is_the_text_with_a_span_masked(texts, span, seed, epoch):
 
 def test_a_copy_depends_on_seed_epoch_and_text_alone():
     texts = [''.join(row) for row in np.random.default_rng(0).choice(finetuned.CHARACTERS, (20, 20))]
-    split = mirror.Mirrored(texts, VOCABULARY, 22, 5)
+    split = mirror.Mirrored(texts, VOCABULARY, 22, mirror.Masks(5))
 
     def copies(rows, epoch, seed):
         return split.targets(buckets.Planned(22, np.array(rows), epoch, seed), len(rows))['other_ids']
@@ -93,7 +115,7 @@ def test_a_copy_depends_on_seed_epoch_and_text_alone():
 
 
 def test_without_a_span_the_copy_is_the_same():
-    split = mirror.Mirrored(['abc', 'a'], VOCABULARY, 8, 0)
+    split = mirror.Mirrored(['abc', 'a'], VOCABULARY, 8, mirror.Masks(0))
     planned = buckets.Planned(8, np.array([1, 0]))
     batch = split.rows.batch(planned, 3) | split.targets(planned, 3)
     np.testing.assert_array_equal(batch['char_ids'], batch['other_ids'])
@@ -102,7 +124,7 @@ def test_without_a_span_the_copy_is_the_same():
 
 def test_a_latin_word_that_is_cut():
     """'abc' is one token, what a mask leaves of it are two: of those that do not fit the first ones stay."""
-    split = mirror.Mirrored(['abc abc'], VOCABULARY, 8, 1)
+    split = mirror.Mirrored(['abc abc'], VOCABULARY, 8, mirror.Masks(1, 0, 1, 0))
     assert split.rows.lengths.tolist() == [4]
     planned = (buckets.Planned(4, np.array([0]), epoch) for epoch in range(60))
     copies = {text_of(split.targets(one, 1)['other_ids'][0]) for one in planned}
@@ -231,19 +253,106 @@ def test_padding_changes_no_vector(pooling):
     np.testing.assert_allclose(loss(batch), loss(wider), rtol=1e-6)
 
 
+# ---- SimCSE and ConSERT ----
+
+
+def test_simcse_is_the_cross_entropy_between_the_sides():
+    """Negatives are the other side's texts alone, and the vectors go through a dense layer and tanh; both
+    directions, where the authors take one."""
+    task, params = small_task(**config_file.RELATIVES['simcse'])
+    batch = small_batch()
+    loss, sums = jax.jit(lambda params: task.loss(params, batch, None))(params)
+    plain = jax.jit(lambda params: sentence_tasks.both_sides(task.model, params, batch, None))(params)
+    dense = params['char_encoder']['pooler.dense']
+    a, b = (np.tanh(np.asarray(side)[:5] @ dense['kernel'] + dense['bias']) for side in plain)
+    a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (a, b))
+    scores = torch.tensor(a @ b.T / 0.05)
+    labels = torch.arange(5)
+    both = [torch.nn.functional.cross_entropy(x, labels) for x in (scores, scores.T)]
+    np.testing.assert_allclose(loss, np.mean(both), rtol=1e-4)
+    assert sums['loss_contrast'][1] == 5
+    # To evaluate, the vector of [CLS] as it is.
+    out = jax.jit(task.evaluate)(params, batch)[1]['vectors']
+    np.testing.assert_allclose(out, plain[0], atol=1e-6)
+
+
+def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other():
+    dropped = {'model.dropout': 0.0, 'model.attention_dropout': 0.0}
+    task, params = small_task(**config_file.RELATIVES['consert'] | dropped)
+    batch = small_batch(padding=0)
+    batch |= {f'other_{name}': batch[f'char_{name}'] for name in ('ids', 'segments')}
+    order = np.tile(np.arange(8, dtype=np.int32), (5, 1))
+    order[:, :3] = [2, 0, 1]
+    batch['other_positions'] = order
+
+    def sides(key, batch):
+        cutoff = task.feature_cutoff
+        return sentence_tasks.both_sides(task.model, params, batch, key, feature_cutoff=cutoff)
+
+    first, second = jax.jit(sides)(jax.random.key(0), batch)
+    ids, segments = batch['char_ids'], batch['char_segments']
+    vectors = jax.jit(lambda *more: task.model.apply({'params': params}, ids, segments, None, *more))
+    np.testing.assert_allclose(second, vectors(order), atol=1e-5)
+    plain = vectors()
+    assert (np.abs(second - plain).max(1) > 1e-4).all() and (np.abs(first - plain).max(1) > 1e-4).all()
+    keys = dropout.row_keys(jax.random.key(0), 10)
+    kept = np.asarray(dropout.keep((5, 32), 0.2, keys[::2], sentence_tasks.CUTOFF))
+    np.testing.assert_allclose(first, vectors(None, kept), atol=1e-5)
+    assert 0.6 < kept.mean() < 0.95
+    # Without a key nothing is cut off.
+    np.testing.assert_allclose(jax.jit(lambda: sides(None, batch))()[0], plain, atol=1e-5)
+    loss = jax.jit(lambda key: task.loss(params, batch, key)[0])(jax.random.key(0))
+    np.testing.assert_allclose(loss, info_nce(np.asarray(first), np.asarray(second), 0.1)[0], rtol=1e-5)
+
+
+def test_shuffled_positions_are_those_of_the_text():
+    """Of its tokens, [CLS] and [SEP] too; what is padding keeps its place; a function of seed, epoch, row."""
+    split = mirror.Mirrored(['一' * 6, '丁', '七' * 3], VOCABULARY, 12, mirror.Masks(0), shuffle=True)
+
+    def positions(rows, **which):
+        planned = buckets.Planned(10, np.array(rows), **which)
+        return split.targets(planned, 4)['other_positions']
+
+    found = positions([0, 1, 2])
+    assert found.dtype == np.int32 and found.shape == (4, 10)
+    for row, length in zip(found, (8, 3, 5, 0)):
+        assert sorted(row[:length]) == list(range(length)) and row[length:].tolist() == [*range(length, 10)]
+    np.testing.assert_array_equal(positions([2])[0], found[2])
+    assert any((positions([0], epoch=epoch)[0] != found[0]).any() for epoch in (1, 2))
+
+
+@pytest.mark.parametrize(('variant', 'card'), [('simcse', 'SimCSE'), ('consert', 'ConSERT')])
+def test_a_relative_from_text_to_vectors(tmp_path, variant, card):
+    config = mirror_config(tmp_path, variant, num_epochs=1.0, **{'data.max_strings': 20, 'data.test': ''})
+    results = go(config, tmp_path / 'run')
+    assert {'before', 'best', 'last'} == results['mean']['validation'].keys()
+    folder = export.export(tmp_path / 'run', tmp_path / 'hf')
+    assert card in (folder / 'README.md').read_text('utf-8')
+    encoder = Encoder.load(folder)
+    pairs = [line.split('\t')[:2] for line in (tmp_path / 'dev.tsv').read_text('utf-8').splitlines()]
+    a, b = (encoder.encode([pair[side] for pair in pairs], normalize=True) for side in (0, 1))
+    predictions = (tmp_path / 'run' / 'predictions.json').read_text('utf-8').splitlines()
+    cosines = [json.loads(line)['cosine'] for line in predictions]
+    np.testing.assert_allclose((a * b).sum(1), cosines, atol=1e-5)
+
+
 # ---- from end to end ----
 
 
-def mirror_config(folder: Path, **changes) -> ConfigDict:
-    """`configs/mirror.py:sentence` on 40 texts in `folder`, judged on pairs whose score is how many
+def mirror_config(folder: Path, variant: str = 'sentence', /, **changes) -> ConfigDict:
+    """`configs/mirror.py` on 40 texts in `folder`, judged on pairs whose score is how many
     characters they share."""
     rng = np.random.default_rng(0)
     words = [''.join(row) for row in rng.choice(finetuned.CHARACTERS, (40, 8))]
     (folder / 'train.txt').write_text('\n'.join([*words, words[0]]) + '\n', encoding='utf-8')
     pairs = [(a, b[:4] + a[: int(n)], n) for a, b, n in zip(words, words[1:], rng.integers(0, 5, 40))]
     (folder / 'dev.tsv').write_text(''.join(f'{a}\t{b}\t{n}\n' for a, b, n in pairs), encoding='utf-8')
-    config = config_file.get_config('sentence')
+    # Two sets to test on; in the second people say the contrary.
+    (folder / 'same.tsv').write_text(''.join(f'{a}\t{b}\t{n}\n' for a, b, n in pairs[:20]), encoding='utf-8')
+    (folder / 'not.tsv').write_text(''.join(f'{a}\t{b}\t{-n}\n' for a, b, n in pairs[20:]), encoding='utf-8')
+    config = config_file.get_config(variant)
     files = {'data.train': str(folder / 'train.txt'), 'data.dev': str(folder / 'dev.tsv')}
+    files |= {'data.test': f'{folder}/same.tsv,{folder}/not.tsv'}
     files |= {'data.vocab': str(finetuned.write_vocab(folder)), 'data.max_length': 16}
     config.update_from_flattened_dict(finetuned.SIZES | files | changes)
     return config
@@ -272,6 +381,28 @@ def test_before_and_after(trained):
     assert losses[-1] < losses[0]
     text = run.finetune_farewell('configs/mirror.py:sentence', workdir, results, config)
     assert 'validation, before: spearman' in text
+
+
+def test_a_figure_that_got_worse_is_named(trained):
+    """Of two sets at once, each by itself and their mean, before and after."""
+    config, workdir, results = trained
+    (first,) = (row for row in writer.read_metrics(workdir / 'metrics.jsonl') if row['split'] == 'test')
+    before, after = results['mean']['test']['before'], results['mean']['test']['last']
+    assert before.keys() == after.keys() == {'spearman', 'spearman_same', 'spearman_not'}
+    assert {name: first[name] for name in before} == before and first['step'] == 0
+    assert after['spearman'] == pytest.approx((after['spearman_same'] + after['spearman_not']) / 2)
+    worse = [name for name in before if after[name] < before[name]]
+    text = run.finetune_farewell('configs/mirror.py:sentence', workdir, results, config)
+    (line,) = (line for line in text.splitlines() if line.startswith('Worse than before training: '))
+    assert [
+        part.split()[-4] for part in line.split(';') if 'test' in part
+    ] == worse and 'spearman_same' in worse
+    assert f'test spearman_same {before["spearman_same"]:.4f} → {after["spearman_same"]:.4f}' in line
+    losses = {
+        'mean': {'validation': {'before': {'loss': 1.0, 'acc': 0.5}, 'last': {'loss': 1.1, 'acc': 0.6}}}
+    }
+    assert finetune.got_worse(losses) == ['validation loss 1.0000 → 1.1000']
+    assert finetune.got_worse({'mean': {'test': {'best': {'acc': 0.5}, 'last': {'acc': 0.4}}}}) == []
 
 
 def test_cut_off_and_gone_on_is_never_cut_off(trained, tmp_path):
@@ -378,7 +509,7 @@ def test_fine_tuning_from_an_encoder(trained, tmp_path):
     ('key', 'value'),
     [
         ('model.pooling', 'max'), ('model.drophead', 1.0), ('data.mask_span', -1), ('data.max_strings', 0),
-        ('data.evaluation', 'loss'),
+        ('data.evaluation', 'loss'), ('optim.schedule', 'exponential'), ('model.feature_cutoff', 1.0),
     ],
 )  # fmt: skip
 def test_settings_that_no_data_could_make_good(tmp_path, key, value):
@@ -386,13 +517,48 @@ def test_settings_that_no_data_could_make_good(tmp_path, key, value):
         start.check(mirror_config(tmp_path, **{key: value}))
 
 
-def test_variants():
-    word = config_file.get_config('word')
-    assert (word.data.mask_span, word.data.max_length, word.loss.temperature, word.num_epochs) == (
-        0,
-        25,
-        0.2,
-        2,
-    )
-    with pytest.raises(ValueError, match='variants sentence, word'):
-        config_file.get_config()
+def test_recipes_are_the_authors():
+    """mirror_scripts/ of their code: pooling, dropout, temperature, epochs; a constant rate without warm-up,
+    no clipping (torch's AdamW as it is)."""
+    sentence, word = (config_file.get_config(name) for name in ('sentence', 'word'))
+    for config, expected in ((sentence, ('mean', 50, 0.04, 1.0)), (word, ('cls', 25, 0.2, 2.0))):
+        found = (config.model.pooling, config.data.max_length, config.loss.temperature, config.num_epochs)
+        assert found == expected
+        assert (config.batch_size, config.optim.learning_rate, config.optim.weight_decay) == (200, 2e-5, 0.01)
+        assert (config.optim.schedule, config.optim.clip_norm, config.optim.warmup_fraction) == (
+            'constant', 0, 0,
+        )  # fmt: skip
+        assert (config.model.dropout, config.model.attention_dropout, config.model.drophead) == (0.1, 0.1, 0)
+    assert (sentence.data.latin_mask_span, sentence.data.latin_mask_shortest) == (5, 30)
+    assert (sentence.data.mask_span, sentence.data.mask_shortest) == (5, 10)  # docs/results/mirror_cpu
+    assert word.data.mask_span == word.data.latin_mask_span == 0
+    for name in ('sentence', 'word'):
+        config, plain = config_file.get_config(f'{name},drophead'), config_file.get_config(name)
+        config, plain = (start.flatten(json.loads(one.to_json())) for one in (config, plain))
+        assert {key: config[key] for key in config if config[key] != plain[key]} == {
+            'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.drophead': 0.2,
+        }  # fmt: skip
+    for name in ('', 'drophead', 'sentence,word', 'simcse,drophead'):
+        with pytest.raises(ValueError, match='variants sentence, sentence,drophead, word'):
+            config_file.get_config(name)
+
+
+def test_the_relatives_are_their_authors():
+    """run_unsup_example.sh and the README of SimCSE (BERT-base), scripts/chinese of ConSERT."""
+    simcse, consert = map(config_file.get_config, ('simcse', 'consert'))
+    for config, expected in (
+        (simcse, ('cls', 32, 0.05, 64, 3e-5, 0.0, 1.0)),
+        (consert, ('mean', 64, 0.1, 96, 5e-7, 0.1, 10.0)),
+    ):
+        optim = config.optim
+        found = (config.model.pooling, config.data.max_length, config.loss.temperature, config.batch_size)
+        assert (*found, optim.learning_rate, optim.warmup_fraction, config.num_epochs) == expected
+        assert (optim.schedule, optim.clip_norm, config.data.mask_span) == ('linear', 1.0, 0)
+        assert config.model.dropout == config.model.attention_dropout == 0.1
+    assert simcse.model.projection and not simcse.loss.within
+    assert consert.loss.within and not consert.model.projection
+
+
+def test_the_rate_is_constant_from_the_first_step(trained):
+    rows = writer.read_metrics(trained[1] / 'metrics.jsonl')
+    np.testing.assert_allclose([row['lr'] for row in rows if row['split'] == 'train'], 3e-3)

@@ -194,6 +194,41 @@ def test_sets_are_those_of_a_loop(sizes, limit, seed):
     assert [set(np.flatnonzero(row)) for row in got] == greedy_sets(sizes, u[0], limit)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 2**32 - 1))
+def test_sets_that_share_the_whole_text(sizes, seed):
+    """Every word is in one of the six, and the sets are as alike in size as whole words let them be."""
+    rows, numbers = tf.constant([sizes] * 6, tf.int32), tf.range(6)
+    u = tf.constant(np.tile(np.random.default_rng(seed).random(len(sizes)), (6, 1)))
+    got = choosing.nth_set(rows, u, tf.fill([6], 1000), numbers, 6, whole=True).numpy()
+    np.testing.assert_array_equal(got.sum(0), np.array(sizes) > 0)
+    taken = got @ np.array(sizes)
+    assert (taken[:-1] <= [-(-taken[n:].sum() // (6 - n)) for n in range(5)]).all()
+    few = choosing.nth_set(rows, u, tf.fill([6], 3), numbers, 6, whole=True).numpy()
+    assert ((few @ np.array(sizes)) <= 3).all() and few.sum(0).max() <= 1
+
+
+@pytest.mark.parametrize('pack', [False, True])
+def test_six_masks_cover_the_whole_text(config, pack):
+    changes = pretrain.SYSTEMS['fully_explored_whole'] | {'batch_size': 12}
+    changes |= {'data.pack': True, 'data.char_length': 0, 'data.word_length': 0} if pack else {}
+    whole = batches.resolve(with_changes(config, **changes), 'unused')
+    special = {0, batches.vocabulary(whole).cls, batches.vocabulary(whole).sep}
+    for batch in itertools.islice(batches.batches(whole), 4):
+        for first in (0, 6):
+            (text,) = {tuple(unmasked(batch, row)) for row in range(first, first + 6)}
+            chosen = [chosen_positions(batch, 'char', row).tolist() for row in range(first, first + 6)]
+            tokens = [place for place, token in enumerate(text) if token not in special]
+            assert sorted(itertools.chain(*chosen)) == tokens
+            assert max(map(len, chosen)) <= -(-len(tokens) // 6) + 4
+    one = changes | {'data.explored_masks': 1, 'data.explore_whole': False}
+    plain = batches.resolve(with_changes(config, **one), 'unused')
+    held_out = [list(batches.batches(c, split='validation')) for c in (whole, plain)]
+    for ours, theirs in zip(*held_out, strict=True):
+        for name, value in theirs.items():
+            np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
 def test_masks_of_a_text_are_disjoint_whole_words_of_one_layout():
     records = random_records(12, 40)
     batch = run(copies_of(records), recipe=EXPLORED)
@@ -332,6 +367,7 @@ def test_explored_batches_hold_each_text_under_all_of_its_masks(config, pack):
         ({'data.explored_masks': 2}, 'a model.kind=clower reads its words, too'),
         (pretrain.SYSTEMS['bert_wwm'] | {'data.explored_masks': 7}, 'give at most 6 masks'),
         (pretrain.SYSTEMS['fully_explored'] | {'batch_size': 10}, 'batch_size=10 is not a multiple of.*: 8'),
+        (pretrain.SYSTEMS['bert_wwm'] | {'data.explore_whole': True}, 'data.explore_whole=True needs masks'),
         ({'data.masking': 'letters'}, "data.masking='letters' must be one of words, ngrams"),
         (
             pretrain.SYSTEMS['macbert'],

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, sentences, vector_scores
+from configs import auto_mlm
+from input_pipeline import buckets, sentences, vector_scores, vector_sets
 from input_pipeline.sentences import Pair
 from input_pipeline.tokenizer import Vocabulary
 
@@ -173,7 +174,7 @@ PAIRS = [
 
 
 def test_similarity(tmp_path):
-    split = sentences.Similarity(PAIRS, VOCABULARY, 8)
+    split = vector_sets.Similarity(PAIRS, VOCABULARY, 8)
     assert len(split.rows) == 5  # each text once
     cosines = split.decode(bags(split))
     np.testing.assert_allclose(cosines, [1, 0.5, 0, 0.5], atol=1e-6)
@@ -187,7 +188,7 @@ def test_similarity(tmp_path):
 
 
 def test_similarity_without_scores(tmp_path):
-    split = sentences.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
+    split = vector_sets.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
     cosines = split.decode(bags(split))
     assert split.score(cosines) == {}
     split.write_predictions(tmp_path, cosines)
@@ -197,7 +198,7 @@ def test_similarity_without_scores(tmp_path):
 def test_retrieval(tmp_path):
     """Each first text finds the second text that shares most of its characters."""
     rows = [(A + B, A + B + C), (C + D, D), (E + A, B)]
-    split = sentences.Retrieval([Pair(*row, None, 'x/f.tsv:1') for row in rows], VOCABULARY, 8)
+    split = vector_sets.Retrieval([Pair(*row, None, 'x/f.tsv:1') for row in rows], VOCABULARY, 8)
     found = split.decode(bags(split))
     assert found.ab.tolist() == [1, 1, 3] and found.ba.tolist() == [1, 1, 3]
     assert found.nearest.tolist() == [2, 0, 0]
@@ -207,8 +208,70 @@ def test_retrieval(tmp_path):
     assert (lines[2]['rank'], lines[2]['nearest']) == (3, A + B + C)
 
 
+def test_several_sets_are_judged_one_by_one_and_averaged(tmp_path):
+    """A mean over the sets, not over their pairs; a text that is in both has a vector in each."""
+    first, second = PAIRS, [PAIRS[1]._replace(score=5.0), PAIRS[0]._replace(score=1.0)]
+    alone = [vector_sets.Similarity(pairs, VOCABULARY, 8) for pairs in (first, second)]
+    both = vector_sets.Several({'a': alone[0], 'b': alone[1]})
+    assert both.metrics == ('spearman', 'spearman_a', 'spearman_b')
+    found = both.decode(bags(both))
+    expected = [one.score(one.decode(bags(one)))['spearman'] for one in alone]
+    assert expected[1] == -1 and expected[0] > 0.5
+    assert both.score(found) == {
+        'spearman': pytest.approx(np.mean(expected)), 'spearman_a': expected[0], 'spearman_b': -1,
+    }  # fmt: skip
+    both.write_predictions(tmp_path, found)
+    lines = [json.loads(line) for line in (tmp_path / 'predictions.json').read_text('utf-8').splitlines()]
+    assert [(line['set'], line['id']) for line in lines] == [
+        *(('a', n) for n in range(4)), ('b', 0), ('b', 1),
+    ]  # fmt: skip
+    unknown = vector_sets.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
+    partly = vector_sets.Several({'a': alone[0], 'b': unknown})
+    assert partly.score(partly.decode(bags(partly))) == {'spearman': expected[0], 'spearman_a': expected[0]}
+
+
+def test_several_files_are_named_with_commas(tmp_path):
+    (tmp_path / 'x').mkdir()
+    files = [write(tmp_path / name, f'{A}\t{B}\t1\n{A}\t{A}\t2\n') for name in ('a.tsv', 'x/a.tsv', 'b.tsv')]
+    data = {'evaluation': 'similarity', 'dataset': '', 'train': '', 'dev': ','.join(files), 'max_length': 8}
+    config = ConfigDict({'mode': 'evaluate', 'data': {**COLUMNS, **data, 'test': files[2]}})
+    splits = vector_sets.judged(config, VOCABULARY)
+    assert splits['validation'].metrics == ('spearman', 'spearman_a_1', 'spearman_a_2', 'spearman_b')
+    assert splits['test'].metrics == ('spearman',)
+    named = write(tmp_path / 'a,b.tsv', f'{A}\t{B}\t1\n')
+    config.data.dev = named
+    assert isinstance(vector_sets.judged(config, VOCABULARY)['validation'], vector_sets.Similarity)
+    config.data.dev = f'{files[0]},{tmp_path}/none.tsv'
+    with pytest.raises(FileNotFoundError, match='data.dev=.*there is no such file, .*/none.tsv'):
+        vector_sets.judged(config, VOCABULARY)
+
+
 def test_long_texts_are_cut_and_counted(caplog):
     caplog.set_level(logging.INFO, 'input_pipeline')
     rows = sentences.single_rows([A * 9, B * 6, C], VOCABULARY, 8)
     assert rows.lengths.tolist() == [8, 8, 3]
     assert '1 of 3 texts are longer than 8 tokens and were cut' in caplog.text
+
+
+def test_a_rate_is_chosen_on_other_pairs_than_are_reported(tmp_path):
+    """Half of dev is the test set, none of whose texts is among those to choose by; else a test file."""
+    texts = [''.join(row) for row in np.random.default_rng(0).choice(finetuned.CHARACTERS, (80, 6))]
+    rows = [*zip(texts[::2], texts[1::2]), (texts[0], texts[3]), (texts[5], texts[3])]
+    dev = write(tmp_path / 'dev.tsv', ''.join(f'{a}\t{b}\t{n % 5}\n' for n, (a, b) in enumerate(rows)))
+    config = auto_mlm.get_config()
+    config.update_from_flattened_dict(
+        {'data.train': dev, 'data.dev': dev, 'data.evaluation': 'similarity', 'data.max_length': 8}
+    )
+    splits = vector_sets.judged(config, VOCABULARY)
+    sides = {}
+    for name, split in splits.items():
+        lines = list(split.lines(split.decode(bags(split))))
+        sides[name] = [(line['text_a'], line['text_b']) for line in lines]
+    assert sides.keys() == {'validation', 'test'} and min(map(len, sides.values())) > 10
+    assert sorted(sides['validation'] + sides['test']) == sorted(rows)
+    seen = {text for pair in sides['validation'] for text in pair}
+    assert not any(text in seen for pair in sides['test'] for text in pair)
+    config.mode = 'evaluate'
+    assert len(list(vector_sets.judged(config, VOCABULARY))) == 1
+    config.mode, config.data.test = 'train', dev
+    assert len(vector_sets.judged(config, VOCABULARY)['validation'].rows) == len(texts)

@@ -29,7 +29,7 @@ LOSSES = {
     'no_scl': {'mlm_char', 'mlm_word', 'sop', 'tcl'},
 }
 # Other batches, other networks: tests/test_recipes.py, tests/test_cmlm.py, tests/test_multigrained.py.
-OWN_TESTS = {'macbert', 'fully_explored', 'cmlm', 'ambert', 'lichee'}
+OWN_TESTS = {'macbert', 'fully_explored', 'fully_explored_whole', 'cmlm', 'ambert', 'lichee'}
 ANCHORED = {'clower', 'no_scl'}
 ONE_VIEW = {'bert_wwm', 'bert_wwm_sop'}
 

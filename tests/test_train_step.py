@@ -183,6 +183,11 @@ def test_learning_rate():
     config.optim.warmup_steps = 0
     schedule = optim.learning_rate(config)
     np.testing.assert_allclose([schedule(step) for step in (0, 5, 10)], [0.8, 0.4, 0], atol=1e-7)
+    config.optim.schedule = 'constant'
+    assert {float(optim.learning_rate(config)(step)) for step in range(11)} == {np.float32(0.8)}
+    config.optim.warmup_steps = 4
+    schedule = optim.learning_rate(config)
+    np.testing.assert_allclose([schedule(step) for step in (0, 2, 4, 10)], [0, 0.4, 0.8, 0.8], atol=1e-7)
 
 
 def test_schedules_after_the_warm_up():

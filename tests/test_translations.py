@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import mlctl
-from input_pipeline import translations, word_groups
+from input_pipeline import sentences, translations, word_groups
 from input_pipeline.buckets import Planned
 from input_pipeline.segment import segmenter
-from input_pipeline.sentences import Pair, Retrieval
+from input_pipeline.sentences import Pair
 from input_pipeline.tokenizer import Vocabulary, basic_tokens
+from input_pipeline.vector_sets import Retrieval
 
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 TOKENS = [
@@ -176,7 +177,7 @@ def test_without_a_file_there_is_no_alignment(vocabulary):
 def test_no_text_is_on_both_sides(drawn):
     pairs = [Pair(a, b, None, f'p:{n}') for n, (a, b) in enumerate(drawn)]
     pairs += [Pair(f'x{n}', f'y{n}', None, 'q') for n in range(40)]
-    sides = translations.split_off(pairs, 0.3)
+    sides = sentences.split_off(pairs, 0.3)
     train, dev = ({text for pair in side for text in pair[:2]} for side in sides)
     assert not train & dev and sum(map(len, sides)) == len(pairs)
 
