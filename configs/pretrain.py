@@ -99,7 +99,9 @@ def get_config(variant: str = '') -> ConfigDict:
             'corpus': '',  # a folder that build_corpus wrote
             'text': '',  # where corpus is empty: text files to build one from, or 'embedded'
             'base_vocab': '',  # for text: a BERT vocabulary to extend; empty: built from the text
+            'text_field': '',  # for text: the field, or a,b, that holds it in .json, .parquet; empty: found
             'num_words': 40014,  # for text: size of the word block; the paper's
+            'min_count': 2,  # for text: what occurs less often is no word
             'segmenter': 'jieba',  # for text: jieba or rjieba
             'validation_fraction': 0.01,  # for text: share of the documents held out
             'char_length': 0,  # tokens with [CLS] and [SEP]; 0: the corpus's (the paper: 512)
@@ -110,6 +112,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'similar_words': '',  # for ngrams: a file that input_pipeline.similar_words wrote
             'explored_masks': 1,  # disjoint masks of each text, rows of the same batch; for one encoder
             'max_anchors': 20,  # words per sequence that are contrasted; the paper's
+            'max_anchor_length': 4,  # their characters, from 2; 0: any number; the paper's
             'eval_examples': 0,  # of the held-out set; 0: all
             # Several texts in a row: batch_size counts rows, char_length and word_length are a row's, 0 being
             # 4 times the corpus's and the words that go with it.
