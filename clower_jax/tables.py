@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from clower_jax import start
+from clower_jax import figures, start
 
 log = logging.getLogger(__name__)
 
@@ -286,6 +286,7 @@ def draw(grid: Grid, models: Sequence[str], tasks: Sequence[str], path: Path) ->
     tasks = [task for task in tasks if any((model, task) in grid for model in models)]
     figure, axes = plt.subplots(1, max(1, len(tasks)), figsize=(3.2 * max(1, len(tasks)), 3.6), squeeze=False)
     colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    names = figures.drawable(models, path)
     for axis, task in zip(axes.flat, tasks):
         for place, model in enumerate(models):
             if (model, task) not in grid:
@@ -295,10 +296,9 @@ def draw(grid: Grid, models: Sequence[str], tasks: Sequence[str], path: Path) ->
             color = colors[place % len(colors)]
             axis.errorbar(place, statistics.fmean(values), deviation, fmt='s', ms=7, capsize=4, color=color)
             axis.plot([place] * len(values), values, '.', color='black', alpha=0.5)
-        axis.set_xticks(range(len(models)), models, rotation=45, ha='right', fontsize=8)
+        axis.set_xticks(range(len(models)), names, rotation=45, ha='right', fontsize=8)
         axis.set_title(task, fontsize=10)
         axis.grid(axis='y', alpha=0.25)
     axes.flat[0].set_ylabel('percent')
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path)
