@@ -135,6 +135,7 @@ def demo(config: ConfigDict) -> None:
     config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 60
     config.data.text = 'embedded'
     config.data.num_words = 4000
+    config.data.min_count = 1  # in so short a text half of the words occur once
     config.data.validation_fraction = 0.1
     config.data.char_length, config.data.word_length = 128, 96
 
