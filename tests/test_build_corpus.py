@@ -68,7 +68,7 @@ def text(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def vocab(text) -> Path:
     path = text.parent / 'vocab.txt'
-    build_vocab.build(str(text), path, num_words=40)
+    build_vocab.build(str(text), path, num_words=40, min_count=1)
     return path
 
 
