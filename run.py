@@ -22,7 +22,7 @@ from clower_jax import Encoder, export, finetune, initial, similarity, start, ta
 from clower_jax.model import KINDS
 from clower_jax.progress import Stop
 from configs import common, pretrain
-from input_pipeline import batches, finetuning, locations, vector_sets
+from input_pipeline import batches, finetuning, locations, vector_sets, word_lengths
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -153,10 +153,11 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
     found, about = {}, {}
     for name, folder in similarity.models(config).items():
         its = batches.resolve(similarity.config_of(config, folder), folder)
-        tokens = batches.vocabulary(its).tokens
-        token_rows.check_vocabulary(folder / 'vocab.txt', tokens, f'The run in {folder}')
+        vocabulary = batches.vocabulary(its)
+        token_rows.check_vocabulary(folder / 'vocab.txt', vocabulary.tokens, f'The run in {folder}')
         found[name] = similarity.measure(its, folder, batches.batches(its, split='validation'), config.seed)
-        about[name] = {'workdir': str(folder), 'corpus': its.data.corpus}
+        shares = word_lengths.two_character_share(its.data.corpus, vocabulary)
+        about[name] = {'workdir': str(folder), 'corpus': its.data.corpus, 'two_character_words': shares}
     results = similarity.write(workdir, found, about)
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
 

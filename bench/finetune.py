@@ -35,6 +35,7 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from bench import harness  # noqa: E402
 from configs import classify, cmrc, common  # noqa: E402
+from input_pipeline.buckets import MOST_WIDTHS  # noqa: E402
 from input_pipeline.tokenizer import read_tokens  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -103,6 +104,7 @@ def write_case(folder: Path, job: str, dtype: str, model: Path, data: Path, flag
     changes = {
         'data.train': train, 'data.dev': dev, 'init_from': str(model), 'dtype': dtype,
         'model.max_positions': 512, 'num_epochs': float(flags.epochs), 'log_every': 10**6,
+        'data.buckets': MOST_WIDTHS,  # the rows stand for a whole set, whose steps are worth as many
     }  # fmt: skip
     changes |= CPU_CHANGES[job] if flags.device == 'cpu' else {}
     path = folder / 'case.json'

@@ -236,7 +236,7 @@ def _pass(
 def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:
     """The predictions and the picture of `best_seed`, also one level up."""
     for path in seed_folder(workdir, best_seed(config, per_seed), config.seeds).iterdir():
-        if path.name in ('predictions.json', 'nbest.json', 'confusion.png'):
+        if path.name in ('predictions.json', 'nbest.json', 'confusion.png', 'confusion-key.txt'):
             shutil.copyfile(path, workdir / path.name)
 
 

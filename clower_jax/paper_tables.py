@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
+from clower_jax import figures
+
 PAPER = Path(__file__).with_name('paper.json')
 AVERAGE = 'average'
 # Split of results.json → how columns name it.
@@ -301,5 +303,4 @@ def draw(grid: Grid, paper: Paper, path: Path) -> None:
         row[0].set_ylabel('percent')
     figure.suptitle('Ablations: filled ours, hollow the paper’s', fontsize=10)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path)

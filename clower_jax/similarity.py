@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.patches import Patch
 from ml_collections import ConfigDict
 
-from clower_jax import initial, losses, precision
+from clower_jax import figures, initial, losses, precision
 from clower_jax.model import KINDS, VIEWS
 from clower_jax.pretraining import Pretrain
 from clower_jax.products import rows_at
@@ -21,6 +21,7 @@ from clower_jax.products import rows_at
 log = logging.getLogger(__name__)
 
 GROUPS = {'2': 'two characters', '3+': 'three or more characters'}
+PAPER_SHARE = 0.721  # of words of two characters, section 5.2
 MEASURES = {'cosine': 'Cosine', 'euclidean': 'Euclidean distance'}
 CONTROL = '_other'  # of a measure, against the characters of another word
 FEW_MASKS = 1e-6  # of a text's tokens: one, the least there can be, and it is put back
@@ -68,7 +69,7 @@ def config_of(config: ConfigDict, workdir: Path) -> ConfigDict:
     its.data.update(
         char_length=0, word_length=0, pack=False, mask_rate=FEW_MASKS, text='',
         masking='words', explored_masks=1,
-        max_anchors=config.data.max_anchors, eval_examples=config.data.eval_examples,
+        max_anchors=config.data.max_anchors, max_anchor_length=0, eval_examples=config.data.eval_examples,
     )  # fmt: skip
     its.loss.update(sop_on='none', contrast_on='token')
     return its
@@ -155,7 +156,8 @@ def write(
     workdir: str | Path, found: Mapping[str, dict[str, Distances]], about: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Writes similarity.json and similarity.png; returns what is in the former: for each model what `about`
-    says of it, and for each group and measure a `summary`."""
+    says of it (its `corpus`, and what `word_lengths.two_character_share` found there, as
+    `two_character_words`), and for each group and measure a `summary`."""
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     results = {
@@ -175,7 +177,7 @@ def write(
 
 
 def describe(results: Mapping[str, dict[str, Any]]) -> str:
-    """What `write` returns as a line for each model and group."""
+    """What `write` returns as a line for each model and group, and one for each corpus."""
     lines = []
     for model, about in results.items():
         for group, title in GROUPS.items():
@@ -186,43 +188,60 @@ def describe(results: Mapping[str, dict[str, Any]]) -> str:
                 if measures[name + CONTROL]['count']
             )
             lines.append(f'{model}, {measures["cosine"]["count"]:,} words of {title}: {", ".join(shown)}')
+    shares = {about['corpus']: about['two_character_words'] for about in results.values()}
+    for corpus, share in shares.items():
+        of_words = ' and '.join(
+            f'{share[of]:.1%} of the {what}'
+            for of, what in (('corpus', 'running words'), ('vocabulary', 'words in the vocabulary'))
+            if share[of] is not None
+        )
+        lines.append(
+            f'{corpus}, of Chinese words longer than one character two have {of_words} '
+            f"(the paper's corpus: {PAPER_SHARE:.1%})"
+        )
     return '\n'.join(lines)
 
 
 def draw(found: Mapping[str, dict[str, Distances]], path: str | Path) -> None:
-    """A panel for each measure: for both groups a box for each model, filled for the words' own characters,
-    hollow for another word's. Boxes are quartiles, whiskers the 5th and the 95th percentile."""
-    colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
-    figure, axes = plt.subplots(1, len(MEASURES), figsize=(5.2 * len(MEASURES) + 0.6 * len(found), 4.2))
-    width = 0.8 / (2 * len(found))
-    for axis, (measure, title) in zip(axes, MEASURES.items()):
-        for at, (model, color) in enumerate(zip(found, colors * len(found))):
-            for side, name in enumerate((measure, measure + CONTROL)):
-                filled = not side
-                axis.boxplot(
-                    [found[model][group][name] for group in GROUPS],
-                    positions=np.arange(len(GROUPS)) + (2 * at + side + 0.5) * width - 0.4,
-                    widths=width * 0.8,
-                    whis=(5, 95),
-                    showfliers=False,
-                    patch_artist=True,
-                    boxprops={'facecolor': color if filled else 'white', 'edgecolor': color},
-                    medianprops={'color': 'black' if filled else color, 'lw': 1.5},
-                    whiskerprops={'color': color},
-                    capprops={'color': color},
-                    manage_ticks=False,
-                )
-        axis.set_title(title, fontsize=11)
-        axis.set_xticks(range(len(GROUPS)), GROUPS.values())
-        axis.set_xlim(-0.5, len(GROUPS) - 0.5)
-        axis.grid(axis='y', alpha=0.25)
-    handles: Sequence[Patch] = [
-        *(Patch(facecolor=color, label=model) for model, color in zip(found, colors * len(found))),
-        Patch(facecolor='white', edgecolor='black', label="another word's characters"),
+    """As in the paper, words of two characters on top, longer ones below; beside each other the measures. A
+    box for each model, filled for the words' own characters, hollow for another word's. Boxes are quartiles,
+    whiskers the 5th and the 95th percentile."""
+    names = figures.drawable([*found], path)
+    wheel = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    colors = [wheel[at % len(wheel)] for at in range(len(found))]
+    width = max(4.4, 2.4 + 1.1 * len(found))  # of a panel, whose title wants the former
+    figure, axes = plt.subplots(
+        len(GROUPS), len(MEASURES), sharex=True, sharey='col', figsize=(width * len(MEASURES), 6.4)
+    )
+    for row, (group, of_words) in zip(axes, GROUPS.items()):
+        for axis, (measure, title) in zip(row, MEASURES.items()):
+            for at, (model, color) in enumerate(zip(found, colors)):
+                for name, place, filled in (
+                    (measure, at - 0.19, True),
+                    (measure + CONTROL, at + 0.19, False),
+                ):
+                    axis.boxplot(
+                        found[model][group][name],
+                        positions=[place],
+                        widths=0.3,
+                        whis=(5, 95),
+                        showfliers=False,
+                        patch_artist=True,
+                        boxprops={'facecolor': color if filled else 'white', 'edgecolor': color},
+                        medianprops={'color': 'black' if filled else color, 'lw': 1.5},
+                        whiskerprops={'color': color},
+                        capprops={'color': color},
+                        manage_ticks=False,
+                    )
+            axis.set_title(f'{title}, words of {of_words}', fontsize=10)
+            axis.set_xticks(range(len(found)), names, fontsize=9)
+            axis.set_xlim(-0.5, len(found) - 0.5)
+            axis.grid(axis='y', alpha=0.25)
+    handles = [
+        Patch(facecolor='gray', edgecolor='gray', label='its own characters'),
+        Patch(facecolor='white', edgecolor='gray', label="another word's characters"),
     ]
-    figure.legend(handles=handles, loc='lower center', ncols=4, fontsize=9, frameon=False)
-    figure.suptitle('Vectors of held-out words against the means of their characters', fontsize=11)
-    rows = -(-len(handles) // 4)
-    figure.tight_layout(rect=(0, 0.05 + 0.05 * rows, 1, 1))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figure.legend(handles=handles, loc='lower center', ncols=2, fontsize=9, frameon=False)
+    figure.suptitle('Vectors of held-out words against the means of characters', fontsize=11)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figures.save(figure, path)

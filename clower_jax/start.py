@@ -26,7 +26,7 @@ DECIDE_BATCHES = (
     'data.char_length',
     'data.word_length',
     'data.mask_rate',
-    'data.max_anchors',
+    *('data.max_anchors', 'data.max_anchor_length'),
     'data.pack',
     'data.max_texts',
     *('data.masking', 'data.explored_masks', 'data.explore_whole', 'data.similar_words'),
@@ -53,6 +53,7 @@ DECIDE_BATCHES = (
 WITHOUT = {
     'data.pack': False,
     'data.masking': 'words',
+    'data.max_anchor_length': 4,
     'data.explored_masks': 1,
     'data.explore_whole': False,
     'model.kind': 'clower',
@@ -83,14 +84,11 @@ def check(config: ConfigDict) -> None:
         ('loss.temperature', 1e-4, None),
         ('patience', 0, None),
         *((f'data.{key}_fraction', 0.0, 0.99) for key in ('dev', 'test')),
-        *(
-            (key, 1, None)
-            for key in ('seeds', 'seeds_at_once', 'data.stride', 'data.buckets', 'data.max_question_length')
-        ),
+        *((key, 1, None) for key in ('seeds', 'seeds_at_once', 'data.stride', 'data.max_question_length')),
         *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
         ('data.max_length', 8, None),
         ('data.max_strings', 1, None),
-        *((f'data.{key}', 0, None) for key in ('mask_span', 'mask_shortest')),
+        *((f'data.{key}', 0, None) for key in ('mask_span', 'mask_shortest', 'max_anchor_length', 'buckets')),
         *((f'data.latin_{key}', 0, None) for key in ('mask_span', 'mask_shortest')),
         ('data.mask_rate', 0.01, 0.99),
         ('data.max_aligned', 1, None),

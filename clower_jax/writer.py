@@ -5,19 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-matplotlib.use('Agg')
-import matplotlib.font_manager  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
+from clower_jax import figures
 
-CHINESE_FONTS = (
-    *('Noto Sans CJK SC', 'Source Han Sans SC', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei', 'SimHei'),
-    *('Microsoft YaHei', 'PingFang SC', 'Heiti SC', 'Arial Unicode MS'),
-)
 PANELS = (
     ('Loss', ('loss',)),
     ('MLM loss', ('loss_mlm_char', 'loss_mlm_word')),
@@ -100,16 +94,16 @@ def read_metrics(path: str | Path) -> list[dict]:
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
     """A confusion matrix [C, C], rows the true labels: coloured by the share of each row, with the counts.
 
-    Labels that no installed font can draw are shown by their number.
+    Labels that no installed font can draw are numbered, and `figures.key_of(path)` says what each is.
     """
-    font, names = _font_for(labels)
+    names = figures.drawable(labels, path)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = max(4.0, 0.55 * len(labels) + 2.0)
     figure, axis = plt.subplots(figsize=(size + 1, size))
     image = axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
     ticks = np.arange(len(labels))
-    axis.set_xticks(ticks, names, rotation=45, ha='right', fontsize=8, family=font)
-    axis.set_yticks(ticks, names, fontsize=8, family=font)
+    axis.set_xticks(ticks, names, rotation=45, ha='right', fontsize=8)
+    axis.set_yticks(ticks, names, fontsize=8)
     axis.set_xlabel('predicted')
     axis.set_ylabel('true')
     axis.set_title(f'{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} right', fontsize=10)
@@ -121,18 +115,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) 
             )
     figure.colorbar(image, label='share of the true label', fraction=0.046)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _font_for(labels: Sequence[str]) -> tuple[str | None, list[str]]:
-    """A font family for Chinese labels (None: the usual one) and the labels as they are drawn."""
-    names = [label.replace('$', r'\$') for label in labels]
-    if all(label.isascii() for label in labels):
-        return None, names
-    installed = {font.name for font in matplotlib.font_manager.fontManager.ttflist}
-    font = next((name for name in CHINESE_FONTS if name in installed), None)
-    return font, names if font else [str(number) for number in range(len(labels))]
+    figures.save(figure, path)
 
 
 def draw_curves(rows: list[dict], path: str | Path) -> None:
@@ -159,5 +142,4 @@ def draw_curves(rows: list[dict], path: str | Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path)

@@ -68,7 +68,8 @@ def finetune(dataset: str, select: str) -> ConfigDict:
             'dev_fraction': 0.1,  # where there is no dev file: this share of train, chosen by its texts
             'vocab': '',  # with random weights: a vocab.txt; else it comes with init_from
             'max_length': 128,  # tokens of a row, special ones included
-            'buckets': 6,  # widths that rows are padded to, each compiled once
+            # Widths that rows are padded to, each compiled once; 0: one for 30 steps of an epoch, 6 at most.
+            'buckets': 0,
             # Of models that read words (ambert, lichee, word): what cuts them, jieba or rjieba,
             # and whether it guesses words that its dictionary lacks; empty: as in pre-training.
             'segmenter': '',

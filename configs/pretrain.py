@@ -113,7 +113,9 @@ def get_config(variant: str = '') -> ConfigDict:
             'text': '',  # where corpus is empty: text files to build one from, or 'embedded'
             'base_vocab': '',  # for text: a BERT vocabulary to extend; empty: built from the text
             'num_chars': 0,  # for text: characters of base_vocab that are kept (the paper: 5466); 0: all rows
+            'text_field': '',  # for text: the field, or a,b, that holds it in .json, .parquet; empty: found
             'num_words': 40014,  # for text: size of the word block; the paper's
+            'min_count': 2,  # for text: what occurs less often is no word
             'segmenter': 'jieba',  # for text: jieba or rjieba
             'validation_fraction': 0.01,  # for text: share of the documents held out
             'char_length': 0,  # tokens with [CLS] and [SEP]; 0: the corpus's (the paper: 512)
@@ -125,6 +127,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'explored_masks': 1,  # disjoint masks of each text, rows of the same batch; for one encoder
             'explore_whole': False,  # whether they share the whole text; else each has mask_rate of it
             'max_anchors': 20,  # words per sequence that are contrasted; the paper's
+            'max_anchor_length': 4,  # their characters, from 2; 0: any number; the paper's
             'eval_examples': 0,  # of the held-out set; 0: all
             # Several texts in a row: batch_size counts rows, char_length and word_length are a row's, 0 being
             # 4 times the corpus's and the words that go with it.
@@ -147,6 +150,7 @@ def demo(config: ConfigDict) -> None:
     config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 60
     config.data.text = 'embedded'
     config.data.num_words = 4000
+    config.data.min_count = 1  # in so short a text half of the words occur once
     config.data.validation_fraction = 0.1
     config.data.char_length, config.data.word_length = 128, 96
 

@@ -134,6 +134,7 @@ def batches(
         seed=config.seed if train else VALIDATION_SEED,
         mask_rate=data.mask_rate,
         max_anchors=data.max_anchors,
+        max_anchor_length=data.get('max_anchor_length', 4),  # of old runs
         recipe=wanted,
         similar=similar_table(config),
         **of_text,
@@ -276,8 +277,15 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
     folder = workdir / 'corpus'
     record = folder / 'made_from.json'
 
+    begun = any(workdir.glob('checkpoints/*'))
+
     def is_made() -> bool:
-        return record.is_file() and json.loads(record.read_text('utf-8')) == made_from
+        if not record.is_file():
+            return False
+        before = json.loads(record.read_text('utf-8'))
+        if begun and 'min_count' not in before:  # of an old run, which took every word; it goes on with them
+            before |= {'min_count': made_from['min_count']}
+        return before == made_from
 
     if is_made():
         print(f'Corpus: {folder}, made before from {data.text!r}', flush=True)
@@ -287,7 +295,7 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
             f'{folder} is in the way: it is to hold the corpus made from data.text, but no run made it. '
             'Move it away, or give another --workdir, or use it with --config.data.corpus'
         )
-    if folder.exists() and any(workdir.glob('checkpoints/*')):
+    if folder.exists() and begun:
         raise ValueError(
             f'the run in {workdir} was trained on another text, or on a corpus of other settings, than '
             f'{data.text!r} now makes: give another --workdir (and --config.init_from={workdir} only if the '
@@ -308,13 +316,16 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
             data.base_vocab or None,
             data.num_words,
             data.get('num_chars') or None,  # runs begun before there was this setting have it not
+            min_count=data.min_count,
             segmenter=data.segmenter,
+            text_field=data.text_field,
         )
         build_corpus.build(
             text,
             vocab,
             made,
             validation_fraction=data.validation_fraction,
+            text_field=data.text_field,
             **{name: data[name] for name in LENGTHS if data[name]},
         )
         (made / record.name).write_text(json.dumps(made_from, ensure_ascii=False, indent=1) + '\n', 'utf-8')
@@ -326,8 +337,11 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
 
 def describe_text(text: str, data: ConfigDict) -> dict[str, Any]:
     """What decides the records made of `text`: the contents of its files, in order, and the settings."""
-    paths = dict.fromkeys(chunk.path for chunk in sources.plan(text))
-    settings = {name: data[name] for name in ('num_words', 'segmenter', 'validation_fraction', *LENGTHS)}
+    paths = dict.fromkeys(chunk.path for chunk in sources.plan(text, text_field=data.text_field))
+    names = ('num_words', 'min_count', 'segmenter', 'validation_fraction', *LENGTHS)
+    settings = {name: data[name] for name in names}
+    if data.text_field:
+        settings['text_field'] = data.text_field
     settings |= {'num_chars': data.num_chars} if data.get('num_chars') else {}
     return settings | {
         'base_vocab': _sha256(data.base_vocab) if data.base_vocab else '',

@@ -14,6 +14,9 @@ import numpy as np
 Outputs = list[dict[str, np.ndarray]]  # what a model put out for each batch of a pass
 
 STEP = 8  # widths are multiples of it: of what the matrix units of every device like
+# Compiling a width takes as long as a few hundred steps on a GPU, as a few steps on a CPU: between the two,
+# for an epoch or a few.
+STEPS_PER_WIDTH, MOST_WIDTHS = 30, 6
 
 
 class Planned(NamedTuple):
@@ -27,6 +30,14 @@ class Planned(NamedTuple):
     rows: np.ndarray
     epoch: int = 0
     seed: int = 0
+
+
+def num_widths(steps: int) -> int:
+    """How many widths are worth compiling for an epoch of so many steps.
+
+    Not of all epochs: a run that goes on for longer than it was meant to has the batches that it had.
+    """
+    return max(1, min(steps // STEPS_PER_WIDTH, MOST_WIDTHS))
 
 
 def widths(lengths: np.ndarray, max_length: int, count: int) -> tuple[int, ...]:

@@ -64,7 +64,7 @@ def build(
     beam: str | None = None,
     segmenter: str | None = None,
     hmm: bool | None = None,
-    text_field: str = 'text',
+    text_field: str = '',
     chunk_bytes: int = 16 << 20,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def build(
         records: then the next.
       beam: Beam's pipeline options; None works in this process.
       segmenter, hmm: None takes those that the vocabulary was made with.
-      text_field: name of the text in .json, .parquet and TFDS input.
+      text_field: where the text is in .json, .parquet and TFDS input, as `sources.plan` takes it.
       chunk_bytes: input that a worker takes at a time; a chunk makes at most one file for each split.
       overwrite: replace an older corpus in `output`.
 
@@ -199,9 +199,10 @@ def _nothing_to_train_on(input: str, total: Tally) -> str:
 
 def _input_files(chunks: Sequence[sources.Chunk]) -> list[dict[str, Any]]:
     sizes: Counter[str] = Counter()
+    fields = {chunk.path: {'text_fields': list(chunk.text_fields)} for chunk in chunks if chunk.text_fields}
     for chunk in chunks:
         sizes[chunk.path] += chunk.num_bytes
-    return [{'path': path, 'bytes': size} for path, size in sizes.items()]
+    return [{'path': path, 'bytes': size} | fields.get(path, {}) for path, size in sizes.items()]
 
 
 def _save_duplicates(job: _Job, chunks: Sequence[sources.Chunk], beam: str | None) -> None:

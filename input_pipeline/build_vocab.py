@@ -28,6 +28,7 @@ from input_pipeline.manifest import advice, one_line
 from input_pipeline.tokenizer import Tokenizer, Vocabulary, read_tokens, word_key
 
 NUM_WORDS = 40_014  # arXiv 2208.10844, section 4.1
+MIN_COUNT = 2  # what occurs once is as often a typing error, or a slip of the segmenter, as a word
 MAX_COUNTED = 20_000_000  # distinct words in memory (about 3 GB) before those met once are forgotten
 MAX_WORD_LENGTH = 100  # characters; BERT's tokenizer makes [UNK] of anything longer
 _PLAIN = re.compile('[\u4e00-\u9fff]+')  # its own normalised form
@@ -56,10 +57,11 @@ def build(
     base_vocab: str | Path | None = None,
     num_words: int = NUM_WORDS,
     num_chars: int | None = None,
+    min_count: int = MIN_COUNT,
     segmenter: str = 'jieba',
     hmm: bool = True,
     beam: str | None = None,
-    text_field: str = 'text',
+    text_field: str = '',
     chunk_bytes: int = 16 << 20,
 ) -> Vocabulary:
     """Writes `output` (a .txt) and its sidecar (.json), and returns the vocabulary.
@@ -74,9 +76,10 @@ def build(
         digits, and what the most frequent Latin words are spelled with.
       num_words: rows of the word block, at most: the most frequent words of two characters or more, equal
         counts in code point order. Words that the base block can only spell with [UNK] are left out.
+      min_count: what occurs less often is no word of the word block, even where there is room.
       segmenter, hmm: see `segment.segmenter`.
       beam: Beam's pipeline options; None works in this process.
-      text_field: name of the text in .json, .parquet and TFDS input.
+      text_field: where the text is in .json, .parquet and TFDS input, as `sources.plan` takes it.
       chunk_bytes: input that a worker takes at a time.
 
     The same input and settings make the same bytes for any number of workers.
@@ -93,6 +96,8 @@ def build(
         raise ValueError(f'the output {output} is the base vocabulary itself; give it another name')
     if num_words < 0 or num_chars is not None and num_chars < 1:
         raise ValueError(f'num_words ({num_words}) must be 0 or more and num_chars ({num_chars}) 1 or more')
+    if min_count < 1:
+        raise ValueError(f'min_count is {min_count}; it must be 1, which takes every word, or more')
     _check_output(output)
     base = None if base_vocab is None else _read_base(base_vocab)
     description = segment.describe(segmenter, hmm)
@@ -129,7 +134,8 @@ def build(
         base = base_block.make(chars, words, num_chars or base_block.NUM_CHARS)
     elif num_chars is not None:
         base = base_block.part_of(base, chars, words, num_chars)
-    chosen = _choose_words(words, base, num_words)
+    rare = sum(n < min_count for n in words.values())
+    chosen = _choose_words(words, base, num_words, min_count)
     vocabulary = Vocabulary(
         base + chosen,
         len(base),
@@ -140,6 +146,8 @@ def build(
             'characters': total.characters,
             'word_coverage': round(sum(words[word] for word in chosen) / max(total.words, 1), 6),
             'rarest_word_count': words[chosen[-1]] if chosen else 0,
+            'min_count': min_count,
+            'words_below_min_count': rare,
             'words_forgotten': forgotten,
             'input_problems': total.problems.to_json(),
         },
@@ -222,7 +230,7 @@ def _described(base_vocab: str | Path | None, num_chars: int | None) -> str:
     return 'given' if num_chars is None else 'a part of the one given'
 
 
-def _choose_words(words: Counter[str], base: list[str], num_words: int) -> list[str]:
+def _choose_words(words: Counter[str], base: list[str], num_words: int, min_count: int) -> list[str]:
     vocabulary = Vocabulary(base, len(base))
     known = set(base)
 
@@ -233,7 +241,8 @@ def _choose_words(words: Counter[str], base: list[str], num_words: int) -> list[
             return all(char in known for char in word)
         return vocabulary.unk not in vocabulary.wordpiece.encode(word, add_special_tokens=False).ids
 
-    return base_block.most_frequent(((word, n) for word, n in words.items() if is_new(word)), num_words)
+    frequent = ((word, n) for word, n in words.items() if n >= min_count)
+    return base_block.most_frequent(((word, n) for word, n in frequent if is_new(word)), num_words)
 
 
 def input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -244,7 +253,10 @@ def input_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'files, folders or globs in quotes, separated by commas ({sources.FORMATS})',
     )
     parser.add_argument(
-        '--text_field', default='text', help='field that holds the text (json, parquet, tfds)'
+        '--text_field',
+        default='',
+        help='field that holds the text (json, parquet, tfds), or several, as title,content; '
+        'default: found by its usual names',
     )
     parser.add_argument(
         '--chunk_bytes', type=int, default=16 << 20, help='bytes of input that a worker takes at a time'
@@ -272,6 +284,9 @@ def main(arguments: list[str] | None = None) -> None:
         help=f'characters, at most (default: {base_block.NUM_CHARS}); with --base_vocab: keep so many of its '
         'Chinese characters, and the other characters and Latin pieces of the text (default: all rows)',
     )  # fmt: skip
+    parser.add_argument(
+        '--min_count', type=int, default=MIN_COUNT, help='what occurs less often is no word; 1 takes all'
+    )
     parser.add_argument('--segmenter', default='jieba', choices=segment.SEGMENTERS)
     parser.add_argument(
         '--nohmm', action='store_false', dest='hmm', help='do not guess words missing in the dictionary'
@@ -284,13 +299,14 @@ def main(arguments: list[str] | None = None) -> None:
         f'{flags.output}: {vocabulary.base_size:,} base rows ({details["base_vocab"]}) and '
         f'{len(vocabulary) - vocabulary.base_size:,} words, which make up '
         f'{details["word_coverage"]:.1%} of the words of two characters or more in '
-        f'{details["characters"]:,} characters; the rarest occurs {details["rarest_word_count"]:,} times'
+        f'{details["characters"]:,} characters; the rarest occurs {details["rarest_word_count"]:,} times, '
+        f'{details["words_below_min_count"]:,} fewer than {flags.min_count} (--min_count)'
     )
     for reason, found in details['input_problems'].items():
         print(f'  {reason}: {found["count"]:,}, for example {", ".join(found["examples"])}')
     if note := advice(details['input_problems']):
         print(note)
-    field = '' if flags.text_field == 'text' else f'--text_field {shlex.quote(flags.text_field)} '
+    field = f'--text_field {shlex.quote(flags.text_field)} ' if flags.text_field else ''
     print(
         f"Next: python -m input_pipeline.build_corpus --input '{flags.input}' {field}--vocab {flags.output} "
         '--output corpus'

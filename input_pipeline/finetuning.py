@@ -107,7 +107,8 @@ class Data:
 def prepare(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Data]:
     """Reads what `config.mode` needs, and a copy of the config with every number known.
 
-    Filled in: `data.labels`, `model.vocab_size` and `model.base_vocab_size`, and for training `total_steps`
+    Filled in: `data.labels`, `model.vocab_size` and `model.base_vocab_size`, `data.buckets` (where 0, from
+    the steps of an epoch, or of the pass that an evaluation is), and for training `total_steps`
     (where 0, from `num_epochs`), `eval_every` and `checkpoint_every` (where 0, once an epoch) and
     `optim.warmup_steps` (where 0, from `optim.warmup_fraction`).
 
@@ -123,9 +124,11 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Dat
             f'data.max_length={config.data.max_length}, but the model has {config.model.max_positions} '
             'positions'
         )
-    data = Data(READERS[config.task](config, vocabulary), config.data.max_length, config.data.buckets)
+    splits = READERS[config.task](config, vocabulary)
+    steps = -(-len(next(iter(splits.values())).rows) // config.batch_size)
+    config.data.buckets = config.data.buckets or buckets.num_widths(steps)
+    data = Data(splits, config.data.max_length, config.data.buckets)
     if config.mode == 'train':
-        steps = -(-len(data.splits['train'].rows) // config.batch_size)
         config.total_steps = config.total_steps or max(1, round(config.num_epochs * steps))
         config.eval_every = config.eval_every or steps
         config.checkpoint_every = config.checkpoint_every or config.eval_every

@@ -1,9 +1,9 @@
 """The formats that text comes in: a chunk of a file as a stream of (document's place, paragraph)."""
 
 import codecs
+import contextlib
 import io
-import json
-import re
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from input_pipeline import json_values, text_fields
+from input_pipeline.compressed import is_compressed, open_bytes
+
 MAX_LINE_BYTES = 16 << 20  # a longer line is skipped: `line_too_long`
 EXAMPLES_PER_REASON = 3
+FIRST_RECORDS = 100  # tell what fields a file has
 END = sys.maxsize  # of a file that is read as a whole
 _BLOCK = 1 << 20  # bytes read at a time
-# Control characters in strings are common, and harmless; Python's int refuses numbers of many digits.
-_JSON = json.JSONDecoder(strict=False, parse_int=float)
-_SPACE, _SEPARATOR = re.compile(r'\s*'), re.compile(r'\s*([,\]])')
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Chunk:
     """The piece of the input that one worker reads at a time.
 
     `start` and `end` count bytes (.txt, .jsonl), row groups (.parquet) or shards (TFDS); `num_bytes` is the
-    size on disk, for progress reports, and 0 only for a file without any content.
+    size on disk, for progress reports, and 0 only for a file without any content. `text_fields` are read, in
+    this order; of a .txt there are none.
     """
 
     index: int
@@ -37,7 +39,7 @@ class Chunk:
     start: int
     end: int
     num_bytes: int
-    text_field: str
+    text_fields: tuple[str, ...] = ()
 
 
 @dataclass
@@ -46,8 +48,8 @@ class Report:
 
     - of a paragraph (a line of a .txt) that is dropped: `not_utf8`, `line_too_long`, `nul` (it holds the
       character U+0000, which no text does: the file is binary, damaged, or in UTF-16);
-    - of a document that is dropped: `empty_document`, `json_invalid`, `no_text_field` (missing or null),
-      `text_not_string`, and in .jsonl `line_too_long`;
+    - of a document that is dropped: `empty_document`, `json_invalid`, `no_text_field` (all are missing or
+      null), `text_not_string` (only that field, where there are several), and in .jsonl `line_too_long`;
     - `document_cut`: nothing is dropped; the document was too long and is read as several.
     """
 
@@ -93,25 +95,8 @@ def locate(source: str) -> str:
     return f'{path}:{line}'
 
 
-def is_compressed(path: str) -> bool:
-    """Whether the file is read through a decompressor, which its name tells."""
-    return path.lower().endswith(('.gz', '.zst'))
-
-
 def _open(path: str) -> io.BufferedReader:
-    """The file's bytes, decompressed. Arrow's decompressor notices a truncated file, also in .zst."""
-    raw: Any = epath.Path(path).open('rb')
-    if is_compressed(path):
-        kind = 'gzip' if path.lower().endswith('.gz') else 'zstd'
-        start = raw.read(4)
-        raw.seek(0)
-        # A frame of zstd, or one to skip, which parallel compressors write first.
-        is_zstd = start == b'\x28\xb5\x2f\xfd' or start[1:] == b'\x2a\x4d\x18'
-        if not (start[:2] == b'\x1f\x8b' if kind == 'gzip' else is_zstd):
-            raw.close()
-            raise ValueError(f'{path} is no {kind} file, though its name says so; give it its right name')
-        raw = pa.CompressedInputStream(raw, kind)
-    return io.BufferedReader(raw, _BLOCK)
+    return io.BufferedReader(open_bytes(path), _BLOCK)
 
 
 def damaged(path: str, unit: str, number: int, error: Exception | str, advice: str) -> ValueError:
@@ -135,23 +120,22 @@ def _paragraph(text: str, where: str, report: Report) -> str:
     return text.strip()
 
 
-def _text(value: Any, where: str, report: Report) -> Iterator[tuple[str, str]]:
-    """The paragraphs of what was found in a text field."""
-    if isinstance(value, bytes):
-        value = value.decode(errors='surrogateescape')
-    if isinstance(value, str):
+def _text(row: Any, where: str, fields: tuple[str, ...], report: Report) -> Iterator[tuple[str, str]]:
+    """The paragraphs of a record's text fields."""
+    if not isinstance(row, dict):
+        report.add('json_invalid', where)
+        return
+    values = text_fields.values(row, fields)
+    if not values:
+        report.add('no_text_field', where)
+    for value in values:
+        if isinstance(value, bytes):
+            value = value.decode(errors='surrogateescape')
+        if not isinstance(value, str):
+            report.add('text_not_string', where)
+            continue
         for line in value.split('\n'):
             yield where, _paragraph(line, where, report)
-    else:
-        report.add('no_text_field' if value is None else 'text_not_string', where)
-
-
-def _json_text(row: Any, where: str, text_field: str, report: Report) -> Iterator[tuple[str, str]]:
-    """The paragraphs of a JSON object."""
-    if isinstance(row, dict):
-        yield from _text(row.get(text_field), where, report)
-    else:
-        report.add('json_invalid', where)
 
 
 # .txt and .jsonl: lines
@@ -225,31 +209,24 @@ def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
         if line.text is None:
             report.add('line_too_long', line.where)
         elif line.text.strip():
-            try:
-                row = _JSON.decode(line.text)
-            except (ValueError, RecursionError):
-                row = None
-            yield from _json_text(row, line.where, chunk.text_field, report)
+            yield from _text(json_values.decode(line.text), line.where, chunk.text_fields, report)
 
 
 # .json: one array
 
 
-def _read_json(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
-    """Objects are cut from the array one by one."""
+def _objects(path: str) -> Iterator[Any]:
+    """The values of a .json, cut from its array one by one."""
     number = 0
     try:
-        with _open(chunk.path) as stream:
-            for number, row in enumerate(_items(_decoded(stream), chunk.path), 1):
-                yield from _json_text(row, f'{chunk.path}:object {number}', chunk.text_field, report)
-    except (_BrokenArrayError, OSError) as error:
-        if isinstance(error, OSError) and not is_compressed(chunk.path):
+        with _open(path) as stream:
+            for value in json_values.items(_decoded(stream), path, MAX_LINE_BYTES):
+                number += 1
+                yield value
+    except (json_values.BrokenArrayError, OSError) as error:
+        if isinstance(error, OSError) and not is_compressed(path):
             raise
-        raise damaged(chunk.path, 'object ', number, error, 'get it again, or repair it there') from error
-
-
-class _BrokenArrayError(Exception):
-    """What is wrong, for a person."""
+        raise damaged(path, 'object ', number, error, 'get it again, or repair it there') from error
 
 
 def _decoded(stream: io.BufferedReader) -> Iterator[str]:
@@ -259,35 +236,36 @@ def _decoded(stream: io.BufferedReader) -> Iterator[str]:
     yield decode(b'', True)
 
 
-def _items(blocks: Iterator[str], path: str) -> Iterator[Any]:
-    """The values of an array; what is in memory is a block, or else the longest value."""
-    text = next(filter(None, map(str.lstrip, blocks)), '')
-    if text and text[0] != '[':
-        raise ValueError(
-            f'{path} does not hold one array, [{{…}}, {{…}}]; with an object on each line, name it .jsonl'
-        )
-    at, is_open, is_empty = 1, bool(text), True
-    while is_open:
-        start = _SPACE.match(text, at).end()  # type: ignore[union-attr]
-        problem, separator = 'a comma or ] is missing', None
-        try:
-            value, end = _JSON.raw_decode(text, start)
-            separator = _SEPARATOR.match(text, end)
-        except json.JSONDecodeError as error:
-            problem = f'{error.msg}, at {text[error.pos : error.pos + 30]!r}'
-        except RecursionError:
-            problem = 'nested too deeply'
-        if separator:
-            yield value
-            at, is_open, is_empty = separator.end(), separator[1] == ',', False
-        elif is_empty and text.startswith(']', start):
-            at, is_open = start + 1, False
-        elif len(text) - at <= MAX_LINE_BYTES and (block := next(blocks, None)) is not None:
-            text, at = text[at:] + block, 0  # the value goes on
-        else:
-            raise _BrokenArrayError(problem)
-    if text[at:].strip() or any(map(str.strip, blocks)):
-        raise _BrokenArrayError('something follows the array')
+def _read_json(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+    for number, row in enumerate(_objects(chunk.path), 1):
+        yield from _text(row, f'{chunk.path}:object {number}', chunk.text_fields, report)
+
+
+# Of a .json or .jsonl, before it is read
+
+
+def json_kind(path: str) -> str:
+    """How a .json file is read: 'jsonl' where its first line is an object by itself, else 'json'."""
+    start = ''
+    with contextlib.suppress(OSError), _open(path) as stream:  # who reads it says what is wrong with it
+        start = next(filter(None, map(str.lstrip, _decoded(stream))), '')
+    is_object = start.startswith('{') and isinstance(next(_line_values(path), None), dict)
+    return 'jsonl' if is_object else 'json'
+
+
+def fields_of(path: str, kind: str) -> list[str]:
+    """The fields of the first objects of a 'json' or 'jsonl', in order; [] where there is none.
+
+    Raises ValueError where the file is damaged before that, or a 'json' holds no array.
+    """
+    values = itertools.islice((_objects if kind == 'json' else _line_values)(path), FIRST_RECORDS)
+    return [*dict.fromkeys(key for row in values if isinstance(row, dict) for key in row)]
+
+
+def _line_values(path: str) -> Iterator[Any]:
+    """The JSON value of each line that is not blank; None where it is none."""
+    lines = _lines(Chunk(0, path, 'jsonl', 0, END, 0))
+    return (json_values.decode(line.text or '') for line in lines if line.text is None or line.text.strip())
 
 
 # .parquet: row groups
@@ -303,10 +281,12 @@ def _read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
                 stream, pre_buffer=False, buffer_size=_BLOCK, page_checksum_verification=True
             )
             row = sum(table.metadata.row_group(group).num_rows for group in range(chunk.start))
-            for batch in table.iter_batches(256, row_groups=[chunk.start], columns=[chunk.text_field]):
-                for value in _undecoded(batch.column(0)).to_pylist():
+            fields = chunk.text_fields
+            for batch in table.iter_batches(256, row_groups=[chunk.start], columns=list(fields)):
+                columns = [_undecoded(batch.column(name)).to_pylist() for name in fields]
+                for values in zip(*columns):
                     row += 1
-                    yield from _text(value, f'{chunk.path}:row {row}', report)
+                    yield from _text(dict(zip(fields, values)), f'{chunk.path}:row {row}', fields, report)
         except (pa.ArrowException, OSError) as error:
             advice = 'get it again, or leave it out of the input'
             raise damaged(chunk.path, 'row ', row, error, advice) from error
@@ -337,7 +317,7 @@ def _read_tfds(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     examples = tfds_builder(chunk.path).as_dataset(split=f'train[{chunk.start}shard:{chunk.end}shard]')
     for number, example in enumerate(tfds.as_numpy(examples)):
         where = f'{chunk.path}:shard {chunk.start} example {number}'
-        yield from _text(example[chunk.text_field], where, report)
+        yield from _text(example, where, chunk.text_fields, report)
 
 
 READERS = {

@@ -1,6 +1,7 @@
 """Files of labelled texts as tables: the rows, each with its place, and which column is which."""
 
 import codecs
+import contextlib
 import csv
 import io
 import json
@@ -31,6 +32,8 @@ TEXT_NAMES = (
 KEYS = '--config.data.text_columns and --config.data.label_column'
 _EDGES = re.compile(r'^[\s\ufeff]+|[\s\ufeff]+$')  # a second byte-order mark is common
 _HEADER_NAMES = frozenset(TEXT_NAMES).union(*PAIR_NAMES)
+
+csv.field_size_limit((1 << 31) - 1)  # characters, of the whole process: a text may be longer than 131,072
 
 
 class Spec(NamedTuple):
@@ -72,8 +75,9 @@ class Table(NamedTuple):
 
 
 def table(path: str, names: tuple[str, ...] = ()) -> Table:
-    """Reads .tsv and .txt (tabs; quotation marks are text), .csv (RFC 4180; where every line has tabs, as a
-    .tsv), .jsonl and .json (an object on each line, or one array), or 'hf:NAME' (see `hub.fetch`).
+    """Reads .tsv and .txt (tabs; quotation marks are text), .csv (RFC 4180, but ; may stand for the comma;
+    where every line has tabs, as a .tsv), .jsonl and .json (an object on each line, or one array), or
+    'hf:NAME' (see `hub.fetch`).
 
     UTF-8, with or without a byte-order mark; lines end with LF or CRLF, and nothing else ends a line. The
     first row of a file without keys is a header if it holds one of `names`, or a usual name of a text column
@@ -94,8 +98,13 @@ def table(path: str, names: tuple[str, ...] = ()) -> Table:
     elif suffix == '.csv':
         text = _read_text(path)
         tabs = {line.count('\t') for line in text.split('\n') if line.strip()}
-        lines = _tab_separated(text) if len(tabs) == 1 and tabs != {0} else _comma_separated(path, text)
-        result = _delimited(path, lines, 'a text with a comma needs "quotation marks"', names)
+        if len(tabs) == 1 and tabs != {0}:
+            result = _delimited(path, _tab_separated(text), 'write a space for a tab', names)
+        else:
+            mark = _separator(text)
+            name = 'comma' if mark == ',' else 'semicolon'
+            advice = f'a text with a {name} needs "quotation marks"'
+            result = _delimited(path, _comma_separated(path, text, mark), advice, names)
     elif suffix in ('.json', '.jsonl'):
         result = _objects(path, _read_text(path))
     else:
@@ -138,9 +147,27 @@ def _tab_separated(text: str) -> Iterator[tuple[int, list[str]]]:
         yield number, line.split('\t') if '\t' in line or line.strip() else []
 
 
-def _comma_separated(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The same; a row may go over several lines, and its number is the first's."""
-    reader = csv.reader(io.StringIO(text, newline='\n'), strict=True)
+def _separator(text: str) -> str:
+    """What separates the columns of a .csv: the comma, or the semicolon that spreadsheets write where numbers
+    have a decimal comma. It gives all rows as many columns, two or more; else the first row more of them."""
+    if ';' not in text.partition('\n')[0]:
+        return ','
+    first = {}
+    for mark in ',;':
+        numbers = []
+        with contextlib.suppress(csv.Error):  # who reads the file says what is wrong with it, and where
+            numbers += [
+                len(row) for row in csv.reader(io.StringIO(text, newline='\n'), delimiter=mark) if row
+            ]
+            if numbers[0] > 1 and len(set(numbers)) == 1:
+                return mark
+        first[mark] = numbers[0] if numbers else 0
+    return max(first, key=first.__getitem__)
+
+
+def _comma_separated(path: str, text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
+    """The same, with `mark` for the comma; a row may go over several lines, and its number is the first's."""
+    reader = csv.reader(io.StringIO(text, newline='\n'), delimiter=mark, strict=True)
     while True:
         number = reader.line_num + 1
         try:

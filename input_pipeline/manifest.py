@@ -135,6 +135,10 @@ def summary(manifest: dict[str, Any]) -> str:
             rows.append(
                 (f'  {name}: {reason}', f'{found["count"]:,} (first: {", ".join(found["examples"])})')
             )
+    fields = Counter(' and '.join(file['text_fields']) for file in manifest['input'] if 'text_fields' in file)
+    if fields:
+        files = (f'{name} ({n:,} {"file" if n == 1 else "files"})' for name, n in fields.items())
+        rows.append(('text read from', ', '.join(files)))
     rows += [
         ('sentences', f'{manifest["sentences"]:,}'),
         ('characters', f'{manifest["characters"]:,}'),

@@ -60,6 +60,7 @@ def make_batch(
     word_length: int,
     mask_rate: float = 0.15,
     max_anchors: int = 20,
+    max_anchor_length: int = 4,
     recipe: Recipe = CLOWER,
     similar=None,
 ) -> dict[str, tf.Tensor]:
@@ -70,9 +71,10 @@ def make_batch(
         `sentence_words`, `whole_word_tokens`; at most char_length − 3 characters and word_length − 3 words.
       examples: [B] int64, the running number of each example: with `seed` it decides every random choice.
         Example n is text n // masks with its mask n % masks.
-      vocabulary: gives `cls`, `sep`, `mask`, `anchor_mask()` and `random_ids(base_only)`.
+      vocabulary: gives `cls`, `sep`, `mask`, `anchor_mask(longest)` and `random_ids(base_only)`.
       mask_rate: share of each view's tokens chosen for prediction.
       max_anchors: K, at least 1 and at most word_length.
+      max_anchor_length: characters of an anchor, at most; 0: any number.
       recipe: which parts of the batch are wanted.
       similar: for MacBERT, int32 [V, 4], the base ids that spell the word most like each row's; −1 behind
         them, and where there is none.
@@ -151,7 +153,7 @@ def make_batch(
         return batch
 
     # Anchors: a word chosen for prediction in either view is out, even where its tokens were kept.
-    may_anchor = tf.gather(tf.constant(vocabulary.anchor_mask(), tf.bool), views['word_ids'])
+    may_anchor = tf.gather(tf.constant(vocabulary.anchor_mask(max_anchor_length), tf.bool), views['word_ids'])
     anchors = sample(
         u['anchor_order'],
         may_anchor & is_word & ~chosen_words & ~chosen_chars_of,

@@ -10,12 +10,14 @@ cannot be used is counted in a `Report` under its reason; a damaged file stops t
     format                       a document is                                        a chunk is
     .txt                         the lines up to a blank line, a paragraph each       a range of bytes
     .jsonl                       a line: an object, its text in `text_field`          a range of bytes
-    .json                        an object of one array (WuDao's form), likewise      the file
+    .json                        an object of one array (WuDao's form), likewise;     the file
+                                 or as .jsonl
     the three with .gz or .zst   the same                                             the file
     .parquet                     a row, its text in the column `text_field`           a row group
     tfds:NAME/CONFIG:VERSION     an example of a prepared data set's train split      a shard
 
-Except in .txt, a newline within the text ends a paragraph. Byte order marks and CRLF are accepted.
+Except in .txt, a newline within the text ends a paragraph, and so does the end of a field, where `text_field`
+has several. Byte order marks and CRLF are accepted.
 """
 
 import glob
@@ -30,13 +32,16 @@ import pyarrow.parquet as pq
 from absl import logging
 from etils import epath
 
+from input_pipeline import text_fields
+from input_pipeline.compressed import is_compressed
 from input_pipeline.formats import (
     END,
     READERS,
     Chunk,
     Report,
     damaged,
-    is_compressed,
+    fields_of,
+    json_kind,
     locate,
     tfds_builder,
 )
@@ -55,18 +60,20 @@ class Document:
     source: str
 
 
-def plan(pattern: str, chunk_bytes: int = 16 << 20, text_field: str = 'text') -> list[Chunk]:
+def plan(pattern: str, chunk_bytes: int = 16 << 20, text_field: str = '') -> list[Chunk]:
     """The chunks of an input, in the order of its sorted paths.
 
     Args:
       pattern: a file, a folder (read with its subfolders), a glob (`**` too) or tfds:NAME/CONFIG; several are
         separated by commas. A file that is matched twice, or by several names, is read once.
       chunk_bytes: size of the ranges that .txt and .jsonl are cut into.
-      text_field: the field, column or feature that holds the text, in all formats but .txt.
+      text_field: the field, column or feature that holds the text, in all formats but .txt, or several,
+        separated by commas; empty: found by its name in each file (`text_fields.KNOWN`). What fields a JSON
+        file has, its first objects say.
 
     Raises:
       ValueError: a pattern matches nothing; a folder holds no file of a known format; a file is of no known
-        format; a .parquet file or TFDS data set is damaged, missing, or has no `text_field`.
+        format, or has no `text_field`; a .parquet file or TFDS data set is damaged or missing.
     """
     if chunk_bytes <= 0:
         raise ValueError(f'chunk_bytes must be positive, not {chunk_bytes}')
@@ -206,30 +213,30 @@ def _chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
     if kind == 'parquet':
         return _parquet_chunks(path, text_field)
     size = epath.Path(path).stat().length
-    if kind == 'json' or is_compressed(path) or size == 0:
-        return [Chunk(0, path, kind, 0, END, size, text_field)]
+    if size == 0:
+        return [Chunk(0, path, kind, 0, END, size)]
+    kind = json_kind(path) if kind == 'json' else kind
+    fields = () if kind == 'txt' else text_fields.choose(path, fields_of(path, kind), text_field)
+    if kind == 'json' or is_compressed(path):
+        return [Chunk(0, path, kind, 0, END, size, fields)]
     bounds = [*range(0, size, chunk_bytes), size]
     return [
-        Chunk(0, path, kind, start, end, end - start, text_field) for start, end in itertools.pairwise(bounds)
+        Chunk(0, path, kind, start, end, end - start, fields) for start, end in itertools.pairwise(bounds)
     ]
 
 
 def _parquet_chunks(path: str, text_field: str) -> list[Chunk]:
-    """A chunk per row group, all with index 0. ValueError: a damaged file, or no column `text_field`."""
+    """A chunk per row group, all with index 0. ValueError: a damaged file, or none of `text_field`."""
     with epath.Path(path).open('rb') as stream:
         try:
             metadata = pq.read_metadata(stream)
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, 'row ', 0, error, 'get it again, or leave it out of the input') from error
-    columns = metadata.schema.to_arrow_schema().names
-    if text_field not in columns:
-        raise ValueError(
-            f'{path} has no column {text_field!r}: name its text column, one of {", ".join(columns)}'
-        )
+    fields = text_fields.choose(path, metadata.schema.to_arrow_schema().names, text_field)
     if not metadata.num_rows:
-        return [Chunk(0, path, 'parquet', 0, 0, 0, text_field)]
+        return [Chunk(0, path, 'parquet', 0, 0, 0, fields)]
     sizes = [max(metadata.row_group(group).total_byte_size, 1) for group in range(metadata.num_row_groups)]
-    return [Chunk(0, path, 'parquet', group, group + 1, size, text_field) for group, size in enumerate(sizes)]
+    return [Chunk(0, path, 'parquet', group, group + 1, size, fields) for group, size in enumerate(sizes)]
 
 
 def _tfds_chunks(path: str, text_field: str) -> list[Chunk]:
@@ -243,8 +250,6 @@ def _tfds_chunks(path: str, text_field: str) -> list[Chunk]:
             f'{path}: no TFDS data set of this name, with a train split, has been prepared: prepare it '
             f'("tfds build {name}"), or set TFDS_DATA_DIR to the folder where it is'
         ) from error
-    if text_field not in info.features:
-        names = ', '.join(info.features)
-        raise ValueError(f'{path} has no feature {text_field!r}: name its text feature, one of {names}')
+    fields = text_fields.choose(path, info.features, text_field)
     size = max(train.num_bytes // train.num_shards, 1)
-    return [Chunk(0, path, 'tfds', shard, shard + 1, size, text_field) for shard in range(train.num_shards)]
+    return [Chunk(0, path, 'tfds', shard, shard + 1, size, fields) for shard in range(train.num_shards)]

@@ -132,12 +132,13 @@ class Vocabulary:
             self._pieces = list(map(self.spell, self.tokens[self.base_size :]))
         return self._pieces
 
-    def anchor_mask(self) -> np.ndarray:
-        """bool [V]: the words that may be contrast anchors: word block, 2 to 4 characters, all Chinese
-        (section 3.3)."""
+    def anchor_mask(self, longest: int = 4) -> np.ndarray:
+        """bool [V]: the words that may be contrast anchors: word block, 2 to `longest` characters (0: or
+        more), all Chinese. The default is the paper's (section 3.3)."""
         mask = np.zeros(len(self), bool)
         mask[self.base_size :] = [
-            2 <= len(word) <= 4 and all(map(is_chinese, word)) for word in self.tokens[self.base_size :]
+            2 <= len(word) <= (longest or len(word)) and all(map(is_chinese, word))
+            for word in self.tokens[self.base_size :]
         ]
         return mask
 

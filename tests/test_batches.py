@@ -189,6 +189,46 @@ def test_a_corpus_is_made_once_and_again_when_the_text_or_a_setting_changes(tmp_
     assert [path.name for path in run.iterdir()] == ['corpus']
 
 
+def test_a_run_builds_a_corpus_of_any_fields(tmp_path, capsys):
+    """With the name of the field, or by its usual names; in the vocabulary is what occurs often enough."""
+    documents = text(range(20)).split('\n\n')
+    rows = [{'headline': f'标题{n}。', 'story': document} for n, document in enumerate(documents)]
+    (tmp_path / 'a.json').write_text(json.dumps(rows, ensure_ascii=False), 'utf-8')
+    config = make_config(text=str(tmp_path / 'a.json'))
+    with pytest.raises(ValueError, match=r'fields are: headline, story.*--config\.data\.text_field'):
+        batches.resolve(config, tmp_path / 'run')
+    config.data.text_field = 'headline,story'
+    resolved = batches.resolve(config, tmp_path / 'run')
+    manifest = json.loads((tmp_path / 'run' / 'corpus' / 'manifest.json').read_text('utf-8'))
+    assert manifest['input'][0]['text_fields'] == ['headline', 'story']
+    assert manifest['characters'] == sum(len(row['headline'] + row['story']) for row in rows)
+    words = len(batches.vocabulary(resolved))
+    config.data.min_count = 1000
+    fewer = batches.vocabulary(batches.resolve(config, tmp_path / 'run'))
+    assert 'changed' in capsys.readouterr().out and words > len(fewer) == fewer.base_size
+
+
+def test_an_old_run_goes_on_with_its_own_words(tmp_path, capsys):
+    """Its corpus was made when every word was one; another run there takes the words of today."""
+    (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')
+    config = make_config(text=str(tmp_path / 'a.txt'), min_count=2)
+    record = tmp_path / 'run' / 'corpus' / 'made_from.json'
+    batches.resolve(config, tmp_path / 'run')
+    old = {
+        name: value for name, value in json.loads(record.read_text('utf-8')).items() if name != 'min_count'
+    }
+    record.write_text(json.dumps(old), 'utf-8')
+    (tmp_path / 'run' / 'checkpoints' / '1').mkdir(parents=True)
+    capsys.readouterr()
+    batches.resolve(config, tmp_path / 'run')
+    assert 'made before' in capsys.readouterr().out and 'min_count' not in json.loads(
+        record.read_text('utf-8')
+    )
+    (tmp_path / 'run' / 'checkpoints' / '1').rmdir()
+    batches.resolve(config, tmp_path / 'run')
+    assert 'changed' in capsys.readouterr().out and json.loads(record.read_text('utf-8'))['min_count'] == 2
+
+
 def test_a_folder_in_the_way_is_left_alone(tmp_path):
     (tmp_path / 'a.txt').write_text(text(range(5)), 'utf-8')
     precious = tmp_path / 'corpus' / 'precious'

@@ -30,6 +30,14 @@ def test_widths_waste_the_least(lengths, count):
     assert computed(lengths, widths) == min(computed(lengths, choice) for choice in choices)
 
 
+@pytest.mark.parametrize(
+    ('rows', 'batch_size', 'expected'),
+    [(500, 64, 1), (500, 16, 1), (500, 8, 2), (1, 64, 1), (9600, 64, 5), (53_360, 64, 6)],
+)
+def test_the_number_of_widths_follows_the_steps(rows, batch_size, expected):
+    assert buckets.num_widths(-(-rows // batch_size)) == expected
+
+
 def test_a_row_too_long_is_refused():
     with pytest.raises(ValueError, match='101 tokens.*max_length=100'):
         buckets.widths(np.array([3, 101]), 100, 2)

@@ -68,7 +68,7 @@ def text(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def vocab(text) -> Path:
     path = text.parent / 'vocab.txt'
-    build_vocab.build(str(text), path, num_words=40)
+    build_vocab.build(str(text), path, num_words=40, min_count=1)
     return path
 
 
@@ -270,6 +270,7 @@ def test_bad_lines_are_counted_with_their_place(vocab, tmp_path):
     assert manifest['input_problems']['no_text_field']['examples'] == [f'{tmp_path}/rows.jsonl:2']
     assert manifest['documents']['dropped'] == {'one_sentence': {'count': 1, 'examples': [f'{text}:11']}}
     assert manifest['documents']['kept'] == 4
+    assert 'text (1 file)' in build_corpus.summary(manifest)
 
 
 def test_a_line_longer_than_the_chunks_keeps_every_token(vocab, tmp_path):
@@ -283,7 +284,7 @@ def test_a_line_longer_than_the_chunks_keeps_every_token(vocab, tmp_path):
 
 def test_a_truncated_archive_stops_the_job(vocab, tmp_path):
     (tmp_path / 'cut.txt.gz').write_bytes(gzip.compress('\n\n'.join(map(document, range(50))).encode())[:-40])
-    with pytest.raises(ValueError, match=r'cut\.txt\.gz, near its beginning: .*truncated'):
+    with pytest.raises(ValueError, match=r'cut\.txt\.gz:\d+: .*truncated'):
         build_corpus.build(str(tmp_path / 'cut.txt.gz'), vocab, tmp_path / 'corpus', **ROW)
     assert [path.name for path in tmp_path.iterdir()] == ['cut.txt.gz']
 

@@ -44,7 +44,7 @@ def two_processes() -> str:
 
 
 def test_base_made_from_the_text(text, tmp_path):
-    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt')
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', min_count=1)
     base, words = vocabulary.tokens[: vocabulary.base_size], vocabulary.tokens[vocabulary.base_size :]
     assert base[:5] == SPECIALS and len(set(vocabulary.tokens)) == len(vocabulary)
     # Every character of the normalised text, the most frequent first, equal counts in code point order.
@@ -67,7 +67,7 @@ def test_base_made_from_the_text(text, tmp_path):
 
 def test_base_given_stays_row_for_row(text, base, tmp_path):
     path, tokens = base
-    vocabulary = build_vocab.build(text, tmp_path / 'new' / 'vocab.txt', base_vocab=path)
+    vocabulary = build_vocab.build(text, tmp_path / 'new' / 'vocab.txt', base_vocab=path, min_count=1)
     assert vocabulary.tokens[: len(tokens)] == tokens and vocabulary.base_size == len(tokens)
     words = vocabulary.tokens[len(tokens) :]
     assert words == ['python', '北京大学', '我们', '很大']
@@ -123,7 +123,7 @@ def test_a_vocabulary_of_the_papers_size(data_dir, tmp_path):
 
 
 def test_sizes_are_upper_bounds(text, tmp_path):
-    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', num_words=2, num_chars=3)
+    vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', num_words=2, num_chars=3, min_count=1)
     assert vocabulary.tokens[vocabulary.base_size :] == [
         'linux',
         'cafe',
@@ -131,6 +131,24 @@ def test_sizes_are_upper_bounds(text, tmp_path):
     assert vocabulary.base_size == 5 + 3 + 36 + 36 + 1  # special tokens, characters, ASCII twice, python
     vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', num_words=2)
     assert vocabulary.tokens[vocabulary.base_size :] == ['北京大学', '我们']
+
+
+def test_what_occurs_too_seldom_is_no_word(text, tmp_path, capsys):
+    def words(**settings):
+        vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', **settings)
+        return vocabulary, vocabulary.tokens[vocabulary.base_size :]
+
+    every, twice = words(min_count=1), words()
+    assert twice[1] == every[1][:6] and every[1][6:]  # the six that test_base_made_from_the_text names
+    assert twice[0].details['rarest_word_count'] == 2 and twice[0].details['min_count'] == 2
+    once = every[0].details['words_below_min_count'], twice[0].details['words_below_min_count']
+    assert once == (0, len(every[1]) - len(twice[1]))
+    assert words(min_count=3)[1] == every[1][:2]
+    with pytest.raises(ValueError, match='min_count is 0; it must be 1'):
+        words(min_count=0)
+    build_vocab.main(['--input', text, '--output', str(tmp_path / 'vocab.txt'), '--min_count', '3'])
+    assert ' 2 words' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'vocab.json').read_text())['min_count'] == 3
 
 
 def test_the_segmenter_and_hmm_are_recorded(text, tmp_path):

@@ -141,6 +141,24 @@ def test_what_is_evaluated_does_not_change_what_is_trained(tmp_path):
     assert max(widths) == 32 and not list(other.batches(config, split='other'))
 
 
+def test_small_data_have_one_width_unless_more_are_asked_for(tmp_path):
+    """Of 500 rows in batches of 64 every width would be compiled for a few steps: in training, and again in
+    evaluation. The number that was found is the run's from there on."""
+    finetuned.write_table(tmp_path / 'many.tsv', finetuned.texts(500, 0))
+
+    def widths(**changes):
+        changes = {'batch_size': 64, 'data.train': str(tmp_path / 'many.tsv'), 'data.buckets': 0} | changes
+        config, data = prepared(finetuned.classify_config(tmp_path, **changes))
+        return config.data.buckets, {name: len(found) for name, found in data.widths.items()}
+
+    number, found = widths()
+    assert number == 1 and set(found.values()) == {1}
+    number, found = widths(batch_size=8)
+    assert number == found['train'] == 2
+    number, found = widths(**{'data.buckets': 3})
+    assert (number, found['train']) == (3, 2)  # of these texts there are two at most
+
+
 def test_a_rare_label_is_a_label_on_whichever_side_it_falls(tmp_path):
     rows = [*finetuned.texts(40, 0), *((f'丁{c}', 'rare') for c in finetuned.CHARACTERS[5:6])]
     for fraction in (0.1, 0.5, 0.9):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from input_pipeline import hub, labelled
 from input_pipeline.labelled import DATASETS, Example, Spec
-from input_pipeline.labelled_formats import clean
+from input_pipeline.labelled_formats import clean, table
 
 # Everything that some reader takes for the end of a line, for a quotation, or for nothing.
 NASTY = [
@@ -175,6 +175,27 @@ def test_columns_that_are_named(write):
     assert triples(labelled.read(path, Spec(label_column='text'))[0]) == [('甲', None, '乙')]
 
 
+def test_csv_with_a_field_of_any_length(write):
+    long = '长' * 200_000
+    path = write('a.csv', f'text,label\n"{long}",1\n短,0\n')
+    assert [row['text'] for _, row in table(path).rows] == [long, '短']
+
+
+@pytest.mark.parametrize(
+    ('content', 'rows'),
+    [
+        ('text;label\n今天,很好;1\n"甲;乙";0\n', [['今天,很好', '1'], ['甲;乙', '0']]),
+        ('今天很好;1\n不好;0\n', [['今天很好', '1'], ['不好', '0']]),
+        ('text,label\n甲;乙,1\n丙,0\n', [['甲;乙', '1'], ['丙', '0']]),
+        ('甲;乙;丙,1\n丁;戊;己,0\n', [['甲;乙;丙', '1'], ['丁;戊;己', '0']]),
+        ('text\n甲;乙\n', [['甲;乙']]),
+    ],
+)
+def test_csv_with_semicolons(write, content, rows):
+    """They separate columns where commas do not."""
+    assert [list(row.values()) for _, row in table(write('a.csv', content)).rows] == rows
+
+
 def test_csv_that_is_separated_by_tabs(write):
     path = write('a.csv', '\ufeff1\t\ufeff怎么改,号码\t"号码怎么改\t1\r\n2\t甲\t乙\t0\r\n')
     assert triples(labelled.read(path)[0]) == [('怎么改,号码', '"号码怎么改', '1'), ('甲', '乙', '0')]
@@ -313,6 +334,7 @@ def test_overlap_compares_texts():
         ('a.tsv', 'label\ttext_a\n1\t甲\n0\t乙\t丙\n', 3, '3 columns where the file has 2 .*begins .0.t乙'),
         ('a.tsv', '甲\t乙\t1\n甲\t乙\n', 2, r'2 columns where the file has 3 \(1, 2, 3\)'),
         ('a.csv', 'text,label\n甲,乙,1\n', 2, '3 columns where .* a text with a comma needs'),
+        ('a.csv', 'text;label\n甲;1\n乙;丙;1\n', 3, '3 columns where .* a text with a semicolon needs'),
         ('a.csv', 'text,label\n甲,1\n"乙,1\n丙,1\n', 3, 'the row that begins here is not csv'),
         ('a.csv', 'text,label\n"乙"丙,1\n', 2, 'the row that begins here is not csv'),
         ('a.tsv', 'text\ttext\n甲\t乙\n', 1, 'names a column twice'),

@@ -12,7 +12,7 @@ MAX_LINES = 350
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
-        *('metrics', 'losses', 'precision', 'optim', 'sharding', 'writer', 'products', 'dropout'),
+        *('metrics', 'losses', 'precision', 'optim', 'sharding', 'figures', 'writer', 'products', 'dropout'),
         *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads', 'model', 'multigrained'),
         *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),
         *('train_state', 'train_step', 'checkpoint', 'tensor_names', 'tf_checkpoint'),
@@ -24,11 +24,12 @@ LAYERS = {
         *('encode', 'similarity'),
     ),
     'input_pipeline': (
-        *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer', 'formats'),
+        *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer'),
+        *('compressed', 'json_values', 'text_fields', 'formats'),
         *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking', 'records', 'manifest'),
         *('beam_job',),
         *('base_block', 'build_vocab', 'build_corpus'),
-        *('packing', 'loader', 'similar_words', 'batches', 'hub', 'locations', 'buckets'),
+        *('packing', 'loader', 'word_lengths', 'similar_words', 'batches', 'hub', 'locations', 'buckets'),
         *('labelled_formats', 'labelled', 'word_views'),
         *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'vector_sets'),
         *('mirror',),

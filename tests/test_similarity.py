@@ -16,7 +16,8 @@ from clower_jax.checkpoint import Checkpoints
 from clower_jax.similarity import CONTROL, GROUPS, MEASURES
 from clower_jax.writer import Writer
 from configs import similarity as config_file
-from input_pipeline import batches, loader
+from input_pipeline import batches, loader, word_lengths
+from input_pipeline.tokenizer import Vocabulary
 
 EXAMPLES = 12
 SIZES = {'batch_size': 8, 'data.eval_examples': EXAMPLES, 'data.max_anchors': 15}
@@ -106,6 +107,68 @@ def test_a_control_is_another_word(workdir, resolved, monkeypatch):
     assert all(len(found[group][name]) for group in GROUPS for name in MEASURES)
 
 
+@pytest.fixture(scope='module')
+def long_words(tmp_path_factory):
+    """A corpus with words of two to seven characters, and a Latin one."""
+    build_vocab = pytest.importorskip('input_pipeline.build_vocab', exc_type=ImportError)
+    build_corpus = pytest.importorskip('input_pipeline.build_corpus', exc_type=ImportError)
+    folder = tmp_path_factory.mktemp('long')
+    (folder / 'a.txt').write_text(
+        '\n\n'.join(f'{n}年，北京。中华人民共和国在北京用python，天安门好。' for n in range(40)), 'utf-8'
+    )
+    build_vocab.build(str(folder / 'a.txt'), folder / 'vocab.txt', num_words=50)
+    build_corpus.build(
+        str(folder / 'a.txt'), folder / 'vocab.txt', folder / 'corpus', 32, 24, validation_fraction=0.3
+    )
+    return folder / 'corpus'
+
+
+def test_words_of_any_length_are_measured_though_shorter_ones_are_contrasted(long_words, tmp_path):
+    pretrained(tmp_path / 'run', long_words)
+    config = config_of(**{'data.max_anchors': 20, 'data.eval_examples': 0})
+    its = batches.resolve(similarity.config_of(config, tmp_path / 'run'), tmp_path / 'run')
+    trained = batches.resolve(
+        synthetic.tiny_config(
+            **{'data.corpus': str(long_words), 'data.text': '', 'data.char_length': 0, 'data.word_length': 0}
+        ),
+        tmp_path,
+    )
+
+    def lengths(config):
+        made = batches.batches(config, split='validation')
+        return {int(n) for batch in made for n in np.unique(batch['anchor_char_length'])} - {0}
+
+    assert lengths(its) == {2, 3, 7} and lengths(trained) == {2, 3}
+    found = similarity.measure(its, tmp_path / 'run', batches.batches(its, split='validation'))
+    longer = [(batch['anchor_char_length'] > 2).sum() for batch in batches.batches(its, split='validation')]
+    assert len(found['3+']['cosine']) == sum(longer)
+
+
+def test_the_share_of_two_characters_is_counted_word_by_word(long_words, small_corpus):
+    for corpus in (long_words, small_corpus):
+        vocabulary = Vocabulary.load(corpus / 'vocab.txt')
+        source = loader.open_split(corpus, 'train')
+        running = []
+        records = loader.parse(tf.constant(source.__getitems__(list(range(len(source))))))
+        for row in range(len(source)):
+            char_ids, of_token, of_word = (
+                records[name][row].numpy().tolist()
+                for name in ('char_ids', 'word_char_len', 'whole_word_tokens')
+            )
+            for tokens in of_word:
+                length, of_token = sum(of_token[:tokens]), of_token[tokens:]
+                chars, char_ids = [vocabulary.tokens[i] for i in char_ids[:length]], char_ids[length:]
+                if all('\u4e00' <= char <= '\u9fff' for char in chars) and length > 1:
+                    running.append(length)
+        words = [
+            word for word in vocabulary.tokens[vocabulary.base_size :] if '\u4e00' <= word[0] <= '\u9fff'
+        ]
+        share = word_lengths.two_character_share(corpus, vocabulary)
+        assert share['corpus'] == pytest.approx(running.count(2) / len(running))
+        assert share['vocabulary'] == pytest.approx(sum(len(word) == 2 for word in words) / len(words))
+    assert word_lengths._share(np.array([1, 1])) is None
+
+
 def test_summary_is_numpys():
     values = np.array([1.0, 2.0, 6.0])
     expected = {'count': 3, 'mean': 3.0, 'std': np.sqrt(7), 'median': 2.0}
@@ -121,6 +184,8 @@ def test_the_job_compares_models(workdir, small_corpus, tmp_path):
     assert list(results) == ['ours', 'other']
     for model, about in results.items():
         assert set(about['groups']) == set(GROUPS) and f'{model}, ' in text
+        share = about['two_character_words']['corpus']
+        assert f'{share:.1%} of the running words' in text and "the paper's corpus: 72.1%" in text
         for measures in about['groups'].values():
             assert measures['cosine']['count'] == measures['euclidean']['count'] > 0
             assert -1 <= measures['cosine']['mean'] <= 1 and measures['euclidean']['mean'] > 0
