@@ -40,11 +40,10 @@ def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
     orders = [('in order', 'swapped')[label] for label in np.ravel(batch['sop_labels'][row]) if label >= 0]
     lines = [f'example {row}, sentences {"; ".join(orders)}']
     if 'context_ids' in batch:
-        ids = batch['context_ids'][row]
-        lines.append('  context: ' + ' '.join(tokens[i] for i in ids[ids != 0]))
+        ids = np.trim_zeros(batch['context_ids'][row], 'b')  # padding stands on the right
+        lines.append('  context: ' + ' '.join(tokens[i] for i in ids))
     for view in [name for name in ('char', 'word') if f'{name}_ids' in batch]:
-        ids = batch[f'{view}_ids'][row]
-        shown = [tokens[i] for i in ids[ids != 0]]
+        shown = [tokens[i] for i in np.trim_zeros(batch[f'{view}_ids'][row], 'b')]
         labels = batch[f'{view}_mlm_labels'][row]
         for position, label in zip(batch[f'{view}_mlm_positions'][row], labels):
             if label >= 0:
