@@ -12,18 +12,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import absl.logging
-import jax
 from absl import app, flags
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import Encoder, export, finetune, initial, similarity, start, tables, token_rows, train
-from clower_jax.model import KINDS
-from clower_jax.progress import Stop
-from configs import common, pretrain
-from input_pipeline import batches, finetuning, locations, vector_sets, word_lengths
-from input_pipeline.tokenizer import Vocabulary, read_tokens
+from clower_jax import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The job: configs/<job>.py[:variant].', lock_config=True
@@ -34,7 +26,25 @@ NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Several processes: 
 PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Several processes: which one this is, from 0.')
 CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from Slurm, MPI or a TPU pod.')
 
+if __name__ == '__main__':  # before the libraries are imported, which takes seconds
+    command_line.parse(sys.argv, __doc__)
+    if (NUM_PROCESSES.value or PROCESS_ID.value is not None) and not (COORDINATOR.value or CLUSTER.value):
+        command_line.refuse('--num_processes and --process_id need --coordinator=host:port (or --cluster)')
 
+import absl.logging
+import jax
+from jax.experimental import multihost_utils
+
+from clower_jax import Encoder, export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax.model import KINDS
+from clower_jax.progress import Stop
+from clower_jax.settings import parts_of
+from configs import common, pretrain
+from input_pipeline import batches, finetuning, locations, vector_sets, word_lengths
+from input_pipeline.tokenizer import Vocabulary, read_tokens
+
+NOT_FINISHED = 'Not finished; the same command goes on.'
+INTERRUPTED = 130  # what shells call the end of a process by Ctrl-C
 # What a fine-tuned model is used with as it was trained.
 READING_OF_TEXT = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
@@ -66,36 +76,32 @@ def speak() -> None:
 
 def main(argv: list[str]) -> None:
     """Resolves the config and hands it to the one call that it names."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
     speak()
     start.keep_compiled()
-    if not (COORDINATOR.value or CLUSTER.value) and (NUM_PROCESSES.value or PROCESS_ID.value is not None):
-        raise app.UsageError('--num_processes and --process_id need --coordinator=host:port (or --cluster)')
     if COORDINATOR.value or CLUSTER.value:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    stop = Stop()
     job = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = Path(WORKDIR.value or default_workdir(job))
     try:
         for config in parts_of(CONFIG.value):
             start.check(config)
-        text = JOBS.get(CONFIG.value.task, finetune_job)(CONFIG.value, job, workdir)
+        text = JOBS.get(CONFIG.value.task, finetune_job)(CONFIG.value, job, workdir, stop)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
         sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     if jax.process_index() == 0:
         print(text)
-
-
-def parts_of(config: ConfigDict) -> list[ConfigDict]:
-    """The configs of the trainings that a job consists of."""
-    if config.task == 'tables':
-        return [config.pretrain, *config.finetune.values()]
-    return [] if config.task in ('similarity', 'vectors') else [config]
+    sys.exit(stop.status)
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
     """Pre-training; returns the last words."""
+    start.check_workdir(config, workdir)
+    if not config.data.corpus:  # before one is made
+        start.check_source(config)
     # One process builds what is missing, the others then find it.
     if jax.process_index() == 0:
         resolved = batches.resolve(config, workdir)
@@ -104,12 +110,16 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None 
         resolved = batches.resolve(config, workdir)
     vocabulary = batches.vocabulary(resolved)
     its_batches = functools.partial(batches.batches, resolved)
+    stop = stop or Stop()
     held_out = train.train(resolved, workdir, its_batches, vocabulary, stop=stop)
-    return farewell(job, resolved, workdir, held_out)
+    if stop.requested and finetune.latest_step(workdir) < resolved.total_steps:
+        return NOT_FINISHED
+    return farewell(job, config, workdir, held_out)
 
 
-def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
+def tables_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
     """A grid of models × tasks × seeds (configs/tables.py); returns its tables."""
+    stop = stop or Stop()
     known = ('random', 'clower', *pretrain.SYSTEMS)
     for name in tables.listed(config.models):
         if '=' not in name and name not in known:
@@ -142,13 +152,15 @@ def tables_job(config: ConfigDict, job: str, workdir: Path) -> str:
     def run_cell(config: ConfigDict, folder: Path) -> dict:
         return {} if stop.requested else finetuned(config, folder, stop)[1]
 
-    with Stop() as stop:
+    with stop:
         text = tables.run(config, workdir, prepare, run_cell)
-    figure = f' · figure: {workdir}/figure2.png' * (workdir / 'figure2.png').is_file()
-    return f'{text}\nTables: {workdir}/tables.md{figure}'
+    if text:  # of the cells that there are
+        figure = f' · figure: {workdir}/figure2.png' * (workdir / 'figure2.png').is_file()
+        text += f'\nTables: {workdir}/tables.md{figure}'
+    return '\n'.join(filter(None, (text, NOT_FINISHED if stop.requested else '')))
 
 
-def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
+def similarity_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
     """The paper's Figure 3 (configs/similarity.py); returns the last words."""
     found, about = {}, {}
     for name, folder in similarity.models(config).items():
@@ -162,7 +174,7 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
 
 
-def vectors_job(config: ConfigDict, job: str, workdir: Path) -> str:
+def vectors_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
     """What an encoder's vectors are worth as they are (configs/vectors.py); returns the last words."""
     if not config.init_from:
         raise ValueError('there is no encoder to judge: give --config.init_from=X, a workdir or a folder')
@@ -183,10 +195,10 @@ def vectors_job(config: ConfigDict, job: str, workdir: Path) -> str:
     return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])
 
 
-def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
+def finetune_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
     """Fine-tuning, or (`config.mode`) a fine-tuned model put to use; returns the last words."""
     if config.mode == 'train':
-        config, results = finetuned(config, workdir)
+        config, results = finetuned(config, workdir, stop)
         return finetune_farewell(job, workdir, results, config)
     given = config_flags.get_override_values(flags.FLAGS['config'])
     config, vocabulary = with_source(as_trained(config, workdir, given), workdir)
@@ -300,7 +312,7 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
 def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict) -> str:
     """What fine-tuning came to and what to do next."""
     if not results:
-        return 'Not finished; the same command goes on.'
+        return NOT_FINISHED
     seed = finetune.best_seed(config, results['per_seed'])
     model = finetune.seed_folder(workdir, seed, config.seeds)
     lines = [f'Curves: {model}/curves.png · results: {workdir}/results.json']
@@ -327,18 +339,21 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
 
 
 def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, float]) -> str:
-    """What came of the run and what to do next."""
+    """What came of the run of a config, as it was given, and what to do next."""
     text = f'Curves: {workdir}/curves.png · every figure: {workdir}/metrics.jsonl'
     if 'acc_tcl' in held_out:
         text += (
             f'\nHeld out, a word finds its own characters among {held_out["anchors"]:.0f} words in '
             f'{held_out["acc_tcl"]:.1%} of the cases (chance: {1 / held_out["anchors"]:.1%}).'
         )
-    if config.data.text == 'embedded':
+    if config.data.text == 'embedded' and not config.data.corpus:
         what, source = 'your own text', "--config.data.text='my/*.txt' --workdir=runs/mine"
     else:
         what = 'another run from these weights'
-        source = f'--config.data.corpus={config.data.corpus} --config.init_from={workdir} --workdir=runs/next'
+        corpus = config.data.corpus or workdir / 'corpus'
+        source = f'--config.data.corpus={corpus} --config.init_from={workdir} --workdir=runs/next'
+        export_it = f'python -m clower_jax.convert export --checkpoint {workdir} --output {workdir}-hf'
+        text += f'\nTo use it elsewhere: {export_it}'
     return f'{text}\nNext: {what}, python run.py --config={job} {source}'
 
 
@@ -351,5 +366,4 @@ JOBS = {
 }
 
 if __name__ == '__main__':
-    flags.mark_flag_as_required('config')
-    app.run(main)
+    app.run(main, flags_parser=lambda argv: argv[:1])  # they are parsed, see above

@@ -44,7 +44,7 @@ def encode_file(
     lines = _lines(input)
     try:
         vectors = np.lib.format.open_memmap(partial, 'w+', np.float32, (count, encoder.size))
-        with tqdm(total=count, unit='text', unit_scale=True) as bar:
+        with tqdm(total=count, unit='text', unit_scale=True, disable=None) as bar:
             for first in range(0, count, LINES):
                 texts = list(islice(lines, LINES))
                 vectors[first : first + LINES] = encoder.encode(texts, batch_size, normalize, bar)

@@ -1,6 +1,5 @@
 """Fine-tuning: the training loop for each seed, what came of it, and a fine-tuned model put to use."""
 
-import contextlib
 import copy
 import functools
 import json
@@ -43,9 +42,11 @@ def run(
       stop: where several runs follow each other, so that a signal stops them all.
 
     Returns:
-      The contents of results.json; {} where the run was stopped before its end.
+      The contents of results.json; {} where the run was stopped before its end. Where every seed was at its
+      end before and results.json is of these seeds, nothing is measured again and nothing written.
     """
     workdir = Path(workdir)
+    known = _results_of_finished(config, workdir)
     programs = train.programs_of(config)
     evaluator = programs.evaluator
     validation = data.splits.get('validation')
@@ -55,7 +56,7 @@ def run(
         return _pass(config, data, evaluator, params, 'test', None) if 'test' in data.splits else {}
 
     per_seed = []
-    with contextlib.nullcontext(stop) if stop else Stop() as stop:
+    with stop or Stop() as stop:
         for seeds in _side_by_side(config, workdir):
             jobs = [_job(config, workdir, data, seed) for seed in seeds]
             if config.seeds > 1:
@@ -66,7 +67,10 @@ def run(
                 rows = [row for row in lines if row['split'] == 'validation']
                 if stop.requested or not _finished(one, folder, rows):
                     return {}
-                per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
+                if not known:
+                    per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
+    if known:
+        return known
     per_seed.sort(key=operator.itemgetter('seed'))
     results = summary(config, per_seed)
     if jax.process_index() == 0:
@@ -183,6 +187,22 @@ def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
     """Whether a run has come to its end: all steps, or `patience` evaluations that were no better."""
     best = Best(config.select, config.patience, rows)
     return latest_step(folder) >= config.total_steps or best.exhausted
+
+
+def _results_of_finished(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """results.json where it is of the config's seeds and none of them has a step left to take; else {}."""
+    path = workdir / 'results.json'
+    results = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    seeds = list(range(config.seed, config.seed + config.seeds))
+    if [one['seed'] for one in results.get('per_seed', [])] != seeds:
+        return {}
+    for seed in seeds:
+        folder = seed_folder(workdir, seed, config.seeds)
+        step = latest_step(folder)
+        rows = writer.rows_until(folder, step)
+        if not _finished(config, folder, [row for row in rows if row['split'] == 'validation']):
+            return {}
+    return results
 
 
 def _measure(

@@ -172,9 +172,17 @@ class Clower(nn.Module):
         return getattr(self, f'{view}_{part}')
 
 
+def real_tokens(ids: jax.Array) -> jax.Array:
+    """bool [B, L]: what of rows of int ids [B, L] is no padding. Padding stands on the right alone, and a row
+    ends with [SEP]; a [PAD] before that is a token that the text itself holds, which BERT attends to."""
+    places = jnp.arange(1, ids.shape[1] + 1)
+    lengths = jnp.where(ids != PAD_ID, places, 0).max(axis=1, keepdims=True)
+    return places <= lengths
+
+
 def attends(ids: jax.Array, texts: jax.Array | None) -> jax.Array:
     """bool [B, 1 or L, L]: which tokens (last axis) each token sees: those of its own text, no padding."""
-    real = (ids != PAD_ID)[:, None, :]
+    real = real_tokens(ids)[:, None, :]
     return real if texts is None else real & (texts[:, :, None] == texts[:, None, :])
 
 
@@ -318,6 +326,6 @@ def pool_tokens(hidden: jax.Array, ids: jax.Array, pooling: str) -> jax.Array:
         return hidden[:, 0].astype(jnp.float32)
     if pooling != 'mean':
         raise ValueError(f'model.pooling={pooling!r} must be mean or cls')
-    real = (ids != PAD_ID).astype(jnp.float32)
+    real = real_tokens(ids).astype(jnp.float32)
     weights = real / jnp.maximum(real.sum(1, keepdims=True), 1)
     return jnp.einsum('BL,BLD->BD', weights, hidden.astype(jnp.float32), precision='highest')

@@ -298,7 +298,20 @@ def _settings(facts: Facts) -> str:
         for name, entry in (value.items() if isinstance(value, dict) else [('', value)])
     }
     rows = [('step exported', f'{facts.step:,}')]
-    return _table(('setting', 'value'), rows + [(f'`{key}`', flat[key]) for key in SETTINGS if key in flat])
+    rows += [(f'`{key}`', _in_time(facts, key, flat[key])) for key in SETTINGS if key in flat]
+    return _table(('setting', 'value'), rows)
+
+
+def _in_time(facts: Facts, key: str, value: Any) -> str:
+    """A setting's value up to the step exported: '1e-4 up to step 1,000, then 2e-5' where it changed."""
+    parts: list[str] = []
+    for entry in facts.config.get('history', []):
+        if key in entry['settings']:
+            before = entry['settings'][key]
+            if entry['until_step'] >= facts.step:
+                return ', then '.join([*parts, str(before)])
+            parts.append(f'{before} up to step {entry["until_step"]:,}')
+    return ', then '.join([*parts, str(value)])
 
 
 def _metrics(facts: Facts) -> str:

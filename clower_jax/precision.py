@@ -4,7 +4,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'float16': jnp.float16}
+from clower_jax.settings import DTYPES
+
 FP16_INITIAL_SCALE = 2.0**15
 FP16_FLOOR = 1.0
 FP16_CEILING = 2.0**24
@@ -15,7 +16,7 @@ def compute_dtype(name: str) -> jnp.dtype:
     """The dtype that a config's `dtype` names; ValueError for any other."""
     if name not in DTYPES:
         raise ValueError(f'dtype={name!r} must be one of {", ".join(DTYPES)}')
-    return jnp.dtype(DTYPES[name])
+    return jnp.dtype(name)
 
 
 def matmul_precision(dtype: str) -> str | None:

@@ -14,7 +14,7 @@ from clower_jax import dropout, losses, metrics, precision, sharding
 from clower_jax.bert import BertShape
 from clower_jax.contrast import nt_xent
 from clower_jax.linear_cross_entropy import linear_cross_entropy
-from clower_jax.model import KINDS, PAD_ID, VIEWS, Clower
+from clower_jax.model import KINDS, PAD_ID, VIEWS, Clower, real_tokens
 from clower_jax.multigrained import Ambert, Lichee
 from clower_jax.products import rows_at
 
@@ -112,7 +112,7 @@ class Pretrain:
         sums, vectors = (self._encoded_in_parts if in_parts else self._encoded)(params, batch, keys)
         sums |= self._contrast(vectors, batch)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-        tokens = sum((batch[name] != PAD_ID).sum() for name in self.model.inputs if name.endswith('_ids'))
+        tokens = sum(real_tokens(batch[name]).sum() for name in self.model.inputs if name.endswith('_ids'))
         per_batch = {'examples': real_texts(batch).sum(), 'tokens': tokens}
         if 'acc_tcl' in sums:
             per_batch['anchors'] = sums['acc_tcl'][1]

@@ -1,4 +1,6 @@
-"""The exact batch of a past step, as text: python -m clower_jax.replay --workdir W --step N [--rows 3].
+"""The exact batch of a past step, as text.
+
+    python -m clower_jax.replay --workdir W --step N [--rows 3]
 
 A batch is a pure function of (seed, data set, step), so any step can be looked at again. Like run.py this is
 a command: it joins the training package and the input pipeline, which otherwise do not know each other.
@@ -11,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-
-from input_pipeline import batches
 
 PREDICTED = '\033[1m{}\033[0m' if sys.stdout.isatty() else '«{}»'
 
@@ -30,6 +30,8 @@ def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[st
         raise ValueError(f'{workdir} is of fine-tuning; only the batches of pre-training are shown as text')
     if not 1 <= step <= config.total_steps:
         raise ValueError(f'--step {step}: the run in {workdir} has the steps 1 to {config.total_steps}')
+    from input_pipeline import batches  # takes seconds
+
     batch = next(batches.batches(config, start_step=step - 1))
     return batch, batches.vocabulary(config).tokens
 
@@ -40,11 +42,10 @@ def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
     orders = [('in order', 'swapped')[label] for label in np.ravel(batch['sop_labels'][row]) if label >= 0]
     lines = [f'example {row}, sentences {"; ".join(orders)}']
     if 'context_ids' in batch:
-        ids = batch['context_ids'][row]
-        lines.append('  context: ' + ' '.join(tokens[i] for i in ids[ids != 0]))
+        ids = np.trim_zeros(batch['context_ids'][row], 'b')  # padding stands on the right
+        lines.append('  context: ' + ' '.join(tokens[i] for i in ids))
     for view in [name for name in ('char', 'word') if f'{name}_ids' in batch]:
-        ids = batch[f'{view}_ids'][row]
-        shown = [tokens[i] for i in ids[ids != 0]]
+        shown = [tokens[i] for i in np.trim_zeros(batch[f'{view}_ids'][row], 'b')]
         labels = batch[f'{view}_mlm_labels'][row]
         for position, label in zip(batch[f'{view}_mlm_positions'][row], labels):
             if label >= 0:
@@ -61,8 +62,8 @@ def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
 
 def main() -> None:
     """Prints `--rows` examples of the batch (0: all)."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--workdir', required=True)
+    parser = argparse.ArgumentParser(prog='python -m clower_jax.replay', description=__doc__.split('\n')[0])
+    parser.add_argument('--workdir', required=True, help='of a pre-training run')
     parser.add_argument('--step', type=int, required=True, help='counted from 1, as in metrics.jsonl')
     parser.add_argument('--rows', type=int, default=0, help='how many examples to show; 0: all')
     args = parser.parse_args()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from clower_jax import dropout, losses
-from clower_jax.model import PAD_ID, SentenceEncoder
+from clower_jax.model import PAD_ID, SentenceEncoder, real_tokens
 from clower_jax.pretraining import SumsByName, encoder_settings, named
 
 CUTOFF = zlib.crc32(b'feature_cutoff')  # the place in the network that features are cut off at (`dropout`)
@@ -144,6 +144,6 @@ def sides(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
 def counts(batch: dict) -> SumsByName:
     """`examples`, real pairs, and `tokens` of both sides: what rates are computed from."""
     ids = batch['char_ids']
-    tokens = (ids != PAD_ID).sum() + (batch['other_ids'] != PAD_ID).sum()
+    tokens = real_tokens(ids).sum() + real_tokens(batch['other_ids']).sum()
     found = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': tokens}
     return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in found.items()}

@@ -13,8 +13,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax import hugging_face, initial, optim, precision, sharding, token_rows
+from clower_jax import hugging_face, initial, optim, precision, settings, sharding, token_rows
 from clower_jax.checkpoint import BEST, Checkpoints
+from clower_jax.settings import flatten
 from clower_jax.train_state import TrainState, abstract_state, sharded_state
 
 log = logging.getLogger(__name__)
@@ -68,64 +69,48 @@ WITHOUT = {
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError for a setting that no data could make good. Cheap: call it before making a corpus."""
-    found_out = (
-        0 if config.task != 'pretrain' else 1
-    )  # fine-tuning takes 0 for 'as the data or init_from say'
-    rules = (
-        ('seed', 0, 2**32 - 1),
-        *((key, 1, None) for key in ('batch_size', 'microbatches', 'log_every', 'max_bad_steps')),
-        *((key, 1, None) for key in ('data.max_texts', 'data.explored_masks', 'loss.cmlm_vectors')),
-        *((f'model.{key}', found_out, None) for key in ('hidden_size', 'num_heads', 'intermediate_size')),
-        ('total_steps', found_out, None),
-        ('num_epochs', 0.0, None),
-        *((key, 0, None) for key in ('eval_every', 'checkpoint_every', 'model.num_layers')),
-        *((f'model.{key}', 0, 0.99) for key in ('dropout', 'attention_dropout')),
-        ('loss.temperature', 1e-4, None),
-        ('patience', 0, None),
-        *((f'data.{key}_fraction', 0.0, 0.99) for key in ('dev', 'test')),
-        *((key, 1, None) for key in ('seeds', 'seeds_at_once', 'data.stride', 'data.max_question_length')),
-        *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
-        ('data.max_length', 8, None),
-        ('data.max_strings', 1, None),
-        *((f'data.{key}', 0, None) for key in ('mask_span', 'mask_shortest', 'max_anchor_length', 'buckets')),
-        *((f'data.latin_{key}', 0, None) for key in ('mask_span', 'mask_shortest')),
-        ('data.mask_rate', 0.01, 0.99),
-        ('data.max_aligned', 1, None),
-        *((f'loss.{key}_weight', 0, None) for key in ('word', 'mlm')),
-        ('loss.align_threshold', -1.0, 1.0),
-        *((f'model.{key}', 0, 0.99) for key in ('drophead', 'feature_cutoff')),
-        ('optim.warmup_fraction', 0.0, 0.99),
-        ('optim.final_fraction', 0.0, 1.0),
-    )
-    values = flatten(config.to_dict())
-    for key, low, high in rules:
-        if key not in values:
-            continue
-        if values[key] < low or high is not None and values[key] > high:
-            allowed = f'at least {low}' if high is None else f'from {low} to {high}'
-            raise ValueError(f'{key}={values[key]} must be {allowed}')
-    choices = {
-        'mode': ('train', 'evaluate', 'predict'),
-        'optim.schedule': optim.SCHEDULES,
-        'data.scorer': ('cmrc', 'drcd'),
-        'data.evaluation': ('similarity', 'retrieval'),
-        'model.pooling': ('mean', 'cls'),
-        'model.classify_from': ('cls', 'pooler', 'mean'),
-    }
-    for key in set(choices) & set(values):
-        if values[key] not in choices[key]:
-            raise ValueError(f'{key}={values[key]!r} must be one of {", ".join(choices[key])}')
-    if values.get('model.new_pooler') and config.model.classify_from != 'pooler':
-        raise ValueError(
-            f'model.new_pooler=True, but model.classify_from={config.model.classify_from} reads no pooler'
-        )
-    if config.patience and not config.select:
-        raise ValueError(f'patience={config.patience} needs select, the metric that it waits for')
-    precision.compute_dtype(config.dtype)
+    """Raises ValueError for a setting that no data could make good, on these devices. Cheap: call it before
+    making a corpus."""
+    settings.check(config)
     if config.total_steps:
         optim.learning_rate(config)
     sharding.local_rows(sharding.make_mesh(config), config.batch_size)
+
+
+def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
+    """Raises ValueError where a run that is in `workdir` is of another task, or was started with other
+    settings that decide its batches, as far as the config says them before its data are read. Cheap: call it
+    before making a corpus."""
+    if not initial.is_begun(workdir):
+        return
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        before, _ = _settings_at(Path(workdir), checkpoints.latest_step or 0)
+    task = before.get('task', 'pretrain')  # runs of version 0.1 do not say
+    if task != config.task:
+        raise ValueError(
+            f'{workdir} is of the task {task!r}, the config of {config.task!r}: give another --workdir'
+        )
+    now = flatten(json.loads(config.to_json()))
+    # What is 0 or empty of these is found out from the data.
+    given = {key: now[key] for key in now if now[key] or not key.startswith(('data.', 'model.'))}
+    _refuse_other_batches(workdir, before, given)
+
+
+def check_source(config: ConfigDict) -> None:
+    """Raises ValueError where `init_from` is nothing to start from, or its encoders have other sizes. Cheap:
+    call it before making a corpus."""
+    if not config.init_from:
+        return
+    info = initial.source_info(config.init_from)
+    wrong = {
+        key: info.model[key]
+        for key in ('hidden_size', 'num_heads', 'intermediate_size', 'max_positions')
+        if info.model[key] != config.model[key]
+    }
+    if wrong:
+        listed = ', '.join(f'{key}={value}' for key, value in wrong.items())
+        flags = ' '.join(f'--config.model.{key}={value}' for key, value in wrong.items())
+        raise ValueError(f'init_from={config.init_from} has {listed}, and the config others: give {flags}')
 
 
 def keep_compiled() -> None:
@@ -158,7 +143,7 @@ def first_state(
 
     step = checkpoints.latest_step
     if step is not None:
-        before = _settings_before(Path(workdir), config)
+        before = _settings_before(Path(workdir), config, step)
         token_rows.check_vocabulary(Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}')
         state = checkpoints.restore(abstract_state(mesh, create))
         if before.get('dtype') != config.dtype:
@@ -167,8 +152,9 @@ def first_state(
             log.info('Going on from step %d in %s', step, workdir)
         else:
             log.warning(
-                '%s is already at step %d of %d. To go on raise --config.total_steps; to start afresh give '
-                'another --workdir.', workdir, step, config.total_steps,
+                '%s is already at step %d of %d: nothing is trained, and nothing in it changes. To go on '
+                'raise --config.total_steps; to start afresh give another --workdir.',
+                workdir, step, config.total_steps,
             )  # fmt: skip
         return state
     state = sharded_state(mesh, create)
@@ -201,6 +187,33 @@ def first_state(
     return state
 
 
+def history(workdir: str | Path, config: ConfigDict, step: int) -> list[dict]:
+    """The settings that changed in a run that goes on from `step` with `config`, in order.
+
+    {'until_step': n, 'settings': {dotted key: value}}: up to step n these settings had other values than
+    afterwards. Settings that no saved step was taken with are not in it.
+    """
+    if not step:
+        return []
+    before, kept = _settings_at(Path(workdir), step)
+    now = flatten(json.loads(config.to_json()))
+    changed = {key: value for key, value in before.items() if key in now and now[key] != value}
+    return [*kept, {'until_step': step, 'settings': changed}] if changed else kept
+
+
+def _settings_at(workdir: Path, step: int) -> tuple[dict, list[dict]]:
+    """The settings, flat, that the last steps up to `step` of a run were taken with, and its history until
+    then. ({}, []) where it has no config.json."""
+    path = workdir / 'config.json'
+    saved = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    entries = saved.pop('history', [])
+    found = flatten(saved)
+    for entry in reversed(entries):
+        if entry['until_step'] >= step:  # what came after it was never saved
+            found |= entry['settings']
+    return found, [entry for entry in entries if entry['until_step'] < step]
+
+
 def discard_best(workdir: str | Path, keep: int | None) -> None:
     """Removes best/ unless it is of step `keep`: what a run that was killed saved after its last checkpoint,
     or by another metric, is not the best of the run that goes on."""
@@ -217,22 +230,28 @@ def discard_best(workdir: str | Path, keep: int | None) -> None:
         multihost_utils.sync_global_devices('best is gone')
 
 
-def _settings_before(workdir: Path, config: ConfigDict) -> dict:
-    """The settings that the run was started with, flat; says which are now different.
+def _settings_before(workdir: Path, config: ConfigDict, step: int) -> dict:
+    """The settings that the run had up to `step`, flat; says which are now different.
 
     Raises ValueError where one of them changed that decides the batches: a step could not be replayed.
     """
-    path = workdir / 'config.json'
-    if not path.is_file():
+    before, _ = _settings_at(workdir, step)
+    if not before:
         return {}
-    before = flatten(json.loads(path.read_text(encoding='utf-8')))
     now = flatten(json.loads(config.to_json()))
     changed = {key: f'{key}: {before.get(key)} → {now[key]}' for key in now if before.get(key) != now[key]}
+    _refuse_other_batches(workdir, before, now)
+    if changed:
+        log.warning('Settings changed since this run was started: %s', '; '.join(changed.values()))
+    return before
+
+
+def _refuse_other_batches(workdir: str | Path, before: dict, now: dict) -> None:
     # A setting that there was not yet is of no account, unless it is another than what was done without it.
     fixed = [
-        changed[key]
+        f'{key}: {before.get(key)} → {now[key]}'
         for key in DECIDE_BATCHES
-        if key in changed and before.get(key, WITHOUT.get(key, now[key])) != now[key]
+        if key in now and before.get(key, WITHOUT.get(key, now[key])) != now[key]
     ]
     if fixed:
         raise ValueError(
@@ -240,14 +259,3 @@ def _settings_before(workdir: Path, config: ConfigDict) -> dict:
             f'of them: {"; ".join(fixed)}. Keep them, or start another run from its weights: '
             f'--workdir=OTHER --config.init_from={workdir}'
         )
-    if changed:
-        log.warning('Settings changed since this run was started: %s', '; '.join(changed.values()))
-    return before
-
-
-def flatten(tree: dict, prefix: str = '') -> dict:
-    """{'a': {'b': 1}} → {'a.b': 1}."""
-    out: dict = {}
-    for key, value in tree.items():
-        out |= flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
-    return out

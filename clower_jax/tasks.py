@@ -22,7 +22,7 @@ from clower_jax import dropout, losses
 from clower_jax.auto_mlm import AutoMlm
 from clower_jax.cmlm import Cmlm
 from clower_jax.mlctl import MlCtl
-from clower_jax.model import PAD_ID, Classifier, SpanFinder
+from clower_jax.model import PAD_ID, Classifier, SpanFinder, real_tokens
 from clower_jax.multigrained import AmbertClassifier, LicheeClassifier, LicheeSpanFinder
 from clower_jax.pretraining import Pretrain, SumsByName, encoder_settings, one_of
 from clower_jax.sentence_tasks import Mirror
@@ -83,7 +83,7 @@ class _Supervised:
     def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
         part = losses.masked_cross_entropy(logits, self._labels(batch))
         ids = batch[self.model.inputs[0]]
-        counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': (ids != PAD_ID).sum()}
+        counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': real_tokens(ids).sum()}
         sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
         sums |= {self._name: (part.loss, part.count), self._accuracy: (part.correct, part.count)}
         return part.loss / jnp.maximum(part.count, 1), sums
@@ -150,7 +150,7 @@ class FindSpan(_Supervised):
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""
         logits = super()._logits(params, batch, key).swapaxes(1, 2)
-        return jnp.where(batch['char_ids'][:, None] != PAD_ID, logits, jnp.finfo(jnp.float32).min)
+        return jnp.where(real_tokens(batch['char_ids'])[:, None], logits, jnp.finfo(jnp.float32).min)
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['span']

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,17 +12,17 @@ import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from clower_jax import evaluate, metrics, optim, precision, sharding, start
 from clower_jax.checkpoint import BEST, Checkpoints
-from clower_jax.progress import Best, Clock, Stop
+from clower_jax.progress import Best, Clock, Progress, Stop
 from clower_jax.train_step import make_train_step
-from clower_jax.writer import Writer
+from clower_jax.writer import Writer, rows_until
 
 log = logging.getLogger(__name__)
 
 ASK_EVERY = 5  # steps after which several processes ask each other whether to stop
+PARTS = ('loss_', 'anchors')  # of what is held out, not on the console: what `loss` is made of, and counts
 RUN_AHEAD = 2  # steps in flight: enough to keep a device busy, few enough to stop soon when asked to
 
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
@@ -62,7 +61,8 @@ def train(
     programs: Programs | None = None,
     stop: Stop | None = None,
 ) -> dict[str, float]:
-    """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one.
+    """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one. Where no step
+    is left to take, nothing in `workdir` changes.
 
     Args:
       config: resolved: every size is known.
@@ -113,7 +113,7 @@ def train_side_by_side(
     programs = programs or programs_of(config)
     task = programs.evaluator.task
     with contextlib.ExitStack() as stack:
-        stop = stop or stack.enter_context(Stop())
+        stop = stack.enter_context(stop or Stop())
         stack.enter_context(jax.default_matmul_precision(precision.matmul_precision(config.dtype)))
         runs = [_Run(job, programs, vocabulary, stack) for job in jobs]
         first_step = runs[0].first_step
@@ -126,20 +126,18 @@ def train_side_by_side(
 
         going = runs
         in_flight: collections.deque[list[dict]] = collections.deque()
+        seen: set[tuple] = set()  # shapes of batches, each of which is compiled
         clock = Clock(task.step_flops(config))
-        with tqdm(
-            total=config.total_steps, initial=first_step, unit='step', disable=jax.process_index() != 0
-        ) as bar:
+        with Progress(config.total_steps, first_step, on=jax.process_index() == 0) as progress:
 
             def say(run: '_Run', text: str) -> None:
-                bar.write(f'seed {run.job.config.seed}: {text}' if len(runs) > 1 else text)
+                progress.say(f'seed {run.job.config.seed}: {text}' if len(runs) > 1 else text)
 
             if config.eval_first and first_step == 0:
                 for run in runs:
                     run.evaluate(0, score)
                     run.writer.scalars(0, 'test', before(run.state.params) if before else {})
                     say(run, _summary(0, run.held_out))
-                clock.reset()
             for step in range(first_step + 1, config.total_steps + 1):
                 for run in going:
                     if run.best.exhausted:
@@ -148,11 +146,19 @@ def train_side_by_side(
                 going = [run for run in going if not run.best.exhausted]
                 if not going:
                     break
-                states, measured = programs.train_step(
-                    [run.state for run in runs],
-                    [next(run.batches) for run in runs],
-                    [run.key for run in runs],
-                )
+                drawn = [next(run.batches) for run in runs]
+                shapes = tuple((name, value.shape) for batch in drawn for name, value in batch.items())
+                compiles = shapes not in seen
+                seen.add(shapes)
+                if compiles:
+                    jax.block_until_ready(list(in_flight))  # what was asked for before counts
+                with clock.paused() if compiles else contextlib.nullcontext():
+                    states, measured = programs.train_step(
+                        [run.state for run in runs], drawn, [run.key for run in runs]
+                    )
+                    if compiles:
+                        jax.block_until_ready(measured)
+                        clock.leave_out()
                 for run, state, found in zip(runs, states, measured, strict=True):
                     run.state = state
                     if run in going:
@@ -160,15 +166,14 @@ def train_side_by_side(
                 in_flight.append(measured)
                 if len(in_flight) > RUN_AHEAD:
                     jax.block_until_ready(in_flight.popleft())
-                if step == first_step + 1:  # compiled by now: rates count from here
-                    jax.block_until_ready(measured)
-                    clock.reset()
-                bar.update()
+                if step == first_step + 1:  # the data are on their way by now: rates count from here
+                    clock.restart()
+                progress.advance(counts=not compiles)
                 if due(step, config.log_every):
                     jax.block_until_ready(measured)  # steps in flight count as soon as they are done
                     lap = clock.lap(len(going[0].pending))
-                    losses = [run.log(step, clock, lap).get('loss', math.nan) for run in going]
-                    bar.set_postfix({'loss': f'{np.mean(losses):.3f}'}, refresh=False)
+                    logged = [run.log(step, clock, lap) for run in going]
+                    progress.log(step, _mean_of(logged), clock.seconds_for(config.total_steps - step))
                 stopping = step < config.total_steps and stop.agreed(may_ask=step % ASK_EVERY == 0)
                 evaluating = due(step, config.eval_every) and not stopping
                 saving = stopping or due(step, config.checkpoint_every)
@@ -181,6 +186,8 @@ def train_side_by_side(
                             say(run, _summary(step, run.held_out))
                         if saving or run.best.exhausted:
                             run.save()  # after the evaluation: a restart from here knows its outcome
+                if saving or evaluating:
+                    progress.resume()
                 if stopping:
                     for run in going:
                         run.writer.curves()
@@ -206,10 +213,12 @@ class _Run:
             config, workdir, evaluator.mesh, evaluator.task, programs.optimizer, self._checkpoints, vocabulary
         )
         self.first_step = int(self.state.step)
-        self.writer = Writer(workdir, self.first_step)
-        self.writer.run(config, vocabulary.tokens)
-        self.best = Best(config.select, config.patience, self.writer.rows)
-        if config.select:
+        self.best = Best(config.select, config.patience, rows_until(workdir, self.first_step))
+        # Where no step is left to take, what the files say is how the run came about: they stay.
+        goes_on = self.first_step < config.total_steps and not self.best.exhausted
+        self.writer = Writer(workdir, self.first_step, writes=goes_on)
+        self.writer.run(config, vocabulary.tokens, start.history(workdir, config, self.first_step))
+        if config.select and goes_on:
             start.discard_best(workdir, keep=self.best.step)
             self._best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
         self.key = jax.random.key(config.seed)
@@ -244,6 +253,12 @@ class _Run:
         self._checkpoints.save(self.state)
 
 
+def _mean_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean over the runs of whatever all of them have."""
+    names = [name for name in runs[0] if all(name in one for one in runs)]
+    return {name: float(np.mean([one[name] for one in runs])) for name in names}
+
+
 def _means(task, pending: list[dict], step: int, job: Job) -> dict[str, float]:
     bad = [int(measured['bad_steps']) for measured in pending]
     if max(bad) >= job.config.max_bad_steps:
@@ -265,9 +280,5 @@ def _means(task, pending: list[dict], step: int, job: Job) -> dict[str, float]:
 def _summary(step: int, values: dict[str, float]) -> str:
     if not values:
         return f'step {step}: nothing is held out, so there is no evaluation'
-    pretraining = ('acc_mlm_char', 'acc_mlm_word', 'acc_sop', 'acc_tcl', 'acc_scl')
-    of_vectors = ('spearman', 'acc_ab', 'acc_ba', 'mrr', 'recall_1')
-    names = ('loss', *pretraining, 'acc', 'macro_f1', 'em', 'f1', 'f1_drcd', 'f1_cmrc', *of_vectors)
-    return f'step {step} held out: ' + '  '.join(
-        f'{name} {values[name]:.3f}' for name in names if name in values
-    )
+    shown = {name: value for name, value in values.items() if not name.startswith(PARTS)}
+    return f'step {step} held out: ' + '  '.join(f'{name} {value:.3f}' for name, value in shown.items())

@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 
 from clower_jax import figures
 
+# What is drawn together. A metric that is in none of these has a panel of its own.
 PANELS = (
     ('Loss', ('loss',)),
     ('MLM loss', ('loss_mlm_char', 'loss_mlm_word')),
@@ -23,7 +24,11 @@ PANELS = (
     ('Spearman', ('spearman',)),
     ('Retrieval', ('acc_ab', 'acc_ba', 'mrr', 'recall_1', 'recall_5', 'recall_10')),
     ('Learning rate', ('lr',)),
+    ('Length of the gradient', ('grad_norm',)),
+    ('Tokens per second', ('tokens_per_s',)),
 )
+# Other names of what is drawn already, and counts.
+NOT_DRAWN = ('step', 'split', 'examples_per_s', 'mfu', 'anchors', 'skipped_steps')
 
 
 class Writer:
@@ -31,15 +36,14 @@ class Writer:
 
     `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
     after its last checkpoint, are dropped: those steps will be taken again; so are those of step 0 where it
-    begins. `rows` are the lines that stay.
+    begins. `rows` are the lines that stay. `writes`: False where nothing is to be written at all.
     """
 
-    def __init__(self, workdir: str | Path, start_step: int = 0):
-        self._on = jax.process_index() == 0
+    def __init__(self, workdir: str | Path, start_step: int = 0, writes: bool = True):
+        self._on = writes and jax.process_index() == 0
         self._folder = Path(workdir)
         self._path = self._folder / 'metrics.jsonl'
-        found = read_metrics(self._path) if start_step else []
-        self.rows = kept = [row for row in found if row['step'] <= start_step]
+        self.rows = kept = rows_until(workdir, start_step)
         if not self._on:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +52,15 @@ class Writer:
         temporary.replace(self._path)
         self._events = SummaryWriter(str(self._folder / 'tensorboard'))
 
-    def run(self, config: ConfigDict, tokens: Sequence[str]) -> None:
-        """config.json, every value as the run used it, and vocab.txt, one token a line."""
+    def run(self, config: ConfigDict, tokens: Sequence[str], history: Sequence[dict] = ()) -> None:
+        """config.json, every value as the run uses it, with the `history` of those that were others before
+        (see `start.history`), and vocab.txt, one token a line."""
         if self._on:
-            (self._folder / 'config.json').write_text(config.to_json(indent=2) + '\n', encoding='utf-8')
+            settings = json.loads(config.to_json()) | ({'history': list(history)} if history else {})
+            text = json.dumps(settings, indent=2) + '\n'
+            partial = self._folder / 'config.json.partial'  # others may be reading the one before
+            partial.write_text(text, encoding='utf-8')
+            partial.replace(self._folder / 'config.json')
             (self._folder / 'vocab.txt').write_text(''.join(f'{t}\n' for t in tokens), encoding='utf-8')
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
@@ -91,6 +100,12 @@ def read_metrics(path: str | Path) -> list[dict]:
     return rows
 
 
+def rows_until(workdir: str | Path, step: int) -> list[dict]:
+    """The rows of a workdir's metrics.jsonl up to a step; none where a run begins, at step 0."""
+    found = read_metrics(Path(workdir, 'metrics.jsonl')) if step else []
+    return [row for row in found if row['step'] <= step]
+
+
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
     """A confusion matrix [C, C], rows the true labels: coloured by the share of each row, with the counts.
 
@@ -118,9 +133,18 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) 
     figures.save(figure, path)
 
 
+def panels_of(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
+    """(title, names of metrics) of each panel that the rows have data for: `PANELS`, then one for every other
+    metric, but those `NOT_DRAWN`."""
+    found = dict.fromkeys(name for row in rows for name in row if name not in NOT_DRAWN)
+    known = [name for _, names in PANELS for name in names]
+    panels = [(title, tuple(name for name in names if name in found)) for title, names in PANELS]
+    return [panel for panel in panels if panel[1]] + [(name, (name,)) for name in found if name not in known]
+
+
 def draw_curves(rows: list[dict], path: str | Path) -> None:
-    """Training (thin) and held-out (dots) curves of every panel that has data."""
-    panels = [(title, names) for title, names in PANELS if any(name in row for row in rows for name in names)]
+    """Training (thin) and held-out (dots) curves of every metric in the rows, in panels of like ones."""
+    panels = panels_of(rows)
     columns = 3
     height = max(1, -(-len(panels) // columns))
     figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 2.9 * height), squeeze=False)

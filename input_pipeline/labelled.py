@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from input_pipeline.labelled_formats import KEYS, Spec, clean, is_number
 logger = logging.getLogger(__name__)
 
 Item = TypeVar('Item')
+_SEVERAL = re.compile('[,，、;；|]')  # what stands between labels
 
 
 class Example(NamedTuple):
@@ -187,7 +189,7 @@ def label_index(examples: Sequence[Example], labels: Sequence[str]) -> np.ndarra
 
 
 def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The labels that occur, sorted, as numbers if all are.
+    """The labels that occur, sorted, as numbers if all are. The log warns of any that look like several.
 
     Raises:
         ValueError: fewer than two labels occur, or more than 20 that most often occur once.
@@ -203,6 +205,13 @@ def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
     if len(labels) < 2 or len(labels) > max(20, len(examples) // 2):
         found = f'{len(labels):,} different labels in {len(examples):,} examples'
         raise ValueError(f'{examples[0].where}: {found}: is this the label column? Set {KEYS}')
+    several = [label for label in labels if _SEVERAL.search(label)]
+    if several:
+        logger.warning(
+            '%d of %d labels look like several in one cell, such as %r: each of them is a class of its own '
+            'here, for a text has one label. Where that is not meant, leave one label in each row',
+            len(several), len(labels), min(several),
+        )  # fmt: skip
     return tuple(sorted(labels, key=int if all(map(is_number, labels)) else str))
 
 

@@ -140,7 +140,10 @@ def write_words(path: str, output: str, segment: Segment) -> int:
 
 def main() -> None:
     """The command; see above."""
-    parser = argparse.ArgumentParser(description='The words of pairs of texts, for a word aligner.')
+    parser = argparse.ArgumentParser(
+        prog='python -m input_pipeline.word_groups',
+        description='The words of pairs of texts, for a word aligner.',
+    )
     parser.add_argument('--input', required=True, help='pairs of texts: .tsv, .csv, .jsonl')
     parser.add_argument('--output', required=True, help='receives a line `a1 a2 ||| b1 b2` for each line')
     parser.add_argument('--segmenter', default='jieba', choices=SEGMENTERS, help='of Chinese text')

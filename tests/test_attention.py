@@ -9,6 +9,7 @@ import synthetic
 from clower_jax import dropout
 from clower_jax.attention import attention, library_attention
 from clower_jax.bert import BertShape
+from clower_jax.model import attends, pool_tokens, real_tokens
 
 B, N, L, H = 3, 2, 10, 4
 LENGTHS = (10, 7, 4)
@@ -76,3 +77,14 @@ def test_recomputing_changes_nothing(remat):
         found.append(grad(synthetic.random_params(task)))
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_padding_is_what_follows_the_last_token():
+    """A [PAD] that the text itself holds is one of its tokens; a row of padding has none."""
+    ids = jnp.asarray([[2, 0, 7, 3, 0, 0], [2, 7, 8, 0, 0, 3], [2, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    expected = np.arange(6) < np.array([[4], [6], [2], [0]])
+    np.testing.assert_array_equal(real_tokens(ids), expected)
+    np.testing.assert_array_equal(attends(ids, None)[:, 0], expected)
+    hidden = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    means = [row[real].mean(0) if real.any() else np.zeros(3) for row, real in zip(hidden, expected)]
+    np.testing.assert_allclose(pool_tokens(hidden, ids, 'mean'), means, atol=1e-6)

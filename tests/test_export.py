@@ -326,6 +326,21 @@ def test_the_card_tells_the_run(tmp_path):
     assert '2,000' not in text and '`my-corpus`, which was not at hand' in text
 
 
+def test_the_card_tells_which_settings_each_step_was_taken_with(tmp_path):
+    workdirs.make(tmp_path / 'run', 'pretrain', **{'optim.learning_rate': 3e-5, 'total_steps': 9})
+    path = tmp_path / 'run' / 'config.json'
+    config = json.loads(path.read_text('utf-8'))
+    config['history'] = [
+        {'until_step': 1, 'settings': {'optim.learning_rate': 1e-05, 'total_steps': 4}},
+        {'until_step': 2, 'settings': {'optim.learning_rate': 2e-05}},
+        {'until_step': 4, 'settings': {'total_steps': 7}},
+    ]
+    path.write_text(json.dumps(config))
+    text = card_of(export(tmp_path / 'run', tmp_path / 'out'))
+    assert '| `optim.learning_rate` | 1e-05 up to step 1, then 2e-05 up to step 2, then 3e-05 |' in text
+    assert '| `total_steps` | 4 up to step 1, then 7 |' in text  # what came after step 3 is no matter
+
+
 def card_of(folder):
     return (folder / 'README.md').read_text(encoding='utf-8')
 

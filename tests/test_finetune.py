@@ -118,6 +118,16 @@ def test_a_finished_run_is_not_trained_again(two_seeds):
     assert (workdir / 'seed-5' / 'metrics.jsonl').read_bytes() == before
 
 
+def test_a_finished_run_cannot_be_falsified(two_seeds):
+    """Other settings than it was trained with change nothing in it, neither its files nor its results."""
+    config, workdir, results = two_seeds
+    before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+    other = copy.deepcopy(config)
+    other.optim.learning_rate, other.select, other.optim.weight_decay = 1.0, 'macro_f1', 0.5
+    assert go(other, workdir) == results
+    assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
+
+
 def test_evaluation_of_a_workdir(two_seeds, tmp_path):
     """The same figures as at the end of training, and those of a file of one's own."""
     config, workdir, results = two_seeds

@@ -282,6 +282,13 @@ def test_labels():
     assert labelled.labels_of('ocnli', examples) == ('entailment', 'neutral', 'contradiction')
 
 
+@pytest.mark.parametrize(('label', 'warned'), [('新闻,重要', True), ('新闻；重要', True), ('新闻', False)])
+def test_labels_that_look_like_several_are_warned_of(label, warned, caplog):
+    labels = labelled.discover_labels([example('甲', label), example('乙', '体育'), example('丙', '体育')])
+    assert set(labels) == {label, '体育'}
+    assert (f'1 of 2 labels look like several in one cell, such as {label!r}' in caplog.text) == warned
+
+
 def test_bad_labels_are_named_with_their_place():
     with pytest.raises(ValueError, match=r"^my.tsv:7: this row has the label '2', and the labels are 0, 1 "):
         labelled.label_index([example('甲', '1'), example('乙', '2', where='my.tsv:7')], ('0', '1'))

@@ -12,6 +12,7 @@ MAX_LINES = 350
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
+        *('settings', 'command_line'),
         *('metrics', 'losses', 'precision', 'optim', 'sharding', 'figures', 'writer', 'products', 'dropout'),
         *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads', 'model', 'multigrained'),
         *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),

@@ -106,13 +106,14 @@ def test_killed_twice_ends_with_the_same_bits(in_one_go, small_corpus, tmp_path)
     assert rows(tmp_path) == rows(in_one_go)  # every step once, with the same figures
 
 
-def test_sigterm_saves_and_leaves(small_corpus, tmp_path):
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves(small_corpus, tmp_path, number, status):
     process = start(tmp_path, small_corpus, total_steps=100_000, checkpoint_every=0)
     wait_for_step(tmp_path, 2, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert 'saved' in output
+    assert process.returncode == status, output
+    assert 'saved' in output and 'the same command goes on' in output and 'Next: ' not in output
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step >= 2
 

@@ -1,10 +1,12 @@
 """The commands as people type them: a run on one's own text, a look back at a step, and what goes wrong."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import workdirs
 
 import run
 from clower_jax import replay
@@ -28,14 +30,14 @@ def start_run(config, *flags, **settings):
 
 @pytest.fixture(scope='module')
 def own_text(tmp_path_factory):
-    """A run on a file of one's own: (workdir, what it printed)."""
+    """A run on a file of one's own: (workdir, what it printed, and what as errors)."""
     folder = tmp_path_factory.mktemp('own')
     (folder / 'mine.txt').write_text((batches.EMBEDDED / 'culture.txt').read_text('utf-8'), 'utf-8')
     done = start_run(
         'pretrain.py', f'--workdir={folder}/run', **TINY, **{'data.text': f'{folder}/*.txt', 'seed': 3}
     )
     assert done.returncode == 0, done.stderr
-    return folder / 'run', done.stdout
+    return folder / 'run', done.stdout, done.stderr
 
 
 def test_the_embedded_corpus_is_large_and_varied_enough():
@@ -47,7 +49,7 @@ def test_the_embedded_corpus_is_large_and_varied_enough():
 
 
 def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
-    workdir, output = own_text
+    workdir, output, _ = own_text
     for name in ('config.json', 'vocab.txt', 'metrics.jsonl', 'curves.png', 'corpus/manifest.json'):
         assert (workdir / name).stat().st_size > 0, name
     assert (workdir / 'checkpoints' / '4').is_dir()
@@ -56,10 +58,24 @@ def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
     assert rows == [(2, 'train'), (2, 'validation'), (4, 'train'), (4, 'validation')]
     last = output.strip().splitlines()[-1]
     assert last.startswith('Next: ') and 'configs/pretrain.py' in last
+    assert f'--config.data.corpus={workdir}/corpus' in last
+
+
+def test_progress_outside_a_terminal_is_plain_lines(own_text):
+    """One every `log_every` steps, also where the first of them was spent compiling."""
+    _, output, errors = own_text
+    assert '\r' not in output + errors and 'step/s' not in errors
+    lines = [line for line in output.splitlines() if re.match(r'step \d+ of 4:', line)]
+    assert [line.split(':')[0] for line in lines] == ['step 2 of 4', 'step 4 of 4']
+    number = r'[\d.,e+-]+'
+    for line in lines:
+        assert re.fullmatch(
+            rf'step \d of 4:  loss {number}  lr {number}  {number} tokens/s  0:\d\d:\d\d left', line
+        ), line
 
 
 def test_replay_shows_the_batch_of_a_step(own_text):
-    workdir, _ = own_text
+    workdir, *_ = own_text
     batch, tokens = replay.load(workdir, 3)
     text = replay.describe(batch, tokens, 0)
     chars, words = (line for line in text.splitlines() if line.startswith(('  char:', '  word:')))
@@ -81,6 +97,40 @@ def test_errors_are_messages_not_tracebacks(tmp_path):
     done = start_run('pretrain.py:base', f'--workdir={tmp_path}', **{'data.corpus': tmp_path / 'none'})
     assert done.returncode == 1
     assert 'none does not exist' in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('task', ['classify', 'span'])
+def test_a_workdir_of_another_task_is_refused_before_any_work(tmp_path, task):
+    workdirs.make(tmp_path, task)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=f"is of the task '{task}', the config of 'pretrain'"):
+        run.pretrain_job(pretrain.get_config(), 'configs/pretrain.py', tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_other_batches_are_refused_before_any_work(tmp_path):
+    workdirs.make(tmp_path, 'pretrain', seed=7)
+    with pytest.raises(ValueError, match=r'decide its batches: seed: 7 → 0'):
+        run.pretrain_job(pretrain.get_config(), 'configs/pretrain.py', tmp_path)
+    assert not (tmp_path / 'corpus').exists()
+
+
+def test_a_source_that_does_not_fit_is_refused_before_any_work(tmp_path):
+    workdirs.make(tmp_path / 'source', 'pretrain')
+    config = pretrain.get_config()
+    for init_from, message in (('source', 'hidden_size=32.*--config.model.hidd'), ('no', 'neither')):
+        config.init_from = str(tmp_path / init_from)
+        with pytest.raises(ValueError, match=message):
+            run.pretrain_job(config, 'configs/pretrain.py', tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_last_words_go_with_the_data_that_were_given():
+    config = pretrain.get_config()
+    assert "--config.data.text='my/*.txt'" in run.farewell('configs/pretrain.py', config, Path('w'), {})
+    config.data.corpus = 'mine'
+    said = run.farewell('configs/pretrain.py', config, Path('w'), {})
+    assert '--config.data.corpus=mine --config.init_from=w' in said and 'my/*.txt' not in said
 
 
 def test_an_unknown_variant_lists_the_known_ones():

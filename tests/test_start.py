@@ -10,7 +10,7 @@ import synthetic
 
 from clower_jax import start
 from clower_jax.train import train
-from clower_jax.writer import read_metrics
+from clower_jax.writer import Writer, read_metrics
 
 # No layers: the embeddings and heads are enough here, and compile at once.
 SHORT = {'total_steps': 2, 'log_every': 1, 'eval_every': 0, 'model.num_layers': 0}
@@ -75,6 +75,37 @@ def test_going_on_with_other_settings_says_so(begun, caplog):
     assert [row['step'] for row in rows if row['split'] == 'train'] == [1, 2, 3, 4]
     scale = next(row['loss_scale'] for row in rows if row['step'] == 3)
     assert scale == 2.0**15  # a scale of its own, not the 1 of fp32
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_nothing_to_do_writes_nothing(begun, caplog):
+    before = contents(begun)
+    assert run(begun, **{'optim.learning_rate': 9.0}) == {}
+    assert contents(begun) == before
+    assert 'already at step 2 of 2: nothing is trained, and nothing in it changes' in caplog.text
+
+
+def test_settings_that_changed_on_the_way_are_kept(begun):
+    """What a step was taken with can be read off config.json; a change that no step saw is none."""
+
+    def history():
+        return json.loads((begun / 'config.json').read_text('utf-8')).get('history')
+
+    first = json.loads((begun / 'config.json').read_text('utf-8'))['optim']['learning_rate']
+    assert history() is None
+    run(begun, total_steps=4, **{'optim.learning_rate': 0.5})
+    at_2 = {'until_step': 2, 'settings': {'optim.learning_rate': first, 'total_steps': 2}}
+    assert history() == [at_2]
+    # As if it were started with a rate, and killed before it had saved a step that was taken with it.
+    config = synthetic.tiny_config(**SHORT | {'total_steps': 6, 'optim.learning_rate': 0.25})
+    at_4 = {'until_step': 4, 'settings': {'optim.learning_rate': 0.5, 'total_steps': 4}}
+    assert start.history(begun, config, 4) == [at_2, at_4]
+    Writer(begun, 4).run(config, synthetic.Vocabulary().tokens, start.history(begun, config, 4))
+    run(begun, total_steps=6, **{'optim.learning_rate': 0.5})
+    assert history() == [at_2, {'until_step': 4, 'settings': {'total_steps': 4}}]
 
 
 def test_text_without_anchors_trains(tmp_path):

@@ -12,12 +12,12 @@ import pytest
 import synthetic
 from ml_collections import ConfigDict
 
-from clower_jax import metrics, optim, precision
+from clower_jax import metrics, optim, precision, progress
 from clower_jax.tasks import Pretrain
-from clower_jax.train import programs_of, train
+from clower_jax.train import _summary, programs_of, train
 from clower_jax.train_state import TrainState
 from clower_jax.train_step import make_train_step
-from clower_jax.writer import Writer, draw_curves, read_metrics
+from clower_jax.writer import Writer, draw_curves, panels_of, read_metrics
 
 
 class Projection:
@@ -335,6 +335,35 @@ def test_curves_are_a_picture(tmp_path, names):
     ]
     draw_curves(rows, tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
+
+
+def test_every_metric_is_drawn_and_said():
+    """Also one that nothing here has ever heard of."""
+    rows = [{'step': 2, 'split': 'train', 'loss': 1.0, 'lr': 0.1, 'tokens_per_s': 5.0, 'mfu': 0.1}]
+    rows += [{'step': 2, 'split': 'validation', 'loss': 1.0, 'acc_new': 0.5, 'bleu': 0.25}]
+    panels = panels_of(rows)
+    drawn = ['loss', 'lr', 'tokens_per_s', 'acc_new', 'bleu']
+    assert [names for _, names in panels] == [(name,) for name in drawn]
+    held_out = {'loss': 1.0, 'loss_sop': 0.5, 'anchors': 80.0, 'acc_new': 0.5, 'bleu': 0.25}
+    assert _summary(2, held_out) == 'step 2 held out: loss 1.000  acc_new 0.500  bleu 0.250'
+
+
+def test_compiling_and_pauses_are_not_in_the_time_that_is_left(monkeypatch):
+    """10 steps: one compiles in 100 s, then 4 of 2 s each, an evaluation of 50 s, 5 of 2 s each."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, 'perf_counter', lambda: now[0])
+    clock = progress.Clock(0.0)
+    assert clock.seconds_for(10) is None
+    with clock.paused():
+        now[0] += 100
+        clock.leave_out()
+    now[0] += 8
+    with clock.paused():
+        now[0] += 50
+    now[0] += 10
+    steps, seconds = clock.lap(10)
+    assert (steps, seconds) == (9, 18) and clock.seconds_for(100) == 200
+    assert clock.rates({'examples': 4.0, 'tokens': 30.0}, (steps, seconds))['tokens_per_s'] == 15
 
 
 def test_there_may_be_nothing_to_draw(tmp_path):
