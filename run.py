@@ -17,10 +17,10 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax import export, finetune, initial, probe, similarity, start, tables, token_rows, train
 from clower_jax.progress import Stop
 from configs import common, pretrain
-from input_pipeline import batches, finetuning, locations
+from input_pipeline import batches, classification, finetuning, locations
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -89,7 +89,7 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     """The configs of the trainings that a job consists of."""
     if config.task == 'tables':
         return [config.pretrain, *config.finetune.values()]
-    return [] if config.task == 'similarity' else [config]
+    return [] if config.task in ('similarity', 'probe') else [config]
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -153,6 +153,19 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
         about[name] = {'workdir': str(folder), 'corpus': its.data.corpus}
     results = similarity.write(workdir, found, about)
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+
+
+def probe_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """Linear probes of frozen encoders (configs/probe.py); returns their table."""
+    probe.models(config)  # before any text is read
+    texts = {}
+    for task in tables.listed(config.tasks):
+        if task not in config.data:
+            raise ValueError(f'tasks: {task!r} must be one of {", ".join(config.data)}')
+        its = classification.single_texts(ConfigDict({'mode': 'train', 'data': config.data[task]}))
+        texts[task] = its['train'], its['validation']
+    text = probe.run(config, workdir, texts)
+    return f'{text}\nTable: {workdir}/probe.md · {workdir}/probe.json · figure: {workdir}/probe.png'
 
 
 def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
@@ -288,7 +301,7 @@ def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, fl
 
 
 # The others are fine-tuning.
-JOBS = {'pretrain': pretrain_job, 'tables': tables_job, 'similarity': similarity_job}
+JOBS = {'pretrain': pretrain_job, 'tables': tables_job, 'similarity': similarity_job, 'probe': probe_job}
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')

@@ -39,7 +39,7 @@ T = TypeVar('T')
 
 
 class Encoder:
-    """A text's vector is the mean of its tokens' last hidden states, or that of [CLS].
+    """A text's vector is the mean of its tokens' last hidden states, or that of [CLS], or see `load`.
 
     `load` makes one. `size` is D, the length of a vector; `max_length` the tokens of a text that are read,
     [CLS] and [SEP] included. Everything runs on JAX's first device.
@@ -48,13 +48,14 @@ class Encoder:
     def __init__(
         self, model: SentenceEncoder, params: dict, tokenizer: tokenizers.Tokenizer, max_length: int
     ):
-        self.size, self.max_length = model.shape.hidden_size, max_length
+        width = model.shape.hidden_size
+        self.size, self.max_length = width * len(model.pooling.split(',')), max_length
         self._tokenizer, self._params = tokenizer, params
         self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
         self._forward = jax.jit(lambda params, ids: model.apply({'params': params}, ids, jnp.zeros_like(ids)))
         self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), OTHER)
         # A token costs 24·D² FLOPs a layer: what one width more costs, in tokens.
-        self._width_costs = compiling / (24 * self.size**2)
+        self._width_costs = compiling / (24 * width**2)
         self._compiled: set[int] = set()  # widths
 
     @classmethod
@@ -71,8 +72,9 @@ class Encoder:
           folder: a Hugging Face BERT, exported or anybody's; a workdir, of which it is the character encoder,
             of a fine-tuned one with its best parameters; or a TensorFlow checkpoint. Texts are tokenised by
             its tokenizer.json, or by BERT's tokenizer over its vocab.txt.
-          pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls'; empty: what the encoder
-            was trained with, where it was trained to give vectors, else 'mean'.
+          pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls', or 'embeddings', the mean
+            of the rows of the token table; several, with commas, stand side by side in one vector. Empty:
+            what the encoder was trained with, where it was trained to give vectors, else 'mean'.
           dtype: what products are computed in: 'float32', 'bfloat16' or 'float16'.
           max_length: tokens; None: as many as the model has positions.
 

@@ -256,14 +256,22 @@ class SentenceEncoder(_CharEncoder):
     """The encoder and a pooling: a vector for each text.
 
     ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 [B, D]. `pooling` is 'mean', over a
-    text's tokens, special ones included and padding never, or 'cls', the last hidden state of [CLS]. A row
-    that is all padding gives a zero vector with 'mean'.
+    text's tokens, special ones included and padding never, or 'cls', the last hidden state of [CLS]; or
+    'embeddings', the mean of the tokens' rows of the table. Several, with commas, stand side by side in one
+    vector. A row that is all padding gives a zero vector with a mean.
     """
 
     pooling: str = 'mean'
 
     def __call__(self, ids: jax.Array, segments: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        return pool_tokens(self.encode(ids, segments, keys), ids, self.pooling)
+        hidden = self.encode(ids, segments, keys)
+        vectors = [
+            pool_tokens(self.embeddings.word_embeddings(ids), ids, 'mean')
+            if pooling == 'embeddings'
+            else pool_tokens(hidden, ids, pooling)
+            for pooling in self.pooling.split(',')
+        ]
+        return jnp.concatenate(vectors, axis=1)
 
 
 def pool_tokens(hidden: jax.Array, ids: jax.Array, pooling: str) -> jax.Array:

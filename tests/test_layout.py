@@ -20,7 +20,7 @@ LAYERS = {
         *('wordpiece', 'encoder'),
         *('card_examples', 'model_card'),
         *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'tables', 'replay'),
-        *('encode', 'similarity'),
+        *('encode', 'similarity', 'linear_probes', 'probe'),
     ),
     'input_pipeline': (
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer', 'formats'),
