@@ -35,12 +35,23 @@ import absl.logging
 import jax
 from jax.experimental import multihost_utils
 
-from clower_jax import Encoder, export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax import (
+    Encoder,
+    export,
+    finetune,
+    initial,
+    probe,
+    similarity,
+    start,
+    tables,
+    token_rows,
+    train,
+)
 from clower_jax.model import KINDS
 from clower_jax.progress import Stop
 from clower_jax.settings import parts_of
 from configs import common, pretrain
-from input_pipeline import batches, finetuning, locations, vector_sets, word_lengths
+from input_pipeline import batches, classification, finetuning, locations, vector_sets, word_lengths
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 NOT_FINISHED = 'Not finished; the same command goes on.'
@@ -172,6 +183,19 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | Non
         about[name] = {'workdir': str(folder), 'corpus': its.data.corpus, 'two_character_words': shares}
     results = similarity.write(workdir, found, about)
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+
+
+def probe_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
+    """Linear probes of frozen encoders (configs/probe.py); returns their table."""
+    probe.models(config)  # before any text is read
+    texts = {}
+    for task in tables.listed(config.tasks):
+        if task not in config.data:
+            raise ValueError(f'tasks: {task!r} must be one of {", ".join(config.data)}')
+        its = classification.single_texts(ConfigDict({'mode': 'train', 'data': config.data[task]}))
+        texts[task] = its['train'], its['validation']
+    text = probe.run(config, workdir, texts)
+    return f'{text}\nTable: {workdir}/probe.md · {workdir}/probe.json · figure: {workdir}/probe.png'
 
 
 def vectors_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -363,6 +387,7 @@ JOBS = {
     'tables': tables_job,
     'similarity': similarity_job,
     'vectors': vectors_job,
+    'probe': probe_job,
 }
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from clower_jax import hugging_face, initial, precision, sentence_folder, token_rows, wordpiece
 from clower_jax.bert import BertShape
-from clower_jax.model import PAD_ID, SentenceEncoder
+from clower_jax.model import PAD_ID, POOLINGS, SentenceEncoder
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ Tokenize = Callable[[Sequence[str]], tuple[list[list[int]], int]]
 
 
 class Encoder:
-    """A text's vector is the mean of its tokens' last hidden states, or that of [CLS].
+    """A text's vector is the mean of its tokens' last hidden states, or that of [CLS], or see `load`.
 
     `load` makes one. `size` is D, the length of a vector; `max_length` the tokens of a text that are read,
     [CLS] and [SEP] included; `normalizes` whether all vectors have the length 1. Everything runs on JAX's
@@ -56,13 +56,15 @@ class Encoder:
         max_length: int,
         normalizes: bool = False,
     ):
-        self.size, self.max_length, self.normalizes = model.shape.hidden_size, max_length, normalizes
+        width = model.shape.hidden_size
+        self.size = width * len(model.pooling.split(','))
+        self.max_length, self.normalizes = max_length, normalizes
         self._tokenize, self._params = tokenize, params
         self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
         self._forward = jax.jit(lambda params, ids: model.apply({'params': params}, ids, jnp.zeros_like(ids)))
         self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), OTHER)
         # A token costs 24·D² FLOPs a layer: what one width more costs, in tokens.
-        self._width_costs = compiling / (24 * self.size**2)
+        self._width_costs = compiling / (24 * width**2)
         self._compiled: set[int] = set()  # widths
 
     @classmethod
@@ -81,8 +83,9 @@ class Encoder:
             fine-tuned one the encoder that was fine-tuned, with its best parameters; or a TensorFlow
             checkpoint. Texts are tokenised as transformers does it with the folder; by an exported word
             encoder they are read as words, cut as in its training.
-          pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls'; empty: what the encoder
-            was trained with, where it was trained to give vectors, else 'mean'.
+          pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls', or 'embeddings', the mean
+            of the rows of the token table; several, with commas, stand side by side in one vector. Empty:
+            what the encoder was trained with, where it was trained to give vectors, else 'mean'.
           dtype: what products are computed in: 'float32', 'bfloat16' or 'float16'.
           max_length: tokens; None: as many as the folder says that it reads (max_seq_length, or
             model_max_length; of a fine-tuned workdir data.max_length), at most as many as it has positions.
@@ -92,8 +95,8 @@ class Encoder:
             that is not done here, or an argument makes no sense.
         """
         precise = precision.compute_dtype(dtype)
-        if pooling not in ('', *sentence_folder.OURS):
-            raise ValueError(f'pooling={pooling!r} must be one of {", ".join(sentence_folder.OURS)}')
+        if pooling and not set(pooling.split(',')) <= set(POOLINGS):
+            raise ValueError(f'pooling={pooling!r} must be one of {", ".join(POOLINGS)}, or several, as a,b')
         recipe = sentence_folder.read(Path(folder), pooling)
         folder = recipe.transformer
         info = initial.source_info(folder)

@@ -15,6 +15,7 @@ VIEWS = ('char', 'word')
 # config.model.kind: which views of a text its encoders read.
 KINDS = {'clower': VIEWS, 'ambert': VIEWS, 'bert': ('char',), 'cmlm': ('char',), 'lichee': ('char',)}
 PAD_ID = 0
+POOLINGS = ('mean', 'cls', 'embeddings')  # of `SentenceEncoder`
 
 
 class Embeddings(nn.Module):
@@ -285,8 +286,9 @@ class SentenceEncoder(_OneEncoder):
     """The encoder and a pooling: a vector for each text.
 
     ids, segments: int [B, L], 0 = [PAD]; keys as in `Classifier` → fp32 [B, D]. `pooling` is 'mean', over a
-    text's tokens, special ones included and padding never, or 'cls', the last hidden state of [CLS]. A row
-    that is all padding gives a zero vector with 'mean'.
+    text's tokens, special ones included and padding never, or 'cls', the last hidden state of [CLS]; or
+    'embeddings', the mean of the tokens' rows of the table. Several, with commas, stand side by side in one
+    vector. A row that is all padding gives a zero vector with a mean.
 
     For training only: positions int [B, L], others than 0, 1, …; features bool [B, D], the others are 0 in
     what the embedding layer gives; projected, whether the vector goes through BERT's pooler, tanh(dense(·)).
@@ -303,8 +305,15 @@ class SentenceEncoder(_OneEncoder):
         features: jax.Array | None = None,
         projected: bool = False,
     ) -> jax.Array:
-        vectors = pool_tokens(self.encode(ids, segments, keys, positions, features), ids, self.pooling)
-        return self.char_encoder.pool(vectors).astype(jnp.float32) if projected else vectors
+        hidden = self.encode(ids, segments, keys, positions, features)
+        pooled = [
+            pool_tokens(self.embeddings.word_embeddings(ids), ids, 'mean')
+            if pooling == 'embeddings'
+            else pool_tokens(hidden, ids, pooling)
+            for pooling in self.pooling.split(',')
+        ]
+        vectors = jnp.concatenate(pooled, axis=1)
+        return self.encoder.pool(vectors).astype(jnp.float32) if projected else vectors
 
     def encode(
         self,
@@ -317,7 +326,7 @@ class SentenceEncoder(_OneEncoder):
         x = self.embeddings(ids, segments, positions, keys)
         if features is not None:
             x = jnp.where(features[:, None], x, 0)
-        return self.char_encoder(x, attends(ids, None), keys)
+        return self.encoder(x, attends(ids, None), keys)
 
 
 def pool_tokens(hidden: jax.Array, ids: jax.Array, pooling: str) -> jax.Array:

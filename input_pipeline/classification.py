@@ -162,6 +162,42 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
+    examples = read_examples(config)
+    label_names = labelled.spec_of(data.dataset).label_names
+    codes = {name: code for code, name in label_names.items()}
+    if len(codes) < len(label_names) or not set(data.labels) <= set(codes):
+        codes = {}  # several spellings of one label: there is no one code
+    return {
+        name: Classification(found, data.labels, vocabulary, data.max_length, codes, config)
+        for name, found in examples.items()
+    }
+
+
+def single_texts(config: ConfigDict) -> dict[str, tuple[list[str], np.ndarray]]:
+    """The texts of each split, as `read` finds them, and the numbers of their labels, int32 [N].
+
+    Raises ValueError where they are pairs, or there is no validation; and as `read`.
+    """
+    examples = read_examples(config)
+    if config.data.pairs:
+        raise ValueError(
+            f'{config.data.dataset or config.data.train} has pairs of texts, and single ones are needed'
+        )
+    if 'validation' not in examples:
+        raise ValueError('there are no development examples: set data.dev, or data.dev_fraction')
+    return {
+        name: ([x.text_a for x in found], labelled.label_index(found, config.data.labels))
+        for name, found in examples.items()
+        if name != 'test'
+    }
+
+
+def read_examples(config: ConfigDict) -> dict[str, list[Example]]:
+    """The examples of each split that `config.mode` needs; sets `config.data.labels` and `config.data.pairs`.
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    data = config.data
     spec = labelled.spec_of(data.dataset, data.text_columns, data.label_column)
     examples: dict[str, list[Example]] = {}
     for name, path in locations.paths(config).items():
@@ -194,10 +230,4 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification
     for name in set(examples) & {'validation', 'test'}:
         if train and (seen := labelled.overlap(train, examples[name])):
             log.warning('%d of %d %s examples are in train word for word', seen, len(examples[name]), name)
-    codes = {name: code for code, name in spec.label_names.items()}
-    if len(codes) < len(spec.label_names) or not set(data.labels) <= set(codes):
-        codes = {}  # several spellings of one label: there is no one code
-    return {
-        name: Classification(found, data.labels, vocabulary, data.max_length, codes, config)
-        for name, found in examples.items()
-    }
+    return examples

@@ -69,6 +69,23 @@ def test_pooling_is_that_of_training_where_it_is_known(folders, tmp_path):
         np.testing.assert_array_equal(vectors, Encoder.load(one, expected).encode(TEXTS))
 
 
+def test_several_poolings_stand_side_by_side(folders):
+    made = Encoder.load(folders[1], 'cls,mean,embeddings')
+    found = made.encode(TEXTS)
+    assert found.shape == (len(TEXTS), made.size) == (len(TEXTS), 3 * workdirs.MODEL['hidden_size'])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[1])
+    table = transformers.AutoModel.from_pretrained(
+        folders[1], add_pooling_layer=False
+    ).embeddings.word_embeddings
+    rows = [
+        table(tokenizer(text, truncation=True, max_length=64, return_tensors='pt')['input_ids'][0])
+        for text in TEXTS
+    ]
+    embedded = torch.stack([row.mean(0) for row in rows]).detach().numpy()
+    expected = [reference(folders[1], TEXTS, 'cls'), reference(folders[1], TEXTS, 'mean'), embedded]
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=2e-5)
+
+
 @pytest.mark.parametrize(('pooling', 'max_length'), [('mean', None), ('cls', 9)])
 def test_vectors_are_those_of_transformers(folders, pooling, max_length):
     expected = reference(folders[1], TEXTS, pooling, max_length or workdirs.MODEL['max_positions'])

@@ -22,7 +22,7 @@ LAYERS = {
         *('card_examples', 'model_card', 'output_folder', 'source_ids'),
         *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'paper_tables'),
         *('tables', 'replay'),
-        *('encode', 'similarity'),
+        *('encode', 'similarity', 'linear_probes', 'probe'),
     ),
     'input_pipeline': (
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer'),
