@@ -17,7 +17,7 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train
+from clower_jax import export, finetune, initial, similarity, start, tables, token_rows, train, word_view
 from clower_jax.progress import Stop
 from configs import common, pretrain
 from input_pipeline import batches, finetuning, locations
@@ -89,7 +89,7 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     """The configs of the trainings that a job consists of."""
     if config.task == 'tables':
         return [config.pretrain, *config.finetune.values()]
-    return [] if config.task == 'similarity' else [config]
+    return [] if config.task in ('similarity', 'words') else [config]
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -153,6 +153,11 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path) -> str:
         about[name] = {'workdir': str(folder), 'corpus': its.data.corpus}
     results = similarity.write(workdir, found, about)
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+
+
+def words_job(config: ConfigDict, job: str, workdir: Path) -> str:
+    """What frozen character encoders know of words (configs/words.py); returns the tables."""
+    return word_view.run(config, workdir)
 
 
 def finetune_job(config: ConfigDict, job: str, workdir: Path) -> str:
@@ -288,7 +293,7 @@ def farewell(job: str, config: ConfigDict, workdir: Path, held_out: dict[str, fl
 
 
 # The others are fine-tuning.
-JOBS = {'pretrain': pretrain_job, 'tables': tables_job, 'similarity': similarity_job}
+JOBS = {'pretrain': pretrain_job, 'tables': tables_job, 'similarity': similarity_job, 'words': words_job}
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')

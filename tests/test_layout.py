@@ -12,22 +12,32 @@ MAX_LINES = 350
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
-        *('metrics', 'losses', 'precision', 'optim', 'sharding', 'writer', 'products', 'dropout'),
+        *(
+            'metrics',
+            'resampling',
+            'losses',
+            'precision',
+            'optim',
+            'sharding',
+            'writer',
+            'products',
+            'dropout',
+        ),
         *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads', 'model', 'multigrained'),
         *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),
         *('train_state', 'train_step', 'checkpoint', 'tf_checkpoint'),
         *('hugging_face', 'token_rows', 'initial'),
-        *('wordpiece', 'encoder'),
+        *('wordpiece', 'encoder', 'hidden_states'),
         *('card_examples', 'model_card'),
         *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'tables', 'replay'),
-        *('encode', 'similarity'),
+        *('encode', 'similarity', 'word_report', 'word_view'),
     ),
     'input_pipeline': (
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer', 'formats'),
         *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking', 'records', 'manifest'),
         *('beam_job',),
         *('build_vocab', 'build_corpus'),
-        *('packing', 'loader', 'similar_words', 'batches', 'hub', 'locations', 'buckets'),
+        *('packing', 'loader', 'similar_words', 'word_contexts', 'batches', 'hub', 'locations', 'buckets'),
         *('labelled_formats', 'labelled', 'word_views'),
         *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'mirror'),
         *('word_groups', 'translations', 'masked_texts', 'finetuning'),
@@ -39,8 +49,8 @@ SOLE_IMPORTERS = {
     'apache_beam': 'input_pipeline/beam_job.py',
     'torch': 'clower_jax/hugging_face.py',  # only to open a pytorch_model.bin, see below
 }
-# A command that, like run.py, joins the two packages.
-JOINS_PACKAGES = {'clower_jax/replay.py'}
+# Commands that, like run.py, join the two packages.
+JOINS_PACKAGES = {'clower_jax/replay.py', 'clower_jax/word_view.py'}
 
 
 def sources(*folders: str) -> list[str]:
