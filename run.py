@@ -46,6 +46,7 @@ from clower_jax import (
     tables,
     token_rows,
     train,
+    word_view,
 )
 from clower_jax.model import KINDS
 from clower_jax.progress import Stop
@@ -183,6 +184,11 @@ def similarity_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | Non
         about[name] = {'workdir': str(folder), 'corpus': its.data.corpus, 'two_character_words': shares}
     results = similarity.write(workdir, found, about)
     return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+
+
+def words_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
+    """What frozen character encoders know of words (configs/words.py); returns the tables."""
+    return word_view.run(config, workdir)
 
 
 def probe_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -388,6 +394,7 @@ JOBS = {
     'similarity': similarity_job,
     'vectors': vectors_job,
     'probe': probe_job,
+    'words': words_job,
 }
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     """The configs of the trainings that a job consists of."""
     if config.task == 'tables':
         return [config.pretrain, *config.finetune.values()]
-    return [] if config.task in ('similarity', 'vectors', 'probe') else [config]
+    return [] if config.task in ('similarity', 'vectors', 'probe', 'words') else [config]
 
 
 def check(config: ConfigDict) -> None:

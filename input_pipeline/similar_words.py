@@ -11,7 +11,7 @@ in the corpus's vocabulary that has a vector, if another one of its length has o
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def build(
     length_of = lengths(vocabulary)
     names = {vocabulary.tokens[row]: row for row in np.flatnonzero(length_of).tolist()}
     if vectors is None:
-        found = _trained(
+        found = trained(
             corpus,
             vocabulary.tokens,
             dimensions,
@@ -154,6 +154,18 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
     return found
 
 
+def write_vectors(path: str | Path, vectors: Mapping[str, np.ndarray], words: Iterable[str]) -> None:
+    """Writes the vectors of those of `words` that have one, as `read_vectors` reads them."""
+    kept = [word for word in words if word in vectors]
+    path = Path(path)
+    partial = path.with_name(f'{path.name}.partial')
+    with partial.open('w', encoding='utf-8') as file:
+        file.write(f'{len(kept)} {len(vectors[kept[0]]) if kept else 0}\n')
+        for word in kept:
+            file.write(f'{word} {" ".join(map(str, vectors[word]))}\n')
+    partial.replace(path)
+
+
 def load(path: str | Path, vocabulary: Vocabulary) -> np.ndarray:
     """int32 [V]: the id of each token's similar word by a table that `build` or somebody else wrote; −1 where
     it has none. Lines with a word that the vocabulary has not are left out, and counted in the log.
@@ -225,8 +237,16 @@ class _Sentences:
             self.bar.update(len(records))
 
 
-def _trained(corpus: str | Path, tokens: list[str], dimensions: int, **settings) -> Mapping[str, np.ndarray]:
-    """The vectors of a corpus's words, by word."""
+def trained(corpus: str | Path, tokens: list[str], dimensions: int, **settings) -> Mapping[str, np.ndarray]:
+    """By word, the vectors [D] that Word2Vec (skip-gram, 5 negatives) makes of the words of a corpus's
+    training records; the same arguments make the same ones.
+
+    Args:
+      tokens: of its vocabulary, by id. dimensions: D. settings: `window`, `min_count`, `epochs` and `seed`,
+        as `build` has them.
+
+    Raises ValueError where the corpus cannot be read, ImportError where gensim is missing.
+    """
     try:
         from gensim.models import Word2Vec
     except ImportError as error:
