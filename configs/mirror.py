@@ -21,7 +21,7 @@ learn from texts alone, too; with --config.data.dev the best parameters are kept
     consert   ConSERT (Yan et al. 2021, arXiv 2105.11741): features are cut off one side, the positions of the
               other are shuffled; its rate, 5e-7, is one for ten epochs of 50,000 texts
 
-Small encoders want a higher learning rate than BERT-base: see docs/results/mirror_cpu.
+Small encoders want a higher learning rate than BERT-base: see docs/results/archive/mirror_cpu.
 """
 
 from ml_collections import ConfigDict
@@ -71,7 +71,7 @@ def get_config(variant: str = '') -> ConfigDict:
     config.data.buckets = 3  # few: each is compiled, and there are 50 steps
     config.data.shuffle_positions = False  # of the tokens of the second side
     # Characters that one [MASK] replaces in one side of a pair, 0: none; in texts of so many or more. Of a
-    # text with more Latin letters than Chinese characters, the authors'; of others docs/results/mirror_cpu's.
+    # text with more Latin letters than Chinese characters, the authors'; of others docs/results/archive/mirror_cpu's.
     config.data.mask_span, config.data.mask_shortest = (5, 10) if masks else (0, 0)
     config.data.latin_mask_span, config.data.latin_mask_shortest = (5, 30) if masks else (0, 0)
     if name in RELATIVES:
