@@ -36,7 +36,8 @@ def test_a_missing_data_set_says_what_is_expected_where(task, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         locations.paths(config)
     message = str(error.value)
-    for part in (*hub.SOURCES[task].files['train'], f'data/{task}', '--config.data.train=', 'hf:'):
+    names = (name.format(language='zh') for name in hub.SOURCES[task].files['train'])
+    for part in (*names, f'data/{task}', '--config.data.train=', 'hf:'):
         assert part in message
 
 

@@ -57,8 +57,9 @@ def config_of(task: str, **changes) -> ConfigDict:
         del config['loss']
         config.data = ConfigDict({'max_length': 32, 'labels': LABELS, 'train': '/secret/train.tsv'})
     if task == 'mirror':
-        config.model.pooling, config.data.mask_span = 'mean', 5
-        config.loss = ConfigDict({'temperature': 0.04})
+        config.model.update({'pooling': 'mean', 'projection': False, 'feature_cutoff': 0.0})
+        config.data.update({'mask_span': 5, 'shuffle_positions': False})
+        config.loss = ConfigDict({'temperature': 0.04, 'within': True})
     config.update_from_flattened_dict(changes)
     return config
 
