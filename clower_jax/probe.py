@@ -283,6 +283,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
                 for probe, style in zip(PROBES, ('--', '-')):
                     key = (name, vector, probe)
                     points = [x for x in about['results'] if (x['model'], x['vector'], x['probe']) == key]
+                    if not points:  # not measured yet
+                        continue
                     # Models stand a little beside each other, so that their bars can be told apart.
                     labels = [x['labels'] * 1.05 ** (at - len(colors) / 2) for x in points]
                     means = np.array([100 * x['accuracy'] for x in points])

@@ -148,6 +148,15 @@ def test_table_and_picture(results):
     assert (workdir / 'probe.png').stat().st_size > 10_000
 
 
+def test_a_task_that_is_half_done_is_drawn(results, tmp_path):
+    found = json.loads((results[1] / 'probe.json').read_text('utf-8'))
+    half = [x for x in found['tasks']['own']['results'] if x['model'] == 'a']
+    found['tasks']['other'] = found['tasks']['own'] | {'results': half}
+    probe.draw(found, tmp_path / 'probe.png')
+    assert (tmp_path / 'probe.png').stat().st_size > 10_000
+    assert sum(line.startswith('| other') for line in probe.table(found).splitlines()) == 2
+
+
 def test_the_same_command_goes_on_and_another_reference_measures_nothing(results, folders, tmp_path):
     config, workdir, said = results
     cells = {path: path.stat().st_mtime_ns for path in (workdir / 'cells').iterdir()}
