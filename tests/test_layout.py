@@ -40,6 +40,7 @@ LAYERS = {
         *('packing', 'loader', 'similar_words', 'word_contexts', 'batches', 'hub', 'locations', 'buckets'),
         *('labelled_formats', 'labelled', 'word_views'),
         *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'mirror'),
+        'word_materials',
         *('word_groups', 'translations', 'masked_texts', 'finetuning'),
     ),
 }
