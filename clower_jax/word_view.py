@@ -167,7 +167,7 @@ def _means(vectors: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
 
 
 def regress(items: Items, known: np.ndarray, vectors: np.ndarray, folds: int, seed: int) -> Items:
-    """The items with the errors of predicting `vectors` (see `word_materials.targets`) for vectors of words."""
+    """The items, with errors of predicting `vectors` (`word_materials.targets`) for the vectors of words."""
     found = {}
     for key, values in items.items():
         kind, _, source = key.partition('/')
