@@ -17,7 +17,7 @@ def write(workdir: Path, results: Mapping[str, Any], about: Mapping[str, Any]) -
 
     Args:
       results: as `word_view.summarise` returns them. about: what else words.json holds; `counts` as
-        `word_view.Materials.counts` has them.
+        `Materials.counts` has them.
     """
     text = json.dumps({**about, **results}, indent=1, ensure_ascii=False) + '\n'
     (workdir / 'words.json').write_text(text, encoding='utf-8')

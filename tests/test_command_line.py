@@ -27,11 +27,11 @@ def command(*flags, python=()):
         ('', r'--config is missing: give one of configs/auto_mlm.py, configs/classify.py'),
         ('--config=configs/pretrane.py', r'no such file. Did you mean configs/pretrain.py\? There are'),
         ('--config=pretrain', r'no such file. Did you mean configs/pretrain.py\?'),
-        ('--config=configs/pretrain.py:smal', r"has no variant 'smal'; it has cpu, small, base, paper"),
+        ('--config=configs/pretrain.py:smal', r"has no variant 'smal'; it has mini, cpu, small, base, paper"),
         ('--config=configs/similarity.py:x', r"configs/similarity.py has no variants, so no 'x'"),
         (
             '--config=configs/pretrain.py --config.optim.lr=1',
-            r'no such key; did you mean --config.optim.learning_rate\? config.optim has clip_norm, learning_',
+            r'no such key; did you mean --config.optim.learning_rate\? config.optim has clip_norm, final_fraction, learning_',
         ),
         ('--config configs/classify.py --config.epochs=3', r'did you mean --config.num_epochs\?'),
         ('--config=configs/classify.py --config.data.text.x=3', r'did you mean .*config.data has buckets, '),

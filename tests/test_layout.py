@@ -54,6 +54,7 @@ LAYERS = {
         *('labelled_formats', 'labelled', 'word_views'),
         *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'vector_sets'),
         *('mirror',),
+        'word_materials',
         *('word_groups', 'translations', 'masked_texts', 'finetuning'),
     ),
 }

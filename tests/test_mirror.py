@@ -530,7 +530,10 @@ def test_recipes_are_the_authors():
         )  # fmt: skip
         assert (config.model.dropout, config.model.attention_dropout, config.model.drophead) == (0.1, 0.1, 0)
     assert (sentence.data.latin_mask_span, sentence.data.latin_mask_shortest) == (5, 30)
-    assert (sentence.data.mask_span, sentence.data.mask_shortest) == (5, 10)  # docs/results/archive/mirror_cpu
+    assert (sentence.data.mask_span, sentence.data.mask_shortest) == (
+        5,
+        10,
+    )  # docs/results/archive/mirror_cpu
     assert word.data.mask_span == word.data.latin_mask_span == 0
     for name in ('sentence', 'word'):
         config, plain = config_file.get_config(f'{name},drophead'), config_file.get_config(name)

@@ -14,7 +14,7 @@ from clower_jax import resampling, word_report, word_view
 from clower_jax.export import export
 from clower_jax.hidden_states import HiddenStates
 from configs import words as config_file
-from input_pipeline import word_contexts
+from input_pipeline import word_contexts, word_materials
 from input_pipeline.tokenizer import Vocabulary
 
 RANDOM = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def test_retrieval_is_that_of_a_loop(states):
     first = ['今天', '我们去公园', '天气很好', '北京']
     second = ['今天天气', '我们公园', '天气好', '我们']
     nothing = word_contexts.Contexts([], *np.zeros((4, 0), int))
-    materials = word_view.Materials(['[UNK]'], [], nothing, [], nothing, {}, {'own': (first, second)})
+    materials = word_materials.Materials(['[UNK]'], [], nothing, [], nothing, {}, {'own': (first, second)})
     measured = word_view.measure(states, materials)
     for pooling in ('mean', 'cls'):
         rows = states.rows([*first, *second])
@@ -253,7 +253,7 @@ def test_what_was_measured_is_not_measured_again(job, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(word_view, 'measure', refuse)
-        patch.setattr(word_view.similar_words, 'trained', refuse)
+        patch.setattr(word_materials.similar_words, 'trained', refuse)
         assert run.words_job(config, 'configs/words.py', workdir) == text
         config.data.occurrences = 5
         with pytest.raises(AssertionError, match='measured again'):
