@@ -39,7 +39,7 @@ CHARACTERS_A_ROW = 100.45  # 33,580,445 character tokens in 334,299 rows of the 
 PLANS = {
     'gpu': {
         'variant': 'cpu',  # 4 layers of 256
-        'total_steps': 4000,
+        'total_steps': 2500,  # set from the speed of a trial, see the plan
         'batch_size': 512,
         'optim.learning_rate': 1e-3,
         'optim.warmup_steps': 400,

@@ -143,21 +143,22 @@ def panels_of(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def draw_curves(rows: list[dict], path: str | Path) -> None:
-    """Training (thin) and held-out (dots) curves of every metric in the rows, in panels of like ones."""
+    """Training (thin), held-out (dots) and test (squares) curves of every metric, in panels of like
+    ones."""
     panels = panels_of(rows)
     columns = 3
     height = max(1, -(-len(panels) // columns))
     figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 2.9 * height), squeeze=False)
     for axis, (title, names) in zip(axes.flat, panels):
         for color, name in zip(plt.rcParams['axes.prop_cycle'].by_key()['color'], names):
-            for split, style in (
-                ('train', {'lw': 0.9, 'alpha': 0.75}),
-                ('validation', {'lw': 1.4, 'marker': 'o', 'ms': 3}),
+            for split, ending, style in (
+                ('train', '', {'lw': 0.9, 'alpha': 0.75}),
+                ('validation', ', held out', {'lw': 1.4, 'marker': 'o', 'ms': 3}),
+                ('test', ', test', {'lw': 1.4, 'marker': 's', 'ms': 3, 'ls': ':'}),
             ):
                 points = [(row['step'], row[name]) for row in rows if row['split'] == split and name in row]
                 if points:
-                    label = name if split == 'train' else f'{name}, held out'
-                    axis.plot(*zip(*points), color=color, label=label, **style)
+                    axis.plot(*zip(*points), color=color, label=f'{name}{ending}', **style)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel('step', fontsize=8)
         axis.tick_params(labelsize=8)

@@ -71,7 +71,8 @@ def get_config(variant: str = '') -> ConfigDict:
     config.data.buckets = 3  # few: each is compiled, and there are 50 steps
     config.data.shuffle_positions = False  # of the tokens of the second side
     # Characters that one [MASK] replaces in one side of a pair, 0: none; in texts of so many or more. Of a
-    # text with more Latin letters than Chinese characters, the authors'; of others docs/results/archive/mirror_cpu's.
+    # text with more Latin letters than Chinese characters, the authors'; of others those of
+    # docs/results/archive/mirror_cpu.
     config.data.mask_span, config.data.mask_shortest = (5, 10) if masks else (0, 0)
     config.data.latin_mask_span, config.data.latin_mask_shortest = (5, 30) if masks else (0, 0)
     if name in RELATIVES:
