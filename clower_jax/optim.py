@@ -26,7 +26,7 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
         'linear': lambda: optax.linear_schedule(peak, end * peak, total - warmup),
         'cosine': lambda: optax.cosine_decay_schedule(peak, total - warmup, end),
         'wsd': lambda: optax.linear_schedule(peak, end * peak, decay, total - warmup - decay),
-        'constant': lambda: optax.constant_schedule(peak),
+        'constant': lambda: optax.linear_schedule(peak, peak, total - warmup),
     }
     if config.optim.schedule not in shapes:
         raise ValueError(f'optim.schedule={config.optim.schedule!r} must be one of {", ".join(shapes)}')
