@@ -110,7 +110,7 @@ def test_a_workdir_of_another_task_is_refused_before_any_work(tmp_path, task):
 
 def test_other_batches_are_refused_before_any_work(tmp_path):
     workdirs.make(tmp_path, 'pretrain', seed=7)
-    with pytest.raises(ValueError, match=r'decide its batches: seed: 7 → 0'):
+    with pytest.raises(ValueError, match=r'decide its batches or what is made of them: seed: 7 → 0'):
         run.pretrain_job(pretrain.get_config(), 'configs/pretrain.py', tmp_path)
     assert not (tmp_path / 'corpus').exists()
 
