@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 
-from clower_jax import hugging_face, initial, precision, token_rows, wordpiece
+from clower_jax import initial, precision, token_rows, wordpiece
 from clower_jax.bert import BertShape
 from clower_jax.model import PAD_ID, SentenceEncoder
 
@@ -23,11 +24,13 @@ class HiddenStates:
     tokens of a row, [CLS] and [SEP] included.
     """
 
-    def __init__(self, model: SentenceEncoder, params: dict, tokens: Sequence[str], lowercase: bool):
+    def __init__(
+        self, model: SentenceEncoder, params: dict, tokens: Sequence[str], tokenizer: tokenizers.Tokenizer
+    ):
         self.max_length = model.max_positions
         self.token_vectors = np.asarray(params['embeddings']['word_embeddings']['embedding'], np.float32)
         self._id = {token: row for row, token in enumerate(tokens)}
-        self._tokenizer = wordpiece.tokenizer(tokens, lowercase)
+        self._tokenizer = tokenizer
         self._tokenizer.enable_truncation(self.max_length)
         self._params = params
         self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
@@ -44,8 +47,10 @@ class HiddenStates:
         Raises ValueError where the folder is none of these, or lacks a part of the encoder.
         """
         info = initial.source_info(folder)
-        if info.kind == 'lichee':
-            raise ValueError(f'{folder} is a model of the kind lichee, which reads words beside characters')
+        if info.kind in ('lichee', 'word'):
+            raise ValueError(
+                f'{folder} is a model of the kind {info.kind}: it reads words, not characters alone'
+            )
         base = info.tokens[: info.base_size]
         model = SentenceEncoder(
             shape=BertShape.of({**info.model, **info.rates}),
@@ -61,7 +66,7 @@ class HiddenStates:
         params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
         if report.random:
             raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
-        return cls(model, params, base, lowercase=not hugging_face.is_cased(Path(folder)))
+        return cls(model, params, base, wordpiece.of_folder(info.folder, base))
 
     def ids(self, tokens: Sequence[str]) -> np.ndarray:
         """int32 [n]: the rows of tokens; of those that the vocabulary does not have, that of [UNK]."""
