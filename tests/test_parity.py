@@ -9,7 +9,7 @@ import synthetic
 import torch
 import transformers
 
-from clower_jax import hugging_face, initial
+from clower_jax import hugging_face, initial, weight_files
 from clower_jax.bert import gelu
 from clower_jax.tasks import Pretrain
 
@@ -125,7 +125,7 @@ def test_gradients_equal_transformers(reference, params, view):
 
     value, gradient = jax.value_and_grad(loss)(params)
     np.testing.assert_allclose(value, expected_loss.item(), rtol=1e-5)
-    expected = {hugging_face.modern_name(name): p.grad for name, p in reference.named_parameters()}
+    expected = {weight_files.modern_name(name): p.grad for name, p in reference.named_parameters()}
     other = 'word' if view == 'char' else 'char'
     compared = set()
     for path, got in flax.traverse_util.flatten_dict(gradient, sep='/').items():
