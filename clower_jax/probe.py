@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 
-from clower_jax import initial, linear_probes
+from clower_jax import figures, initial, linear_probes
 from clower_jax.encoder import Encoder
 from clower_jax.linear_probes import PROBES
 
@@ -269,6 +269,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     pre-training seeds, bars the interval of the reported rows. Logistic regression is solid, ridge dashed."""
     tasks = results['tasks']
     names = list(dict.fromkeys(x['model'] for about in tasks.values() for x in about['results']))
+    shown = dict(zip(names, figures.drawable(names, path)))
     colors = dict(zip(names, plt.rcParams['axes.prop_cycle'].by_key()['color'] * len(names)))
     figure, axes = plt.subplots(
         len(tasks),
@@ -292,7 +293,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
                         axis.plot(labels, means, style, color=color, lw=0.9, alpha=0.7)
                         continue
                     bars = np.abs(100 * np.array([x['interval'] for x in points]).T - means)
-                    axis.errorbar(labels, means, bars, color=color, lw=1.4, label=name)
+                    axis.errorbar(labels, means, bars, color=color, lw=1.4, label=shown[name])
                     for label, x in zip(labels, points):
                         seeds = [100 * seed for seed in x['seeds']]
                         axis.plot([label] * len(seeds), seeds, 'o', color=color, ms=3)
@@ -305,5 +306,4 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     handles, titles = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, titles, loc='lower center', ncols=min(len(names), 7), fontsize=9, frameon=False)
     figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path)

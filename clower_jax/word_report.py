@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from clower_jax import figures
+
 COLUMNS = 4  # of panels
 # In a panel, what differs between the points of a system.
 MARKERS = 'osD^v<>P'
@@ -31,7 +33,7 @@ def tables(results: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
     """Markdown: a table of every figure, then one of the differences from each reference."""
     systems = results['systems']
     names = list(next(iter(systems.values())))
-    seeds = max(len(figure['seeds']) for figures in systems.values() for figure in figures.values())
+    seeds = max(len(figure['seeds']) for one in systems.values() for figure in one.values())
     lines = [
         f'R² of a word2vec, {counts["words"]:,} words in {counts["sentences"]:,} held-out sentences '
         f'({counts["occurrences"]:,} occurrences), each word predicted by a ridge regression on others; ρ of '
@@ -83,9 +85,9 @@ def _cell(value: float, interval: Sequence[float], sign: str = '') -> str:
     return f'{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]'
 
 
-def _difference(found: Mapping[str, Any], figures: Iterable[Mapping[str, Any]]) -> str:
+def _difference(found: Mapping[str, Any], both: Iterable[Mapping[str, Any]]) -> str:
     low, high = found['interval']
-    scatter = max(max(figure['seeds']) - min(figure['seeds']) for figure in figures)
+    scatter = max(max(figure['seeds']) - min(figure['seeds']) for figure in both)
     cell = _cell(found['difference'], found['interval'], '+')
     return f'**{cell}**' if (low > 0 or high < 0) and abs(found['difference']) > scatter else cell
 
@@ -98,6 +100,7 @@ def draw(systems: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Pat
         *items, kind = name.split('/')
         if not name.startswith('recall'):
             panels.setdefault(', '.join(items), {})[kind] = name
+    names = figures.drawable([*systems], path)
     across = min(COLUMNS, len(panels))
     down = -(-len(panels) // across)
     height = 1.3 + 0.42 * len(systems)
@@ -109,7 +112,7 @@ def draw(systems: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Pat
         for at, (kind, name) in enumerate(kinds.items()):
             shift = 0.6 * ((at + 0.5) / len(kinds) - 0.5)
             places = [place + shift for place in range(len(systems))]
-            found = [figures[name] for figures in systems.values()]
+            found = [one[name] for one in systems.values()]
             low, high = zip(*(one['interval'] for one in found))
             style: dict = {'color': colors[at % len(colors)]}
             axis.hlines(places, low, high, lw=1.5, alpha=0.6, **style)
@@ -124,7 +127,7 @@ def draw(systems: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Pat
             for place, one in zip(places, found):
                 axis.plot(one['seeds'], [place] * len(one['seeds']), '|', ms=7, **style)
         axis.set_title(title, fontsize=9)
-        axis.set_yticks(range(len(systems)), list(systems), fontsize=8)
+        axis.set_yticks(range(len(systems)), names, fontsize=8)
         axis.tick_params(axis='x', labelsize=8)
         axis.set_ylim(len(systems) - 0.5, -0.5)
         axis.grid(axis='x', alpha=0.25)
@@ -133,5 +136,4 @@ def draw(systems: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Pat
         axis.legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.1), ncols=2)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figures.save(figure, path, dpi=120)
