@@ -160,10 +160,10 @@ def first_state(
     state = sharded_state(mesh, create)
     if config.init_from:
         try:
-            source = initial.source_info(config.init_from)
+            source = initial.source_info(config.init_from).folder
         except ValueError as error:
             raise ValueError(f"{error}. For random weights: --config.init_from=''") from error
-        hugging_face.warn_of_tokenizer(source.folder)
+        hugging_face.warn_of_tokenizer(source)
         params, report = initial.load_initial(
             state.params,
             config.init_from,

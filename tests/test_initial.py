@@ -460,7 +460,8 @@ def run(tensors, tmp_path_factory):
 
 def test_training_says_where_its_weights_are_from(run):
     log = '\n'.join(run[1])
-    assert 'Initial weights from' in log
+    source = json.loads((run[0] / 'config.json').read_text('utf-8'))['init_from']
+    assert f'Initial weights from {source}' in run[1]
     assert 'tokenizer_config.json has do_lower_case false' in log
     assert 'Left at random values (4): char_sop/seq_relationship/' in log
     assert 'Not used (18): ' in log and 'cls.seq_relationship.{bias, weight}' in log
