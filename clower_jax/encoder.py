@@ -40,6 +40,30 @@ T = TypeVar('T')
 Tokenize = Callable[[Sequence[str]], tuple[list[list[int]], int]]
 
 
+def load_params(
+    model: SentenceEncoder, folder: str | Path, info: initial.SourceInfo, tokens: Sequence[str]
+) -> dict:
+    """The parameters of a frozen encoder, on JAX's first device.
+
+    Args:
+      info: what the folder says of itself (`initial.source_info`). tokens: those that the model has, by id.
+
+    Raises ValueError where the folder lacks a part of the encoder.
+    """
+    ids = jnp.zeros((1, 3), jnp.int32)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+    vocabulary = token_rows.OwnVocabulary(tokens, info.base_size)
+    params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
+    if report.random:
+        raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
+    layers = [name for name in report.unused if name.startswith('encoder.layer.')]
+    if layers:
+        log.warning('%s has weights of more layers than its config.json: %s, …', folder, layers[0])
+    return params
+
+
 class Encoder:
     """A text's vector is the mean of its tokens' last hidden states, or that of [CLS], or see `load`.
 
@@ -126,17 +150,7 @@ class Encoder:
             pooling=recipe.pooling or _pooling(folder),
             view='word' if words else 'char',
         )
-        ids = jnp.zeros((1, 3), jnp.int32)
-        abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-        vocabulary = token_rows.OwnVocabulary(tokens, info.base_size)
-        params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
-        if report.random:
-            raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
-        layers = [name for name in report.unused if name.startswith('encoder.layer.')]
-        if layers:
-            log.warning('%s has weights of more layers than its config.json: %s, …', folder, layers[0])
+        params = load_params(model, folder, info, tokens)
         return cls(model, params, tokenize, max_length, recipe.normalize)
 
     def encode(

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from clower_jax import initial, precision, token_rows, wordpiece
+from clower_jax import initial, precision, wordpiece
 from clower_jax.bert import BertShape
+from clower_jax.encoder import load_params
 from clower_jax.model import PAD_ID, SentenceEncoder
 
 BATCH_TOKENS = {'cpu': 2048}  # by platform; for any other OTHER
@@ -58,14 +59,7 @@ class HiddenStates:
             max_positions=info.model['max_positions'],
             dtype=precision.compute_dtype(dtype),
         )
-        ids = jnp.zeros((1, 3), jnp.int32)
-        abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-        vocabulary = token_rows.OwnVocabulary(base, len(base))
-        params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
-        if report.random:
-            raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
+        params = load_params(model, folder, info, base)
         return cls(model, params, base, wordpiece.of_folder(info.folder, base))
 
     def ids(self, tokens: Sequence[str]) -> np.ndarray:
