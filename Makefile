@@ -14,6 +14,8 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile --timeout 600
 # Of bench-gpu: an interpreter that has jax[cuda13] and torch for CUDA (this Makefile installs neither).
 GPU_PYTHON ?= $(PYTHON)
 PARTS ?=
+# Of soak: its own flags, as --parts=kills,power --kills=20.
+SOAK ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -23,7 +25,7 @@ TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-check bench-gpu clean
+.PHONY: help demo test soak lint bench-check bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,9 @@ demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into
 
 test: $(TEST_STAMP)  ## run the tests; those on real text read the folder that CLOWER_DATA names
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+soak: $(TEST_STAMP)  ## kill runs, cut power, damage files, train for hours; figures go to runs/soak
+	PYTHONPATH=.:tests $(BIN)/python tests/faults/soak.py $(SOAK)
 
 lint: $(TEST_STAMP)  ## check style, format and types
 	$(BIN)/ruff check .

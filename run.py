@@ -7,15 +7,16 @@ import copy
 import functools
 import json
 import logging
+import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import command_line
+from clower_jax import command_line, last_words
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The job: configs/<job>.py[:variant].', lock_config=True
@@ -56,6 +57,11 @@ from input_pipeline import batches, classification, finetuning, locations, vecto
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 NOT_FINISHED = 'Not finished; the same command goes on.'
+LOST = (
+    'run.py: another process of this run is gone (killed, out of memory, cut off, ended by an error that its '
+    'own output tells) or never came, so this one has ended, too. Start all of them again with the same '
+    'commands: the run goes on from its newest checkpoint.'
+)
 INTERRUPTED = 130  # what shells call the end of a process by Ctrl-C
 # What a fine-tuned model is used with as it was trained.
 READING_OF_TEXT = (
@@ -91,7 +97,7 @@ def main(argv: list[str]) -> None:
     speak()
     start.keep_compiled()
     if COORDINATOR.value or CLUSTER.value:
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        join()
     stop = Stop()
     job = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = Path(WORKDIR.value or default_workdir(job))
@@ -101,12 +107,40 @@ def main(argv: list[str]) -> None:
         text = JOBS.get(CONFIG.value.task, finetune_job)(CONFIG.value, job, workdir, stop)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
-        sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
+        end(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
+    except jax.errors.JaxRuntimeError as error:
+        # Of one process alone it is its own mistake; of several it is what a collective ends with whose other
+        # side is gone.
+        if jax.process_count() == 1 or absl.logging.get_verbosity() > absl.logging.WARNING:
+            raise
+        last_words.leave(str(error))
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        end(INTERRUPTED)
     if jax.process_index() == 0:
         print(text)
     sys.exit(stop.status)
+
+
+def join() -> None:
+    """Joins the other processes. Leaves with one line where they do not come."""
+    if absl.logging.get_verbosity() <= absl.logging.WARNING:
+        last_words.listen(LOST)
+    try:
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    except (RuntimeError, ValueError) as error:
+        absl.logging.debug('The traceback:', exc_info=True)
+        sys.exit(f'run.py: the processes did not find each other: {" ".join(str(error).split())}')
+
+
+def end(status: str | int) -> NoReturn:
+    """Ends this process as sys.exit does; one of several at once, so that the others, too, end at once."""
+    if jax.process_count() == 1:
+        sys.exit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
