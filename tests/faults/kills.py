@@ -11,7 +11,7 @@ import moments
 import power
 import starts
 
-LONGEST = 300  # seconds that a start may take
+LONGEST = 900  # seconds that a start may take
 
 
 class Rounds:
