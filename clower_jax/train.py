@@ -250,6 +250,7 @@ class _Run:
 
     def save(self) -> None:
         """A checkpoint to go on from."""
+        self.writer.sync()
         self._checkpoints.save(self.state)
 
 

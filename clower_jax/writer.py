@@ -1,6 +1,7 @@
 """The files that a run leaves: config.json, metrics.jsonl, TensorBoard events, curves.png."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,14 @@ class Writer:
         for name, value in values.items():
             self._events.add_scalar(f'{split}/{name}', value, step)
         self._events.flush()
+
+    def sync(self) -> None:
+        """Sees that every line so far is on the disk, before a checkpoint says that its steps are done."""
+        if self._on:
+            for path in (self._path, self._folder):
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
 
     def curves(self) -> Path | None:
         """Draws curves.png from metrics.jsonl; returns its path (None where this process does not write)."""
