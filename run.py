@@ -5,7 +5,6 @@ Any config value can be set on the command line: --config.batch_size=64. See con
 
 import copy
 import functools
-import json
 import logging
 import os
 import sys
@@ -40,7 +39,9 @@ from clower_jax import (
     Encoder,
     export,
     finetune,
+    hugging_face,
     initial,
+    output_file,
     probe,
     similarity,
     start,
@@ -187,7 +188,7 @@ def tables_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = 
             vocab = folder / 'vocab.txt'
             folder.mkdir(parents=True, exist_ok=True)
             base = batches.vocabulary(resolved).tokens[: resolved.model.base_vocab_size]
-            vocab.write_text(''.join(f'{token}\n' for token in base), encoding='utf-8')
+            output_file.write_text(vocab, ''.join(f'{token}\n' for token in base))
             sizes = ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions')
             return {'data.vocab': str(vocab)} | {f'model.{size}': one.model[size] for size in sizes}
         one.update_from_flattened_dict(pretrain.SYSTEMS.get(name, {}))
@@ -251,10 +252,11 @@ def vectors_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None =
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
     found = judged.judge(encoder.encode(judged.texts))
     workdir.mkdir(parents=True, exist_ok=True)
-    judged.write_predictions(workdir, found)
+    with output_file.all_whole(workdir) as partial:
+        judged.write_predictions(partial, found)
     scores = judged.score(found)
     results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
-    (workdir / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    output_file.write_json(workdir / 'results.json', results)
     lines = [f'{name} {value:.4f}' for name, value in scores.items()]
     return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])
 
@@ -291,7 +293,7 @@ def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -
     """
     config = copy.deepcopy(config)
     path = workdir / 'config.json'
-    saved = json.loads(path.read_text('utf-8')) if path.is_file() else {}
+    saved = hugging_face.read_json(path) if path.is_file() else {}
     for section, names in (('data', READING_OF_TEXT), ('model', ('pooling', 'projection'))):
         before = saved.get(section, {})
         for name in names:

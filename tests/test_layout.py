@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
-        *('last_words', 'settings', 'command_line'),
+        *('last_words', 'settings', 'command_line', 'output_file', 'checkpoint_files', 'checkpoints'),
         *(
             'metrics',
             'resampling',

@@ -11,7 +11,7 @@ import finetuned
 import numpy as np
 
 from clower_jax.checkpoint import BEST, FOLDER
-from clower_jax.writer import read_metrics
+from clower_jax.writer import EVENT, read_metrics
 from input_pipeline import batches, build_corpus, build_vocab
 
 # Lines of metrics.jsonl tell how fast a step was, too.
@@ -100,7 +100,7 @@ def end_state(folder: Path) -> dict[str, str]:
             found[f'{name}: steps'] = str(steps)
             found |= {f'{name}: {key}': value for key, value in _arrays(path / str(steps[-1])).items()}
         elif path.name == 'metrics.jsonl':
-            for row in read_metrics(path):
+            for row in (row for row in read_metrics(path) if row['split'] != EVENT):
                 line = json.dumps({key: value for key, value in row.items() if key not in RATES})
                 found[f'{name}: {row["step"]} {row["split"]}'] = line
         elif path.is_file() and not inside and path.suffix in ('.json', '.txt', '.md'):
