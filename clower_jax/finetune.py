@@ -72,12 +72,22 @@ def run(
     if known:
         return known
     per_seed.sort(key=operator.itemgetter('seed'))
-    results = summary(config, per_seed)
+    skipped = {
+        str(seed): skipped_steps(seed_folder(workdir, seed, config.seeds))
+        for seed in range(config.seed, config.seed + config.seeds)
+    }
+    results = summary(config, per_seed) | {'skipped_steps': skipped, 'data': dict(data.counts)}
     if jax.process_index() == 0:
-        _write_json(workdir / 'results.json', results)
+        write_json(workdir / 'results.json', results)
         if config.seeds > 1:
             _keep_best_seed(config, workdir, per_seed)
     return results
+
+
+def skipped_steps(folder: Path) -> int:
+    """Steps of a run that changed nothing, as their gradient was not finite; by its metrics.jsonl."""
+    rows = writer.read_metrics(folder / 'metrics.jsonl')
+    return round(sum(row.get('skipped_steps', 0) for row in rows if row['split'] == 'train'))
 
 
 def got_worse(results: dict[str, Any]) -> list[str]:
@@ -119,7 +129,7 @@ def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, 
     for name in data.splits:
         results[name] = _pass(config, data, evaluator, params, name, folder)
     if jax.process_index() == 0:
-        _write_json(folder / 'results.json', results)
+        write_json(folder / 'results.json', results)
     return results
 
 
@@ -260,7 +270,8 @@ def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> 
             shutil.copyfile(path, workdir / path.name)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """A file of JSON, whole or not at all."""
     partial = path.with_name(f'{path.name}.partial')  # a kill leaves no half of a file
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     partial.replace(path)

@@ -149,6 +149,7 @@ def build(
             'min_count': min_count,
             'words_below_min_count': rare,
             'words_forgotten': forgotten,
+            'input_read': total.problems.read(),
             'input_problems': total.problems.to_json(),
         },
     )

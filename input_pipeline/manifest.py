@@ -108,6 +108,7 @@ def statistics(total: Tally, char_length: int, word_length: int) -> dict[str, An
             **{split: counts[f'{split}_documents'] for split in SPLITS},
             'dropped': total.dropped.to_json(),
         },
+        'input_read': total.problems.read(),
         'input_problems': total.problems.to_json(),
         'sentences': counts['sentences'],
         'characters': counts['characters'],

@@ -36,7 +36,7 @@ LAYERS = {
     ),
     'input_pipeline': (
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer'),
-        *('partial_folder', 'compressed', 'json_values', 'text_fields', 'formats'),
+        *('partial_folder', 'counts', 'compressed', 'json_values', 'text_fields', 'formats'),
         *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking'),
         *('corpus_files', 'records', 'manifest'),
         *('beam_job',),
