@@ -55,6 +55,7 @@ from clower_jax.progress import Stop
 from clower_jax.settings import parts_of
 from configs import common, pretrain
 from input_pipeline import batches, classification, finetuning, locations, vector_sets, word_lengths
+from input_pipeline.counts import describe
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 NOT_FINISHED = 'Not finished; the same command goes on.'
@@ -158,10 +159,35 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None 
     vocabulary = batches.vocabulary(resolved)
     its_batches = functools.partial(batches.batches, resolved)
     stop = stop or Stop()
+    first_step = finetune.latest_step(workdir)
     held_out = train.train(resolved, workdir, its_batches, vocabulary, stop=stop)
     if stop.requested and finetune.latest_step(workdir) < resolved.total_steps:
         return NOT_FINISHED
-    return farewell(job, config, workdir, held_out)
+    results = pretraining_results(resolved, workdir) | {'held_out': held_out}
+    if first_step < resolved.total_steps and jax.process_index() == 0:
+        finetune.write_json(workdir / 'results.json', results)
+    return f'{read_and_skipped(results)}\n{farewell(job, config, workdir, held_out)}'
+
+
+def pretraining_results(config: ConfigDict, workdir: Path) -> dict:
+    """How much a finished pre-training has read and skipped, and its corpus kept and dropped."""
+    documents = batches.read_manifest(config.data.corpus)['documents']
+    dropped = {reason: found['count'] for reason, found in documents['dropped'].items()}
+    return {
+        'steps': config.total_steps,
+        'rows_read': config.total_steps * config.batch_size,
+        'skipped_steps': finetune.skipped_steps(workdir),
+        'documents': {'read': documents['read'], 'kept': documents['kept'], 'dropped': dropped},
+    }
+
+
+def read_and_skipped(results: dict) -> str:
+    """`pretraining_results` in a line."""
+    documents = describe({'documents': results['documents']})
+    return (
+        f'{results["steps"]:,} batches with {results["rows_read"]:,} rows; steps skipped, for their gradient '
+        f'was not finite: {results["skipped_steps"]:,}. Corpus: {documents}'
+    )
 
 
 def tables_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -390,6 +416,10 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
+    for split, found in results.get('data', {}).items():  # of before there were counts
+        lines.append(f'{split}: {describe(found)}')
+    if skipped := sum(results.get('skipped_steps', {}).values()):
+        lines.append(f'Steps skipped, for their gradient was not finite: {skipped:,}')
     if worse := finetune.got_worse(results):
         lines.append(f'Worse than before training: {"; ".join(worse)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'

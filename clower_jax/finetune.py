@@ -71,12 +71,22 @@ def run(
     if known:
         return known
     per_seed.sort(key=operator.itemgetter('seed'))
-    results = summary(config, per_seed)
+    skipped = {
+        str(seed): skipped_steps(seed_folder(workdir, seed, config.seeds))
+        for seed in range(config.seed, config.seed + config.seeds)
+    }
+    results = summary(config, per_seed) | {'skipped_steps': skipped, 'data': dict(data.counts)}
     if jax.process_index() == 0:
         output_file.write_json(workdir / 'results.json', results)
         if config.seeds > 1:
             _keep_best_seed(config, workdir, per_seed)
     return results
+
+
+def skipped_steps(folder: Path) -> int:
+    """Steps of a run that changed nothing, as their gradient was not finite; by its metrics.jsonl."""
+    rows = writer.read_metrics(folder / 'metrics.jsonl')
+    return round(sum(row.get('skipped_steps', 0) for row in rows if row['split'] == 'train'))
 
 
 def got_worse(results: dict[str, Any]) -> list[str]:

@@ -36,8 +36,9 @@ LAYERS = {
     ),
     'input_pipeline': (
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer'),
-        *('compressed', 'json_values', 'text_fields', 'formats'),
-        *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking', 'records', 'manifest'),
+        *('partial_folder', 'counts', 'compressed', 'json_values', 'text_fields', 'formats'),
+        *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking'),
+        *('corpus_files', 'records', 'manifest'),
         *('beam_job',),
         *('base_block', 'build_vocab', 'build_corpus'),
         *(
