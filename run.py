@@ -42,6 +42,7 @@ from clower_jax import (
     hugging_face,
     initial,
     output_file,
+    output_file,
     probe,
     similarity,
     start,
@@ -165,7 +166,7 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None 
         return NOT_FINISHED
     results = pretraining_results(resolved, workdir) | {'held_out': held_out}
     if first_step < resolved.total_steps and jax.process_index() == 0:
-        finetune.write_json(workdir / 'results.json', results)
+        output_file.write_json(workdir / 'results.json', results)
     return f'{read_and_skipped(results)}\n{farewell(job, config, workdir, held_out)}'
 
 
