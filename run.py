@@ -42,7 +42,6 @@ from clower_jax import (
     hugging_face,
     initial,
     output_file,
-    output_file,
     probe,
     similarity,
     start,
