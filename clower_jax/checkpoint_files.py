@@ -17,7 +17,8 @@ BEST = 'best'  # where a fine-tuning run keeps the best on the development set
 DIGESTS = 'digests.json'  # in the folder of a step: {file: {'size': bytes, 'sha256': …}}
 SET_ASIDE = 'damaged-'  # before the step, in the name of a checkpoint that was found damaged
 # What Orbax writes last, after the digests of all else. No value is in it.
-WRITTEN_LAST = ('_CHECKPOINT_METADATA', 'commit_success.txt')
+METADATA = '_CHECKPOINT_METADATA'
+WRITTEN_LAST = (METADATA, 'commit_success.txt')
 READERS = 4  # files that are read at a time
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,8 @@ def _compared(folder: Path, states: tuple) -> str:
     with ThreadPoolExecutor(READERS) as pool:
         reasons = pool.map(lambda name: _difference(folder / name, digests[name]), digests)
     wrong = [f'{name} {reason}' for name, reason in zip(digests, reasons) if reason]
+    if digests and METADATA not in digests and not _is_json(folder / METADATA):
+        wrong.append(f'{METADATA} was not written to its end, as where the power is cut')
     more = f' (and {len(wrong) - 1} more of its {len(digests)} files)' if len(wrong) > 1 else ''
     return f'{wrong[0]}{more}' if wrong else ''
 
@@ -194,6 +197,14 @@ def _difference(path: Path, saved: dict) -> str:
         return 'is missing'
     except OSError as error:
         return f'cannot be read ({error.strerror})'
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @functools.cache

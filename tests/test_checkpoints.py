@@ -144,6 +144,18 @@ def test_a_damaged_one_pushes_no_intact_one_out(tmp_path):
     assert steps(folder) == [3, 4]
 
 
+def test_what_a_power_cut_leaves_of_the_last_file(tmp_path):
+    """Orbax writes it after the digests and without fsync; its own digest comes after that."""
+    newest = saved(tmp_path, 2) / '2'
+    digests = json.loads((newest / DIGESTS).read_text())
+    del digests['_CHECKPOINT_METADATA']
+    (newest / DIGESTS).write_text(json.dumps(digests))
+    assert damage(newest) == ''  # killed then, by anything but the power
+    (newest / '_CHECKPOINT_METADATA').write_bytes(b'')
+    assert 'not written to its end' in damage(newest)
+    assert newest_intact(tmp_path / FOLDER).step == 1
+
+
 @pytest.fixture(scope='module')
 def programs():
     return train.programs_of(synthetic.tiny_config(**SHORT))
