@@ -112,7 +112,7 @@ def test_two_processes_go_on_from_one_and_outlive_a_kill_and_a_signal(run, on_ei
     assert told[-1].startswith('run.py: another process') and 'Start all of them again' in told[-1]
     assert not any('Traceback' in line or 'coordination' in line for line in told), told
     codes, texts = both(run, workdir, lost, Moment('step', 1, 0.0), signal.SIGTERM)
-    assert codes == [143, 143] and 'the same command goes on' in texts[0], texts
+    assert codes == [143, 143] and 'the same command goes on' in texts[0], '\n--\n'.join(texts)
     codes, texts = both(run, workdir)
-    assert codes == [0, 0], texts
+    assert codes == [0, 0], '\n--\n'.join(texts)
     assert_same_course(rows(workdir), rows(end))
