@@ -14,6 +14,9 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile --timeout 600
 # Of bench-gpu: an interpreter that has jax[cuda13] and torch for CUDA (this Makefile installs neither).
 GPU_PYTHON ?= $(PYTHON)
 PARTS ?=
+# Of soak: its own flags, as --parts=kills,power --kills=20.
+SOAK ?=
+FUZZ_INPUTS ?= 1000000
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -23,7 +26,7 @@ TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-check bench-gpu clean
+.PHONY: help demo test soak fuzz lint bench-check bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +36,12 @@ demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into
 
 test: $(TEST_STAMP)  ## run the tests; those on real text read the folder that CLOWER_DATA names
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+soak: $(TEST_STAMP)  ## kill runs, cut power, damage files, train for hours; figures go to runs/soak
+	PYTHONPATH=.:tests $(BIN)/python tests/faults/soak.py $(SOAK)
+
+fuzz: $(TEST_STAMP)  ## give all readers FUZZ_INPUTS inputs that nobody meant; figures go to runs/fuzz
+	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
 
 lint: $(TEST_STAMP)  ## check style, format and types
 	$(BIN)/ruff check .

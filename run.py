@@ -5,17 +5,17 @@ Any config value can be set on the command line: --config.batch_size=64. See con
 
 import copy
 import functools
-import json
 import logging
+import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import command_line
+from clower_jax import command_line, last_words
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The job: configs/<job>.py[:variant].', lock_config=True
@@ -39,7 +39,9 @@ from clower_jax import (
     Encoder,
     export,
     finetune,
+    hugging_face,
     initial,
+    output_file,
     probe,
     similarity,
     start,
@@ -53,9 +55,15 @@ from clower_jax.progress import Stop
 from clower_jax.settings import parts_of
 from configs import common, pretrain
 from input_pipeline import batches, classification, finetuning, locations, vector_sets, word_lengths
+from input_pipeline.counts import describe
 from input_pipeline.tokenizer import Vocabulary, read_tokens
 
 NOT_FINISHED = 'Not finished; the same command goes on.'
+LOST = (
+    'run.py: another process of this run is gone (killed, out of memory, cut off, ended by an error that its '
+    'own output tells) or never came, so this one has ended, too. Start all of them again with the same '
+    'commands: the run goes on from its newest checkpoint.'
+)
 INTERRUPTED = 130  # what shells call the end of a process by Ctrl-C
 # What a fine-tuned model is used with as it was trained.
 READING_OF_TEXT = (
@@ -91,7 +99,7 @@ def main(argv: list[str]) -> None:
     speak()
     start.keep_compiled()
     if COORDINATOR.value or CLUSTER.value:
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        join()
     stop = Stop()
     job = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = Path(WORKDIR.value or default_workdir(job))
@@ -101,12 +109,40 @@ def main(argv: list[str]) -> None:
         text = JOBS.get(CONFIG.value.task, finetune_job)(CONFIG.value, job, workdir, stop)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
-        sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
+        end(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
+    except jax.errors.JaxRuntimeError as error:
+        # Of one process alone it is its own mistake; of several it is what a collective ends with whose other
+        # side is gone.
+        if jax.process_count() == 1 or absl.logging.get_verbosity() > absl.logging.WARNING:
+            raise
+        last_words.leave(str(error))
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        end(INTERRUPTED)
     if jax.process_index() == 0:
         print(text)
     sys.exit(stop.status)
+
+
+def join() -> None:
+    """Joins the other processes. Leaves with one line where they do not come."""
+    if absl.logging.get_verbosity() <= absl.logging.WARNING:
+        last_words.listen(LOST)
+    try:
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    except (RuntimeError, ValueError) as error:
+        absl.logging.debug('The traceback:', exc_info=True)
+        sys.exit(f'run.py: the processes did not find each other: {" ".join(str(error).split())}')
+
+
+def end(status: str | int) -> NoReturn:
+    """Ends this process as sys.exit does; one of several at once, so that the others, too, end at once."""
+    if jax.process_count() == 1:
+        sys.exit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -123,10 +159,35 @@ def pretrain_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None 
     vocabulary = batches.vocabulary(resolved)
     its_batches = functools.partial(batches.batches, resolved)
     stop = stop or Stop()
+    first_step = finetune.latest_step(workdir)
     held_out = train.train(resolved, workdir, its_batches, vocabulary, stop=stop)
     if stop.requested and finetune.latest_step(workdir) < resolved.total_steps:
         return NOT_FINISHED
-    return farewell(job, config, workdir, held_out)
+    results = pretraining_results(resolved, workdir) | {'held_out': held_out}
+    if first_step < resolved.total_steps and jax.process_index() == 0:
+        output_file.write_json(workdir / 'results.json', results)
+    return f'{read_and_skipped(results)}\n{farewell(job, config, workdir, held_out)}'
+
+
+def pretraining_results(config: ConfigDict, workdir: Path) -> dict:
+    """How much a finished pre-training has read and skipped, and its corpus kept and dropped."""
+    documents = batches.read_manifest(config.data.corpus)['documents']
+    dropped = {reason: found['count'] for reason, found in documents['dropped'].items()}
+    return {
+        'steps': config.total_steps,
+        'rows_read': config.total_steps * config.batch_size,
+        'skipped_steps': finetune.skipped_steps(workdir),
+        'documents': {'read': documents['read'], 'kept': documents['kept'], 'dropped': dropped},
+    }
+
+
+def read_and_skipped(results: dict) -> str:
+    """`pretraining_results` in a line."""
+    documents = describe({'documents': results['documents']})
+    return (
+        f'{results["steps"]:,} batches with {results["rows_read"]:,} rows; steps skipped, for their gradient '
+        f'was not finite: {results["skipped_steps"]:,}. Corpus: {documents}'
+    )
 
 
 def tables_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = None) -> str:
@@ -153,7 +214,7 @@ def tables_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None = 
             vocab = folder / 'vocab.txt'
             folder.mkdir(parents=True, exist_ok=True)
             base = batches.vocabulary(resolved).tokens[: resolved.model.base_vocab_size]
-            vocab.write_text(''.join(f'{token}\n' for token in base), encoding='utf-8')
+            output_file.write_text(vocab, ''.join(f'{token}\n' for token in base))
             sizes = ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions')
             return {'data.vocab': str(vocab)} | {f'model.{size}': one.model[size] for size in sizes}
         one.update_from_flattened_dict(pretrain.SYSTEMS.get(name, {}))
@@ -217,10 +278,11 @@ def vectors_job(config: ConfigDict, job: str, workdir: Path, stop: Stop | None =
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
     found = judged.judge(encoder.encode(judged.texts))
     workdir.mkdir(parents=True, exist_ok=True)
-    judged.write_predictions(workdir, found)
+    with output_file.all_whole(workdir) as partial:
+        judged.write_predictions(partial, found)
     scores = judged.score(found)
     results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
-    (workdir / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    output_file.write_json(workdir / 'results.json', results)
     lines = [f'{name} {value:.4f}' for name, value in scores.items()]
     return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])
 
@@ -257,7 +319,7 @@ def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -
     """
     config = copy.deepcopy(config)
     path = workdir / 'config.json'
-    saved = json.loads(path.read_text('utf-8')) if path.is_file() else {}
+    saved = hugging_face.read_json(path) if path.is_file() else {}
     for section, names in (('data', READING_OF_TEXT), ('model', ('pooling', 'projection'))):
         before = saved.get(section, {})
         for name in names:
@@ -354,6 +416,10 @@ def finetune_farewell(job: str, workdir: Path, results: dict, config: ConfigDict
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
+    for split, found in results.get('data', {}).items():  # of before there were counts
+        lines.append(f'{split}: {describe(found)}')
+    if skipped := sum(results.get('skipped_steps', {}).values()):
+        lines.append(f'Steps skipped, for their gradient was not finite: {skipped:,}')
     if worse := finetune.got_worse(results):
         lines.append(f'Worse than before training: {"; ".join(worse)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'

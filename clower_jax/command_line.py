@@ -4,6 +4,7 @@ help, and what is wrong with it in one line."""
 import ast
 import difflib
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -59,15 +60,15 @@ def parse(argv: Sequence[str], about: str) -> None:
 
 
 def refuse(problem: str) -> NoReturn:
-    """Leaves with status 1 and the problem as the last line."""
-    sys.exit(f'run.py: {problem}')
+    """Leaves with status 1 and the problem as the last line, whatever it quotes."""
+    sys.exit(re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]', lambda c: repr(c[0])[1:-1], f'run.py: {problem}'))
 
 
 def load(named: str) -> ConfigDict:
     """The config of 'configs/<job>.py[:variant]' as it is without any flag. Leaves with one line where there
     is no such file or variant."""
     file, _, variant = named.partition(':')
-    if not Path(file).is_file():
+    if not os.path.isfile(file):  # also of a name that no file can have
         refuse(f'--config={named}: there is no such file. {_instead(file)}There are {", ".join(_jobs())}')
     values = flags.FlagValues()
     argv = ['run.py', f'--config={named}']

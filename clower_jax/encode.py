@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clower_jax import start
+from clower_jax import output_file, start
 from clower_jax.encoder import Encoder
 
 LINES = 1 << 16  # in memory at a time
@@ -40,18 +40,14 @@ def encode_file(
     if not count:
         raise ValueError(f'{input} has no text in it')
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f'{output.name}.partial')
     lines = _lines(input)
-    try:
+    with output_file.whole(output) as partial:
         vectors = np.lib.format.open_memmap(partial, 'w+', np.float32, (count, encoder.size))
         with tqdm(total=count, unit='text', unit_scale=True, disable=None) as bar:
             for first in range(0, count, LINES):
                 texts = list(islice(lines, LINES))
                 vectors[first : first + LINES] = encoder.encode(texts, batch_size, normalize, bar)
         vectors.flush()
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
     return vectors.shape
 
 

@@ -6,7 +6,6 @@ vectors = Encoder.load('clower-char').encode(['今天天气很好。', '我们�
 
 import bisect
 import contextlib
-import json
 import logging
 import operator
 from collections import deque
@@ -319,7 +318,7 @@ def _checked(texts: Sequence[str]) -> list[str]:
 def _settings(folder: Path) -> dict:
     """The config.json of a folder or a workdir; {} where there is none."""
     path = folder / 'config.json'
-    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    return hugging_face.read_json(path) if path.is_file() else {}
 
 
 def _pooling(folder: Path) -> str:

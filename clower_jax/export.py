@@ -81,7 +81,7 @@ def export(
             f'{workdir} is a fine-tuned model: it has no word rows to keep, and one head or none. Leave out '
             '--keep_word_rows and --heads'
         )
-    config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
+    config = hugging_face.read_json(workdir / 'config.json')
     if reason := why_no_bert(kind, task, info.classify_from):
         raise ValueError(f'{workdir} {reason}')
     if kind == 'ambert' and encoder == 'char' and keep_word_rows:
@@ -286,7 +286,7 @@ def segmenter_of(workdir: str | Path) -> dict[str, Any]:
     info = source_info(workdir)
     if not is_workdir(workdir):
         return hugging_face.read_segmenter(Path(workdir)) or {'name': 'jieba'}
-    config = json.loads(Path(workdir, 'config.json').read_text(encoding='utf-8'))
+    config = hugging_face.read_json(Path(workdir, 'config.json'))
     if info.task != 'pretrain':
         return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}
     return _segmenter(config, Path(workdir), _manifest(config, Path(workdir), info.tokens, info.base_size))

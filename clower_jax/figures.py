@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
+from clower_jax import output_file
+
 matplotlib.use('Agg')
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def drawable(texts: Sequence[str], path: str | Path) -> list[str]:
     key.unlink(missing_ok=True)
     if numbered:
         lines = (f'#{place}\t{plain[place]}\n' for place in sorted(numbered))
-        key.write_text(''.join(lines), encoding='utf-8')
+        output_file.write_text(key, ''.join(lines))
         log.warning(
             '%s: no installed font has the characters of %d labels; they are numbered, and %s says what each '
             'is. A Chinese font, such as Noto Sans CJK (fonts-noto-cjk), shows them',
@@ -54,7 +56,8 @@ def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
         # Not below it, where a legend may be: with bbox_inches that keeps to the edge of the picture.
         text = f'labels with a # are in {key.name}'
         figure.text(1, 0.5, text, rotation=90, ha='left', va='center', fontsize=8)
-    figure.savefig(path, dpi=dpi, bbox_inches='tight')
+    with output_file.whole(Path(path)) as partial:
+        figure.savefig(partial, dpi=dpi, bbox_inches='tight')
     plt.close(figure)
 
 

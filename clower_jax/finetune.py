@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import json
 import logging
 import operator
 import shutil
@@ -14,8 +13,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from clower_jax import evaluate, initial, sharding, train, writer
-from clower_jax.checkpoint import Checkpoints
+from clower_jax import evaluate, hugging_face, initial, output_file, sharding, train, writer
+from clower_jax.checkpoint_files import FOLDER, newest_intact
 from clower_jax.progress import Best, Stop
 from clower_jax.train_state import abstract_params
 
@@ -72,12 +71,22 @@ def run(
     if known:
         return known
     per_seed.sort(key=operator.itemgetter('seed'))
-    results = summary(config, per_seed)
+    skipped = {
+        str(seed): skipped_steps(seed_folder(workdir, seed, config.seeds))
+        for seed in range(config.seed, config.seed + config.seeds)
+    }
+    results = summary(config, per_seed) | {'skipped_steps': skipped, 'data': dict(data.counts)}
     if jax.process_index() == 0:
-        _write_json(workdir / 'results.json', results)
+        output_file.write_json(workdir / 'results.json', results)
         if config.seeds > 1:
             _keep_best_seed(config, workdir, per_seed)
     return results
+
+
+def skipped_steps(folder: Path) -> int:
+    """Steps of a run that changed nothing, as their gradient was not finite; by its metrics.jsonl."""
+    rows = writer.read_metrics(folder / 'metrics.jsonl')
+    return round(sum(row.get('skipped_steps', 0) for row in rows if row['split'] == 'train'))
 
 
 def got_worse(results: dict[str, Any]) -> list[str]:
@@ -119,7 +128,7 @@ def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, 
     for name in data.splits:
         results[name] = _pass(config, data, evaluator, params, name, folder)
     if jax.process_index() == 0:
-        _write_json(folder / 'results.json', results)
+        output_file.write_json(folder / 'results.json', results)
     return results
 
 
@@ -176,11 +185,11 @@ def _side_by_side(config: ConfigDict, workdir: Path) -> Iterator[list[int]]:
 
 
 def latest_step(folder: Path) -> int:
-    """Of the newest checkpoint of a run; 0 where there is none."""
-    if not initial.is_begun(folder):
-        return 0
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        return checkpoints.latest_step or 0
+    """Of the newest intact checkpoint of a run; 0 where there is none at all.
+
+    Raises ValueError where none of several is intact.
+    """
+    return newest_intact(folder / FOLDER).step or 0
 
 
 def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
@@ -192,7 +201,7 @@ def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
 def _results_of_finished(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """results.json where it is of the config's seeds and none of them has a step left to take; else {}."""
     path = workdir / 'results.json'
-    results = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    results = hugging_face.read_json(path) if path.is_file() else {}
     seeds = list(range(config.seed, config.seed + config.seeds))
     if [one['seed'] for one in results.get('per_seed', [])] != seeds:
         return {}
@@ -244,7 +253,8 @@ def _pass(
     def score(outputs: evaluate.Outputs) -> dict[str, float]:
         found = split.decode(outputs)
         if folder and jax.process_index() == 0:
-            split.write_predictions(folder, found)
+            with output_file.all_whole(folder) as partial:
+                split.write_predictions(partial, found)
             confusion = split.confusion(found)
             if confusion is not None and len(confusion) <= MAX_PICTURED:
                 writer.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
@@ -257,10 +267,5 @@ def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> 
     """The predictions and the picture of `best_seed`, also one level up."""
     for path in seed_folder(workdir, best_seed(config, per_seed), config.seeds).iterdir():
         if path.name in ('predictions.json', 'nbest.json', 'confusion.png', 'confusion-key.txt'):
-            shutil.copyfile(path, workdir / path.name)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f'{path.name}.partial')  # a kill leaves no half of a file
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    partial.replace(path)
+            with output_file.whole(workdir / path.name) as partial:
+                shutil.copyfile(path, partial)

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from clower_jax import hugging_face, tensor_names, tf_checkpoint, token_rows, weight_files
-from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.checkpoint_files import BEST, FOLDER, SET_ASIDE, described, newest_intact
 from clower_jax.weight_sources import POOLER, Source, SourceInfo, find, is_workdir, source_info
 
 __all__ = [
@@ -192,11 +193,11 @@ def _unwanted(
 
 
 def is_begun(workdir: str | Path) -> bool:
-    """Whether a run in this folder has saved a complete checkpoint, from which it goes on."""
-    if not Path(workdir, FOLDER).is_dir():
-        return False
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.latest_step is not None
+    """Whether a run in this folder has saved a complete checkpoint, from which it goes on.
+
+    Raises ValueError where it has, and none is intact.
+    """
+    return newest_intact(Path(workdir, FOLDER)).step is not None
 
 
 def _restore_whole(folder: Path, params: dict) -> dict | None:
@@ -212,14 +213,25 @@ def _restore_whole(folder: Path, params: dict) -> dict | None:
 def open_checkpoints(workdir: Path, which: str = '') -> Checkpoints:
     """A run's checkpoints, to read: `which` is 'best' or 'last'; empty: the best where they were kept.
 
-    Raises ValueError where there is no complete one.
+    Raises ValueError where there is no complete one, or the newest is damaged: what is then to be read is not
+    ours to decide.
     """
     for name in {'best': (BEST,), 'last': (FOLDER,), '': (BEST, FOLDER)}[which]:
-        if (workdir / name).is_dir():
-            checkpoints = Checkpoints(workdir, read_only=True, folder=name)
-            if checkpoints.latest_step is not None:
-                return checkpoints
-            checkpoints.__exit__()
+        folder = workdir / name
+        try:
+            found = newest_intact(folder)
+        except ValueError as error:
+            if name == FOLDER:
+                raise
+            raise ValueError(f'{error}; or move {folder} away and take the last parameters') from error
+        if found.damaged:
+            moves = ' && '.join(f'mv {folder}/{step} {folder}/{SET_ASIDE}{step}' for step in found.damaged)
+            raise ValueError(
+                f'of the checkpoints in {folder} {described(found.damaged)}. The newest intact one is that '
+                f'of step {found.step}: to take it, move what is damaged out of the way: {moves}'
+            )
+        if found.step is not None:
+            return Checkpoints(workdir, read_only=True, folder=name)
     if which == 'best' and (workdir / FOLDER).is_dir():
         raise ValueError(f'{workdir} has no best checkpoint, only the last: it had no metric to select by')
     raise ValueError(f'{workdir} has no complete checkpoint yet')

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
-from clower_jax import figures
+from clower_jax import figures, output_file
 
 PAPER = Path(__file__).with_name('paper.json')
 AVERAGE = 'average'
@@ -195,9 +195,9 @@ def write(
             shown = _table(grid, Table(0, '', columns, {}), models, reference, numbers, paper)
             parts.append(f'## {title}\n\n{shown}')
     text = '\n\n'.join(parts) + '\n'
-    (folder / 'tables.md').write_text(text, encoding='utf-8')
+    output_file.write_text(folder / 'tables.md', text)
     cells = [_as_json(model, column, one, paper) for (model, column), one in grid.items()]
-    (folder / 'tables.json').write_text(json.dumps(cells, indent=1) + '\n', encoding='utf-8')
+    output_file.write_json(folder / 'tables.json', cells)
     draw(grid, paper, folder / 'figure2.png')
     return text
 

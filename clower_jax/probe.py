@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 
-from clower_jax import figures, initial, linear_probes
+from clower_jax import figures, initial, linear_probes, output_file
 from clower_jax.encoder import Encoder
 from clower_jax.linear_probes import PROBES
 
@@ -172,9 +172,8 @@ def _cells(config: ConfigDict, path: Path, task: str, folder: str, rows: Rows) -
         for field, value in cell._asdict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.stem}.partial.npz')
-    np.savez_compressed(partial, settings=np.array(made_with), **arrays)
-    partial.replace(path)
+    with output_file.whole(path) as partial:
+        np.savez_compressed(partial, settings=np.array(made_with), **arrays)
     return cells
 
 
@@ -226,10 +225,9 @@ def write(
             'results': compare(config, found),
         }
     workdir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, ensure_ascii=False, indent=1) + '\n'
-    (workdir / 'probe.json').write_text(text, encoding='utf-8')
+    output_file.write_json(workdir / 'probe.json', results)
     text = table(results)
-    (workdir / 'probe.md').write_text(text, encoding='utf-8')
+    output_file.write_text(workdir / 'probe.md', text)
     draw(results, workdir / 'probe.png')
     return text
 

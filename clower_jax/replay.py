@@ -7,12 +7,13 @@ a command: it joins the training package and the input pipeline, which otherwise
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
+
+from clower_jax import hugging_face
 
 PREDICTED = '\033[1m{}\033[0m' if sys.stdout.isatty() else '«{}»'
 
@@ -25,7 +26,7 @@ def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[st
     path = Path(workdir) / 'config.json'
     if not path.is_file():
         raise ValueError(f'{workdir} is not a workdir: it has no config.json')
-    config = ConfigDict(json.loads(path.read_text(encoding='utf-8')))
+    config = ConfigDict(hugging_face.read_json(path))
     if config.get('task', 'pretrain') != 'pretrain':
         raise ValueError(f'{workdir} is of fine-tuning; only the batches of pre-training are shown as text')
     if not 1 <= step <= config.total_steps:

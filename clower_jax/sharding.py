@@ -31,7 +31,8 @@ PARAMETER_RULES = (
 def make_mesh(config: ConfigDict) -> Mesh:
     """The mesh of `config.mesh.{data,fsdp,tensor}`; one of them may be −1, 'the rest of the devices'.
 
-    Raises ValueError where the sizes do not multiply to the number of devices.
+    Raises ValueError where the sizes do not multiply to the number of devices, and on CPUs where `tensor`
+    spans processes.
     """
     sizes = [int(config.mesh[axis]) for axis in AXES]
     devices = jax.device_count()
@@ -42,7 +43,19 @@ def make_mesh(config: ConfigDict) -> Mesh:
     sizes = [devices // known if size == -1 else size for size in sizes]
     if math.prod(sizes) != devices:
         raise ValueError(f'{wanted} does not fit {devices} devices: their product must be {devices}')
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    mesh = jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    if jax.default_backend() == 'cpu' and tensor_spans(processes):
+        raise ValueError(
+            f'{wanted} splits matrices over processes, which on CPUs (Gloo) stalls or, seldom, gives wrong '
+            f'gradients: give at most mesh.tensor={jax.local_device_count()}, the devices of one process'
+        )
+    return mesh
+
+
+def tensor_spans(processes: np.ndarray) -> bool:
+    """Whether matrices lie on several processes, by the process of each device, [data, fsdp, tensor]."""
+    return bool((processes != processes[..., :1]).any())
 
 
 def data_shards(mesh: Mesh) -> int:

@@ -1,6 +1,5 @@
 """How far the vectors of words are from those of their characters (the paper, Figure 3)."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from matplotlib.patches import Patch
 from ml_collections import ConfigDict
 
-from clower_jax import figures, initial, losses, precision
+from clower_jax import figures, hugging_face, initial, losses, output_file, precision
 from clower_jax.model import KINDS, VIEWS
 from clower_jax.pretraining import Pretrain
 from clower_jax.products import rows_at
@@ -56,7 +55,7 @@ def config_of(config: ConfigDict, workdir: Path) -> ConfigDict:
     path = workdir / 'config.json'
     if not initial.is_workdir(workdir) or not path.is_file():
         raise ValueError(f'{workdir} is no workdir of a pre-training run')
-    its = ConfigDict(json.loads(path.read_text(encoding='utf-8')))
+    its = ConfigDict(hugging_face.read_json(path))
     kind = its.model.get('kind', 'clower')
     if its.get('task', 'pretrain') != 'pretrain' or KINDS.get(kind) != VIEWS:
         raise ValueError(f'{workdir} has no word encoder, whose vectors could be compared')
@@ -170,8 +169,7 @@ def write(
         }
         for model, groups in found.items()
     }
-    text = json.dumps(results, indent=2, ensure_ascii=False) + '\n'
-    (folder / 'similarity.json').write_text(text, encoding='utf-8')
+    output_file.write_json(folder / 'similarity.json', results)
     draw(found, folder / 'similarity.png')
     return results
 

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax import hugging_face, initial, optim, precision, settings, sharding, token_rows
-from clower_jax.checkpoint import BEST, Checkpoints
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.checkpoint_files import BEST, FOLDER, SET_ASIDE, damage, newest_intact, set_aside, steps
 from clower_jax.settings import flatten
 from clower_jax.train_state import TrainState, abstract_state, sharded_state
 
@@ -83,8 +84,7 @@ def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
     before making a corpus."""
     if not initial.is_begun(workdir):
         return
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        before, _ = _settings_at(Path(workdir), checkpoints.latest_step or 0)
+    before, _ = _settings_at(Path(workdir), newest_intact(Path(workdir, FOLDER)).step or 0)
     task = before.get('task', 'pretrain')  # runs of version 0.1 do not say
     if task != config.task:
         raise ValueError(
@@ -134,8 +134,8 @@ def first_state(
 ) -> TrainState:
     """The newest checkpoint of the workdir; else random parameters, or those of `init_from`.
 
-    Raises ValueError where the checkpoint is of another model, vocabulary or order of batches, or `init_from`
-    does not fit.
+    Raises ValueError where the checkpoint is of another model, vocabulary or order of batches, no checkpoint
+    is intact, or `init_from` does not fit.
     """
 
     def create():
@@ -203,9 +203,18 @@ def history(workdir: str | Path, config: ConfigDict, step: int) -> list[dict]:
 
 def _settings_at(workdir: Path, step: int) -> tuple[dict, list[dict]]:
     """The settings, flat, that the last steps up to `step` of a run were taken with, and its history until
-    then. ({}, []) where it has no config.json."""
+    then.
+
+    Raises ValueError where its config.json is missing or damaged.
+    """
     path = workdir / 'config.json'
-    saved = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    try:
+        saved = hugging_face.read_json(path)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}. It says how the steps in {workdir} were taken: put it back from a copy, or begin anew '
+            'with another --workdir'
+        ) from error
     entries = saved.pop('history', [])
     found = flatten(saved)
     for entry in reversed(entries):
@@ -214,20 +223,26 @@ def _settings_at(workdir: Path, step: int) -> tuple[dict, list[dict]]:
     return found, [entry for entry in entries if entry['until_step'] < step]
 
 
-def discard_best(workdir: str | Path, keep: int | None) -> None:
-    """Removes best/ unless it is of step `keep`: what a run that was killed saved after its last checkpoint,
-    or by another metric, is not the best of the run that goes on."""
+def keep_best(workdir: str | Path, step: int | None) -> list[str]:
+    """Keeps best/ if it is of `step`: what a run that was killed saved after its last checkpoint, or by
+    another metric, is not the best of the run that goes on. Returns what was wrong with it where it is
+    damaged; it is then set aside."""
     folder = Path(workdir) / BEST
     if not folder.is_dir():
-        return
-    with Checkpoints(workdir, read_only=True, folder=BEST) as checkpoints:
-        stale = checkpoints.latest_step != keep
+        return []
+    stale = steps(folder) != ([] if step is None else [step])
+    reason = '' if stale or step is None else damage(folder / str(step))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('best')  # all have looked before one removes
-    if stale and jax.process_index() == 0:
-        shutil.rmtree(folder)
+    told = [f'{BEST}/{SET_ASIDE}{step}: {reason}'] if reason else []
+    if jax.process_index() == 0:
+        if stale:
+            shutil.rmtree(folder)
+        elif step is not None and reason:
+            set_aside(folder, step)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('best is gone')
+    return told
 
 
 def _settings_before(workdir: Path, config: ConfigDict, step: int) -> dict:
@@ -236,8 +251,6 @@ def _settings_before(workdir: Path, config: ConfigDict, step: int) -> dict:
     Raises ValueError where one of them changed that decides the batches: a step could not be replayed.
     """
     before, _ = _settings_at(workdir, step)
-    if not before:
-        return {}
     now = flatten(json.loads(config.to_json()))
     changed = {key: f'{key}: {before.get(key)} → {now[key]}' for key in now if before.get(key) != now[key]}
     _refuse_other_batches(workdir, before, now)

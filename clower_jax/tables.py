@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from clower_jax import paper_tables, start
+from clower_jax import output_file, paper_tables, start
 from clower_jax.paper_tables import SPLITS, Cell, Grid, columns_of
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def run(
                 if changes is None:
                     return text
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + '\n', encoding='utf-8')
+                output_file.write_json(folder / SETTINGS, settings)
                 one = copy.deepcopy(config.finetune[task])
                 one.update_from_flattened_dict({'seeds': config.seeds, **changes})
                 results = finetune(one, folder)

@@ -14,7 +14,8 @@ import optax
 from ml_collections import ConfigDict
 
 from clower_jax import evaluate, metrics, optim, precision, sharding, start
-from clower_jax.checkpoint import BEST, Checkpoints
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.checkpoint_files import BEST
 from clower_jax.progress import Best, Clock, Progress, Stop
 from clower_jax.train_step import make_train_step
 from clower_jax.writer import Writer, rows_until
@@ -209,6 +210,7 @@ class _Run:
         self._evaluator = evaluator = programs.evaluator
         rows = sharding.local_rows(evaluator.mesh, config.batch_size)
         self._checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+        damaged = self._checkpoints.set_damaged_aside()
         self.state = start.first_state(
             config, workdir, evaluator.mesh, evaluator.task, programs.optimizer, self._checkpoints, vocabulary
         )
@@ -219,8 +221,14 @@ class _Run:
         self.writer = Writer(workdir, self.first_step, writes=goes_on)
         self.writer.run(config, vocabulary.tokens, start.history(workdir, config, self.first_step))
         if config.select and goes_on:
-            start.discard_best(workdir, keep=self.best.step)
+            if lost := start.keep_best(workdir, self.best.step):
+                damaged += lost
+                self.best = Best(config.select, config.patience)  # of those to come
             self._best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
+        for text in damaged:
+            log.warning('In %s a damaged checkpoint was set aside: %s', workdir, text)
+        if damaged:
+            self.writer.event(self.first_step, {'damaged_checkpoints': damaged})
         self.key = jax.random.key(config.seed)
         source = batches(start_step=self.first_step, split='train', rows=rows)
         self.batches = (sharding.place(evaluator.mesh, batch, config.batch_size) for batch in source)
@@ -250,6 +258,7 @@ class _Run:
 
     def save(self) -> None:
         """A checkpoint to go on from."""
+        self.writer.sync()
         self._checkpoints.save(self.state)
 
 

@@ -1,11 +1,10 @@
 """What initial weights are taken from: finding it, and what it says of itself, its weights unread."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from clower_jax import hugging_face, tf_checkpoint, weight_files
-from clower_jax.checkpoint import BEST, FOLDER
+from clower_jax.checkpoint_files import BEST, FOLDER, steps
 from clower_jax.model import VIEWS
 from clower_jax.pretraining import trains_pooler
 
@@ -129,8 +128,10 @@ def _bert_in(source: Path) -> tuple[str, Path, Path] | None:
 def _workdir(folder: Path) -> Source:
     path = folder / 'config.json'
     if not path.is_file():
+        if steps(folder / FOLDER) or steps(folder / BEST):
+            raise ValueError(f'{path} is missing, which says what the checkpoints in {folder} are')
         raise ValueError(f'{folder} has no complete checkpoint yet')
-    config = json.loads(path.read_text(encoding='utf-8'))
+    config = hugging_face.read_json(path)
     names = (*hugging_face.SIZES, 'vocab_size', 'base_vocab_size')
     model = {name: config['model'][name] for name in names}
     task = config.get('task', 'pretrain')  # runs of version 0.1 do not say

@@ -1,13 +1,12 @@
 """What configs/words.py measured: words.json, words.md and words.png."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 
-from clower_jax import figures
+from clower_jax import figures, output_file
 
 COLUMNS = 4  # of panels
 # In a panel, what differs between the points of a system.
@@ -21,10 +20,9 @@ def write(workdir: Path, results: Mapping[str, Any], about: Mapping[str, Any]) -
       results: as `word_view.summarise` returns them. about: what else words.json holds; `counts` as
         `Materials.counts` has them.
     """
-    text = json.dumps({**about, **results}, indent=1, ensure_ascii=False) + '\n'
-    (workdir / 'words.json').write_text(text, encoding='utf-8')
+    output_file.write_json(workdir / 'words.json', {**about, **results})
     table = tables(results, about['counts'])
-    (workdir / 'words.md').write_text(table, encoding='utf-8')
+    output_file.write_text(workdir / 'words.md', table)
     draw(results['systems'], workdir / 'words.png')
     return f'{table}\nTables: {workdir}/words.md · {workdir}/words.json · figure: {workdir}/words.png'
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from clower_jax import resampling, word_report
+from clower_jax import output_file, resampling, word_report
 from clower_jax.hidden_states import HiddenStates
 from input_pipeline import vector_scores, word_materials
 from input_pipeline.word_contexts import Contexts
@@ -82,9 +82,8 @@ def _kept(path: Path, about: Mapping[str, Any], gathered: Callable[[], Materials
     items['counts'] = np.array(json.dumps(materials.counts()))
     items |= {'words': np.array(materials.words), 'about': np.array(json.dumps(about))}
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f'partial-{path.name}')
-    np.savez_compressed(partial, allow_pickle=False, **items)
-    partial.replace(path)
+    with output_file.whole(path) as partial:
+        np.savez_compressed(partial, allow_pickle=False, **items)
     log.info('%s: %.0f s', about['folder'], time.monotonic() - began)
     return items
 

@@ -1,8 +1,11 @@
 """The files that a run leaves: config.json, metrics.jsonl, TensorBoard events, curves.png."""
 
 import json
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -11,6 +14,9 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from clower_jax import figures
+from clower_jax.output_file import naming, write_text
+
+log = logging.getLogger(__name__)
 
 # What is drawn together. A metric that is in none of these has a panel of its own.
 PANELS = (
@@ -27,6 +33,7 @@ PANELS = (
     ('Length of the gradient', ('grad_norm',)),
     ('Tokens per second', ('tokens_per_s',)),
 )
+EVENT = 'event'  # the split of rows that hold no metrics
 # Other names of what is drawn already, and counts.
 NOT_DRAWN = ('step', 'split', 'examples_per_s', 'mfu', 'anchors', 'skipped_steps')
 
@@ -47,9 +54,10 @@ class Writer:
         if not self._on:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix('.tmp')
-        temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept), encoding='utf-8')
-        temporary.replace(self._path)
+        if unreadable := _lines(self._path)[1]:
+            numbers = ', '.join(map(str, unreadable))
+            log.warning('%s: no metrics on line %s; left out, the others stay', self._path, numbers)
+        write_text(self._path, ''.join(json.dumps(row) + '\n' for row in kept))
         self._events = SummaryWriter(str(self._folder / 'tensorboard'))
 
     def run(self, config: ConfigDict, tokens: Sequence[str], history: Sequence[dict] = ()) -> None:
@@ -57,21 +65,35 @@ class Writer:
         (see `start.history`), and vocab.txt, one token a line."""
         if self._on:
             settings = json.loads(config.to_json()) | ({'history': list(history)} if history else {})
-            text = json.dumps(settings, indent=2) + '\n'
-            partial = self._folder / 'config.json.partial'  # others may be reading the one before
-            partial.write_text(text, encoding='utf-8')
-            partial.replace(self._folder / 'config.json')
-            (self._folder / 'vocab.txt').write_text(''.join(f'{t}\n' for t in tokens), encoding='utf-8')
+            write_text(self._folder / 'config.json', json.dumps(settings, indent=2) + '\n')
+            write_text(self._folder / 'vocab.txt', ''.join(f'{t}\n' for t in tokens))
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
         """One line of metrics.jsonl and the same scalars for TensorBoard."""
         if not self._on or not values:
             return
-        with self._path.open('a', encoding='utf-8') as out:
-            out.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+        self._append({'step': step, 'split': split, **values})
         for name, value in values.items():
             self._events.add_scalar(f'{split}/{name}', value, step)
         self._events.flush()
+
+    def sync(self) -> None:
+        """Sees that every line so far is on the disk, before a checkpoint says that its steps are done."""
+        if self._on:
+            for path in (self._path, self._folder):
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    def event(self, step: int, values: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, of the split EVENT, about what happened to the run before the step that
+        comes after `step`."""
+        if self._on:
+            self._append({'step': step, 'split': EVENT, **values})
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with naming(self._path), self._path.open('a', encoding='utf-8') as out:
+            out.write(json.dumps(row) + '\n')
 
     def curves(self) -> Path | None:
         """Draws curves.png from metrics.jsonl; returns its path (None where this process does not write)."""
@@ -88,16 +110,25 @@ class Writer:
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The rows of a metrics.jsonl; [] where there is none. A last line cut short by a kill is left out."""
-    if not Path(path).exists():
-        return []
-    rows = []
-    for line in Path(path).read_text(encoding='utf-8').splitlines():
+    """The rows of a metrics.jsonl; [] where there is none. Lines that are none are left out, such as a last
+    one cut short by a kill."""
+    return _lines(Path(path))[0]
+
+
+def _lines(path: Path) -> tuple[list[dict], list[int]]:
+    """The rows, and the numbers of lines before the last that are none."""
+    lines = path.read_bytes().removesuffix(b'\n').split(b'\n') if path.is_file() else []
+    rows, unreadable = [], []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+            row = json.loads(line)
+        except ValueError:  # no JSON, or no UTF-8
+            row = None
+        if isinstance(row, dict) and isinstance(row.get('step'), int) and isinstance(row.get('split'), str):
+            rows.append(row)
+        elif number < len(lines):
+            unreadable.append(number)
+    return rows, unreadable
 
 
 def rows_until(workdir: str | Path, step: int) -> list[dict]:
@@ -136,6 +167,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) 
 def panels_of(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
     """(title, names of metrics) of each panel that the rows have data for: `PANELS`, then one for every other
     metric, but those `NOT_DRAWN`."""
+    rows = [row for row in rows if row['split'] != EVENT]
     found = dict.fromkeys(name for row in rows for name in row if name not in NOT_DRAWN)
     known = [name for _, names in PANELS for name in names]
     panels = [(title, tuple(name for name in names if name in found)) for title, names in PANELS]

@@ -9,12 +9,10 @@ from, nor on the number of processes that read it.
 
 import copy
 import functools
-import hashlib
 import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import loader, masking, similar_words, sources
+from input_pipeline import corpus_files, loader, masking, similar_words, sources
+from input_pipeline.corpus_files import HOW_TO_BUILD
 from input_pipeline.examples import SPECIAL_TOKENS
+from input_pipeline.partial_folder import partial_folder
 from input_pipeline.tokenizer import Vocabulary
 
 EMBEDDED = Path(__file__).parent / 'embedded'
@@ -34,8 +34,6 @@ LENGTHS = ('char_length', 'word_length')
 ONE_VIEW = ('bert', 'cmlm', 'lichee')  # kinds of model that read characters only
 MASKING = ('words', 'ngrams')
 PACKED_ROW = 4  # times the longest text that the corpus may hold; rows twice as long waste over 3 %
-HOW_TO_BUILD = """  python -m input_pipeline.build_vocab --input 'text/*.txt' --output vocab.txt
-  python -m input_pipeline.build_corpus --input 'text/*.txt' --vocab vocab.txt --output corpus"""
 
 
 def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
@@ -227,7 +225,8 @@ def vocabulary(config: ConfigDict) -> Vocabulary:
     manifest = read_manifest(config.data.corpus)
     path = Path(config.data.corpus, 'vocab.txt')
     vocab = Vocabulary.load(path)
-    if vocab.sha256() != manifest['vocabulary']['sha256']:
+    made_with = {'sha256': vocab.sha256(), 'base_size': vocab.base_size, 'size': len(vocab)}
+    if not made_with.items() <= manifest['vocabulary'].items():
         raise ValueError(
             f'{path} is not the vocabulary that this corpus was made with; restore it or make the corpus '
             f'again:\n{HOW_TO_BUILD}'
@@ -236,16 +235,11 @@ def vocabulary(config: ConfigDict) -> Vocabulary:
 
 
 def read_manifest(corpus: str | os.PathLike) -> dict[str, Any]:
-    """A corpus folder's manifest.json. Raises ValueError where the folder is none."""
-    folder = Path(corpus)
-    problem = 'does not exist' if not folder.exists() else 'is not a corpus: it has no readable manifest.json'
+    """A corpus folder's manifest.json. Raises ValueError as `corpus_files.read_manifest`."""
     try:
-        manifest = json.loads((folder / 'manifest.json').read_text('utf-8'))
-        if {*LENGTHS, 'records', 'vocabulary'} <= {*manifest}:
-            return manifest
-        raise ValueError('entries are missing')
-    except (OSError, ValueError) as error:
-        raise ValueError(f'data.corpus={folder} {problem}. Make a corpus with\n{HOW_TO_BUILD}') from error
+        return corpus_files.read_manifest(corpus)
+    except ValueError as error:
+        raise ValueError(f'data.corpus={error}') from error
 
 
 def check_lengths(data: ConfigDict, manifest: dict[str, Any]) -> None:
@@ -307,8 +301,7 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
     # They need Beam, which a run on a finished corpus does not.
     from input_pipeline import build_corpus, build_vocab
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='corpus.partial-', dir=workdir) as temporary:
+    with partial_folder(folder) as temporary:
         vocab, made = Path(temporary, 'vocab.txt'), Path(temporary, 'corpus')
         build_vocab.build(
             text,
@@ -344,11 +337,6 @@ def describe_text(text: str, data: ConfigDict) -> dict[str, Any]:
         settings['text_field'] = data.text_field
     settings |= {'num_chars': data.num_chars} if data.get('num_chars') else {}
     return settings | {
-        'base_vocab': _sha256(data.base_vocab) if data.base_vocab else '',
-        'text': [path if path.startswith('tfds:') else _sha256(path) for path in paths],
+        'base_vocab': corpus_files.sha256(data.base_vocab) if data.base_vocab else '',
+        'text': [path if path.startswith('tfds:') else corpus_files.sha256(path) for path in paths],
     }
-
-
-def _sha256(path: str) -> str:
-    with epath.Path(path).open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -2,16 +2,17 @@
 
     python -m input_pipeline.build_corpus --input 'text/*.txt' --vocab vocab.txt --output DIR
 
-The folder is a TFDS data set (`tfds.builder_from_directory(DIR)`) with the splits `train` and `validation`,
-and stands by itself. The same input and settings make the same bytes for any number of workers.
+    python -m input_pipeline.build_corpus --verify DIR
+
+compares all files of a corpus with the digests in its manifest. A corpus is a TFDS data set
+(`tfds.builder_from_directory(DIR)`) with the splits `train` and `validation`, and stands by itself. The same
+input and settings make the same bytes for any number of workers.
 """
 
 import argparse
 import contextlib
 import functools
 import hashlib
-import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from input_pipeline import beam_job, segment, sources
+from input_pipeline import beam_job, corpus_files, segment, sources
 from input_pipeline.build_vocab import input_arguments
 from input_pipeline.examples import check_lengths, encode_documents, in_batches, pause_ids
 from input_pipeline.manifest import DIGESTS, Tally, one_line, statistics, summary, versions
+from input_pipeline.partial_folder import partial_folder
 from input_pipeline.records import SPLITS, ShardWriter, assemble
 from input_pipeline.tokenizer import Tokenizer, Vocabulary
 
@@ -108,11 +110,10 @@ def build(
         )
     chunks = sources.plan(input, chunk_bytes, text_field)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output: a cluster's workers see that place too, and the finished folder moves in one step.
-    with tempfile.TemporaryDirectory(prefix=f'{output.name}.partial-', dir=output.parent) as temporary:
+    with partial_folder(output) as temporary:
         job = _Job(
-            Path(temporary),
+            temporary,
             segmenter,
             hmm,
             char_length,
@@ -124,11 +125,11 @@ def build(
         _save_duplicates(job, chunks, beam)
         tallies, total = _pack(job, chunks, beam)
         if validation_fraction and not total.counts['validation_documents'] and total.counts['documents'] > 1:
-            records = total.shards['train'][0]  # all; at most one document has over half of them
+            records = total.records['train']  # all; at most one document has over half of them
             digest = next(digest for digest, n in total.lowest if 2 * n <= records)
             job = replace(job, held_out=range(digest, digest + 1))
             tallies, total = _pack(job, chunks, beam)
-        if 'train' not in total.shards:
+        if not total.records['train']:
             raise ValueError(_nothing_to_train_on(input, total))
         manifest = {
             'format_version': FORMAT_VERSION,
@@ -147,19 +148,10 @@ def build(
             'input': _input_files(chunks),
             **statistics(total, char_length, word_length),
         }
-        text = json.dumps(manifest, ensure_ascii=False, indent=1)
-        (folder / 'manifest.json').write_text(f'{text}\n', encoding='utf-8')
-        assemble(
-            folder,
-            {
-                split: [
-                    (job.shard(split, chunk), *tally.shards[split])
-                    for chunk, tally in zip(chunks, tallies)
-                    if split in tally.shards
-                ]
-                for split in SPLITS
-            },
-        )
+        shards = {
+            split: [tally.shards[split] for tally in tallies if split in tally.shards] for split in SPLITS
+        }
+        manifest = corpus_files.write_manifest(folder, manifest, assemble(folder, shards))
         _check_output(output, overwrite)  # somebody may have filled it in the meantime
         _move(folder, output, job.work_dir / 'replaced')
     return manifest
@@ -281,8 +273,16 @@ def _pack_chunk(job: _Job, chunk: sources.Chunk) -> Tally:
                     shards[split].write(window._asdict())
             windows = list(chain.from_iterable(made.windows for made in encoded))
             tally.add_records(windows, tokenizer.vocabulary.unk)
-    tally.shards = {split: (shard.records, shard.num_bytes) for split, shard in shards.items()}
+    tally.shards = {split: writer.shard for split, writer in shards.items() if writer.shard}
+    tally.records = Counter({split: shard.records for split, shard in tally.shards.items()})
     return tally
+
+
+def _verify_only(arguments: list[str] | None) -> bool:
+    """Whether --verify is given, which needs no other flag."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--verify')
+    return parser.parse_known_args(arguments)[0].verify is not None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -290,11 +290,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog='python -m input_pipeline.build_corpus', description=__doc__.split('\n\n')[0]
     )
-    input_arguments(parser)
+    verifying = _verify_only(arguments)
     parser.add_argument(
-        '--vocab', required=True, help='vocab.txt from input_pipeline.build_vocab, its .json beside it'
+        '--verify', metavar='DIR', help='make nothing: compare the digests of all files of a corpus'
     )
-    parser.add_argument('--output', required=True, help='the folder to make')
+    input_arguments(parser, required=not verifying)
+    parser.add_argument(
+        '--vocab',
+        required=not verifying,
+        help='vocab.txt from input_pipeline.build_vocab, its .json beside it',
+    )
+    parser.add_argument('--output', required=not verifying, help='the folder to make')
     parser.add_argument('--char_length', type=int, default=512, help='character tokens of a row')
     parser.add_argument('--word_length', type=int, default=384, help='word tokens of a row')
     parser.add_argument(
@@ -310,9 +316,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an older corpus')
     flags = parser.parse_args(arguments)
-    start = time.monotonic()
+    settings = vars(flags)
     with beam_job.command_line():
-        manifest = build(**vars(flags))
+        if folder := settings.pop('verify'):
+            print(corpus_files.verify(folder))
+            return
+        start = time.monotonic()
+        manifest = build(**settings)
     seconds = time.monotonic() - start
     speed = manifest['characters'] / seconds
     print(f'{flags.output}: made in {seconds:.0f} s, {speed:,.0f} characters a second')

@@ -13,7 +13,6 @@ import argparse
 import functools
 import re
 import shlex
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
@@ -25,6 +24,7 @@ from absl import logging
 from input_pipeline import base_block, beam_job, segment, sources
 from input_pipeline.examples import END, in_batches, segmented
 from input_pipeline.manifest import advice, one_line
+from input_pipeline.partial_folder import partial_folder, writing
 from input_pipeline.tokenizer import Tokenizer, Vocabulary, read_tokens, word_key
 
 NUM_WORDS = 40_014  # arXiv 2208.10844, section 4.1
@@ -103,9 +103,9 @@ def build(
     description = segment.describe(segmenter, hmm)
     chunks = sources.plan(input, chunk_bytes, text_field)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, because the workers of a cluster share that place with us.
-    with tempfile.TemporaryDirectory(prefix=f'{output.name}.partial-', dir=output.parent) as work_dir:
+    with partial_folder(output) as folder:
+        work_dir = str(folder)
         count = functools.partial(_count_chunk, _Job(segmenter, hmm, work_dir))
         total = _Counted(sources.Report())
         chars: Counter[str] = Counter()
@@ -149,10 +149,12 @@ def build(
             'min_count': min_count,
             'words_below_min_count': rare,
             'words_forgotten': forgotten,
+            'input_read': total.problems.read(),
             'input_problems': total.problems.to_json(),
         },
     )
-    vocabulary.save(output)
+    with writing(output):
+        vocabulary.save(output)
     return vocabulary
 
 
@@ -245,11 +247,11 @@ def _choose_words(words: Counter[str], base: list[str], num_words: int, min_coun
     return base_block.most_frequent(((word, n) for word, n in frequent if is_new(word)), num_words)
 
 
-def input_arguments(parser: argparse.ArgumentParser) -> None:
+def input_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The flags that say what to read and how: the same for vocabulary and corpus."""
     parser.add_argument(
         '--input',
-        required=True,
+        required=required,
         help=f'files, folders or globs in quotes, separated by commas ({sources.FORMATS})',
     )
     parser.add_argument(

@@ -11,8 +11,9 @@ from types import MappingProxyType
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, labelled, locations, scorers, word_views
+from input_pipeline import buckets, counts, labelled, locations, scorers, word_views
 from input_pipeline.buckets import Outputs, Rows
+from input_pipeline.counts import NOT_COUNTED, Ledger
 from input_pipeline.labelled import Example
 from input_pipeline.tokenizer import Vocabulary
 from input_pipeline.word_views import WordRows
@@ -156,13 +157,16 @@ def cut_longest_first(a: list[int], b: list[int], room: int) -> tuple[list[int],
     return a[:length_a], b[: room - length_a]
 
 
-def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Classification]:
-    """The splits that `config.mode` needs, as far as there are any; sets `config.data.labels`.
+def read(
+    config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, Classification]:
+    """The splits that `config.mode` needs, as far as there are any; sets `config.data.labels`. `ledgers`
+    count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
-    examples = read_examples(config)
+    examples = read_examples(config, ledgers)
     label_names = labelled.spec_of(data.dataset).label_names
     codes = {name: code for code, name in label_names.items()}
     if len(codes) < len(label_names) or not set(data.labels) <= set(codes):
@@ -192,8 +196,11 @@ def single_texts(config: ConfigDict) -> dict[str, tuple[list[str], np.ndarray]]:
     }
 
 
-def read_examples(config: ConfigDict) -> dict[str, list[Example]]:
+def read_examples(
+    config: ConfigDict, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, list[Example]]:
     """The examples of each split that `config.mode` needs; sets `config.data.labels` and `config.data.pairs`.
+    `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
@@ -209,7 +216,9 @@ def read_examples(config: ConfigDict) -> dict[str, list[Example]]:
         examples[name] = [
             example
             for part, its in parts
-            for example in labelled.read(part, kept._replace(labelled=needs_labels, languages=its))[0]
+            for example in labelled.read(
+                part, kept._replace(labelled=needs_labels, languages=its), ledgers[name]
+            )[0]
         ]
         locations.check_size(data, name, len(examples[name]))
     if config.mode == 'predict':  # whatever stands in a label column, it is not known
@@ -226,6 +235,7 @@ def read_examples(config: ConfigDict) -> dict[str, list[Example]]:
     if train and 'validation' not in examples and data.dev_fraction:
         train, validation = labelled.split_off(train, data.dev_fraction)
         examples |= {'train': train, 'validation': validation}
+        counts.move(ledgers, 'rows', len(validation), 'train', 'validation')
         log.info('No dev file: %d examples of train are kept for evaluation', len(validation))
     for name in set(examples) & {'validation', 'test'}:
         if train and (seen := labelled.overlap(train, examples[name])):

@@ -8,8 +8,10 @@ As in pre-training the batch of step k is a pure function of (seed, data set, k)
 
 import copy
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import buckets, classification, masked_texts, mirror, reading, translations
 from input_pipeline.buckets import Outputs
+from input_pipeline.counts import Ledger
 from input_pipeline.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ class Split(Examples, Protocol):
 
 
 # The splits of each task: 'train' takes part in training alone, the others are evaluated on.
-READERS: Mapping[str, Callable[[ConfigDict, Vocabulary], Mapping[str, Examples]]] = {
+READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], Mapping[str, Examples]]] = {
     'classify': classification.read,
     'span': reading.read,
     'mirror': mirror.read,
@@ -60,10 +63,19 @@ READERS: Mapping[str, Callable[[ConfigDict, Vocabulary], Mapping[str, Examples]]
 
 
 class Data:
-    """The splits of one task, 'train', 'validation' and 'test', as far as there are any."""
+    """The splits of one task, 'train', 'validation' and 'test', as far as there are any.
 
-    def __init__(self, splits: Mapping[str, Examples], max_length: int, num_widths: int):
-        self.splits = splits
+    `counts`: of each split, by unit, what was read, what is kept and why the rest is not (`Ledger.to_json`).
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Examples],
+        max_length: int,
+        num_widths: int,
+        counts: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ):
+        self.splits, self.counts = splits, counts
         name, *others = splits
         chosen = buckets.widths(splits[name].rows.lengths, max_length, num_widths)
         # What training sees does not depend on what is evaluated; the others take the same widths.
@@ -124,10 +136,12 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Dat
             f'data.max_length={config.data.max_length}, but the model has {config.model.max_positions} '
             'positions'
         )
-    splits = READERS[config.task](config, vocabulary)
+    ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
+    splits = READERS[config.task](config, vocabulary, ledgers)
+    counts = {name: ledgers[name].to_json() for name in splits}
     steps = -(-len(next(iter(splits.values())).rows) // config.batch_size)
     config.data.buckets = config.data.buckets or buckets.num_widths(steps)
-    data = Data(splits, config.data.max_length, config.data.buckets)
+    data = Data(splits, config.data.max_length, config.data.buckets, counts)
     if config.mode == 'train':
         config.total_steps = config.total_steps or max(1, round(config.num_epochs * steps))
         config.eval_every = config.eval_every or steps

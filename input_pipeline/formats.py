@@ -16,6 +16,7 @@ from etils import epath
 
 from input_pipeline import json_values, text_fields
 from input_pipeline.compressed import is_compressed, open_bytes
+from input_pipeline.counts import Counts
 
 MAX_LINE_BYTES = 16 << 20  # a longer line is skipped: `line_too_long`
 EXAMPLES_PER_REASON = 3
@@ -51,9 +52,15 @@ class Report:
     - of a document that is dropped: `empty_document`, `json_invalid`, `no_text_field` (all are missing or
       null), `text_not_string` (only that field, where there are several), and in .jsonl `line_too_long`;
     - `document_cut`: nothing is dropped; the document was too long and is read as several.
+
+    `documents` and `paragraphs` are all that the input has; of records also paragraphs without a character
+    (`blank`) are among the dropped, which are no problem. `pieces`: what comes of the documents kept.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
+    documents: Counts = field(default_factory=Counts)
+    paragraphs: Counts = field(default_factory=Counts)
+    pieces: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, where: str | None = None, count: int = 1) -> None:
@@ -63,9 +70,27 @@ class Report:
         if where is not None and len(examples) < EXAMPLES_PER_REASON:
             examples.append(where)
 
+    def drop_document(self, reason: str, where: str) -> None:
+        """Counts a document of which nothing comes."""
+        self.add(reason, where)
+        self.documents.dropped[reason] += 1
+
+    def drop_paragraph(self, reason: str, where: str) -> None:
+        """Counts a paragraph that is dropped."""
+        self.add(reason, where)
+        self.paragraphs.dropped[reason] += 1
+
+    def read(self) -> dict[str, Any]:
+        """What was read, kept and dropped of documents and paragraphs, and the pieces."""
+        documents, paragraphs = self.documents.to_json(), self.paragraphs.to_json()
+        return {'documents': documents, 'pieces': self.pieces, 'paragraphs': paragraphs}
+
     def merge(self, other: 'Report') -> None:
         """Adds another report. Merged in the order of the chunks, the examples are the input's first."""
         self.counts.update(other.counts)
+        self.documents.merge(other.documents)
+        self.paragraphs.merge(other.paragraphs)
+        self.pieces += other.pieces
         for reason, examples in other.examples.items():
             mine = self.examples.setdefault(reason, [])
             mine.extend(examples[: EXAMPLES_PER_REASON - len(mine)])
@@ -109,25 +134,34 @@ def damaged(path: str, unit: str, number: int, error: Exception | str, advice: s
 def _paragraph(text: str, where: str, report: Report) -> str:
     """The paragraph without outer white space, or '' where it is dropped. Bytes that are not UTF-8 have been
     decoded to lone surrogates, which a JSON escape may also leave."""
+    report.paragraphs.read += 1
     if '\0' in text:
-        report.add('nul', where)
+        report.drop_paragraph('nul', where)
         return ''
     try:
         text.encode()
     except UnicodeEncodeError:
-        report.add('not_utf8', where)
+        report.drop_paragraph('not_utf8', where)
         return ''
-    return text.strip()
+    text = text.strip()
+    if text:
+        report.paragraphs.kept += 1
+    else:
+        report.paragraphs.dropped['blank'] += 1
+    return text
 
 
 def _text(row: Any, where: str, fields: tuple[str, ...], report: Report) -> Iterator[tuple[str, str]]:
     """The paragraphs of a record's text fields."""
+    report.documents.read += 1
     if not isinstance(row, dict):
-        report.add('json_invalid', where)
+        report.drop_document('json_invalid', where)
         return
     values = text_fields.values(row, fields)
     if not values:
-        report.add('no_text_field', where)
+        report.drop_document('no_text_field', where)
+    elif not any(isinstance(value, str | bytes) for value in values):
+        report.documents.dropped['text_not_string'] += 1
     for value in values:
         if isinstance(value, bytes):
             value = value.decode(errors='surrogateescape')
@@ -195,10 +229,15 @@ def _read_txt(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
         if blank:
             mine, source = True, None
         elif mine:
-            source = source or line.where
+            if source is None:
+                source = line.where
+                report.documents.read += 1
             if line.text is None:
-                report.add('line_too_long', line.where)
-            yield source, _paragraph(line.text or '', line.where, report)
+                report.paragraphs.read += 1
+                report.drop_paragraph('line_too_long', line.where)
+                yield source, ''
+            else:
+                yield source, _paragraph(line.text, line.where, report)
 
 
 def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
@@ -207,7 +246,8 @@ def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
         if line.offset >= chunk.end:
             return
         if line.text is None:
-            report.add('line_too_long', line.where)
+            report.documents.read += 1
+            report.drop_document('line_too_long', line.where)
         elif line.text.strip():
             yield from _text(json_values.decode(line.text), line.where, chunk.text_fields, report)
 

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from input_pipeline import labelled_formats
+from input_pipeline.counts import Ledger
 from input_pipeline.labelled_formats import KEYS, Spec, clean, is_number
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar('Item')
+EMPTY = 'empty text'
 _SEVERAL = re.compile('[,，、;；|]')  # what stands between labels
 
 
@@ -93,13 +95,15 @@ def spec_of(dataset: str, text_columns: Sequence[str] = (), label_column: str = 
     )
 
 
-def read(path: str, spec: Spec | None = None) -> tuple[list[Example], dict[str, int]]:
+def read(
+    path: str, spec: Spec | None = None, ledger: Ledger | None = None
+) -> tuple[list[Example], dict[str, int]]:
     """The examples of a file (`labelled_formats.table` lists the formats), in its order; what was found goes
     to the log as one line. Without a spec everything is found out.
 
     Texts and labels lose white space at their ends. The counts are, by reason, of rows that were dropped
     ("label '-'", 'language en', 'blank line') and of 'empty text', which stay: a prediction for them is
-    expected.
+    expected. `ledger` gets the 'rows' that were read, kept and dropped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -129,11 +133,14 @@ def read(path: str, spec: Spec | None = None) -> tuple[list[Example], dict[str, 
         parts = [_string(row.get(column), where, column) for column in texts]
         if spec.joined:
             parts = [' '.join(filter(None, parts))]
-        counts['empty text'] += '' in parts
+        counts[EMPTY] += '' in parts
         name = None if label is None else spec.label_names.get(label, label)
         language = language if spec.languages else ''
         examples.append(Example(parts[0], parts[1] if len(parts) > 1 else None, name, where, language))
     counts = +counts
+    if ledger is not None:
+        dropped = {reason: count for reason, count in counts.items() if reason != EMPTY}
+        ledger.add('rows', len(table.rows) + table.blank_lines, len(examples), dropped)
     if not examples:
         raise ValueError(f'{path}: every row was dropped: {_listed(counts)}')
     found = f'text: {", ".join(texts)}; label: {label_column or "none"}'

@@ -30,6 +30,7 @@ TEXT_NAMES = (
     *('sentence1', 'premise', 'text1', '文本', '内容', '句子', '评论', '标题'),
 )
 KEYS = '--config.data.text_columns and --config.data.label_column'
+LONGEST_NUMBER = 18  # characters: a longer one is a text (Python refuses to read 4,300 digits)
 _EDGES = re.compile(r'^[\s\ufeff]+|[\s\ufeff]+$')  # a second byte-order mark is common
 _HEADER_NAMES = frozenset(TEXT_NAMES).union(*PAIR_NAMES)
 
@@ -222,8 +223,8 @@ def clean(text: str) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Whether the text is an integer."""
-    return text.removeprefix('-').isdecimal()
+    """Whether the text is an integer, of no more digits than anybody counts with."""
+    return len(text) <= LONGEST_NUMBER and text.removeprefix('-').isdecimal()
 
 
 def _objects(path: str, text: str) -> Table:

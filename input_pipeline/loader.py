@@ -4,14 +4,14 @@ Nothing here has a state. The step is the iterator's whole position, so that sta
 costs nothing, and a process reads only its own rows of the global batch.
 """
 
+import bisect
 import functools
-import hashlib
 import itertools
 import logging
 import os
-import tempfile
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,11 +20,12 @@ from zipfile import BadZipFile
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from google.protobuf.json_format import ParseError
 from tqdm import tqdm
 
-from input_pipeline import packing
+from input_pipeline import corpus_files, packing
+from input_pipeline.corpus_files import REMEDY
 from input_pipeline.examples import SPECIAL_TOKENS
+from input_pipeline.partial_folder import partial_folder
 from input_pipeline.records import FEATURES
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ tf.config.set_visible_devices([], 'GPU')
 PREFETCH = 4  # batches that wait, made, for their use
 MAX_THREADS = 16  # of the host's cores: what a batch costs is far below what a training step does
 
-REMEDY = 'build the corpus again with python -m input_pipeline.build_corpus'
+# What TensorFlow makes of a record that it cannot use; it quotes it, which may be no text.
+NOT_PARSED = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
+UNSOUND = 'its views do not go together'
 
 LENGTH_OF = {'char': 'char_ids', 'word': 'word_char_len'}  # a feature as long as the view's tokens
 MEASURED_TOGETHER = 4096  # records
@@ -59,28 +62,33 @@ def open_split(folder: str | Path, split: str):
     """The raw records of a split: `len(source)` and `source.__getitems__(numbers) -> list[bytes]`.
 
     Raises ValueError where the folder holds no such data set, the split no records, or a file is missing or
-    cut short; `__getitems__` raises it for a damaged record.
+    not what the manifest says (`corpus_files.check`); `__getitems__` raises it for a damaged record.
     """
+    folder = Path(folder)
+    checked = (folder / corpus_files.MANIFEST).exists() and corpus_files.check(folder)
     try:
         builder = tfds.builder_from_directory(str(folder))
         source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        # The first record of each file: files are opened when they are first read.
-        source.__getitems__([0, *itertools.accumulate(builder.info.splits[split].shard_lengths[:-1])])
-    except (OSError, ValueError, KeyError, RuntimeError, ParseError) as error:
-        raise _unreadable(folder, split, error) from error
-    return _Split(folder, split, source)
-
-
-def _unreadable(folder: str | Path, split: str, error: Exception) -> ValueError:
-    reason = ' '.join(str(error).split())
-    return ValueError(f'{folder} has no readable split {split!r} ({reason}); {REMEDY}')
+        info = builder.info.splits[split]
+        shards = dict(zip(map(Path, info.filepaths), info.shard_lengths, strict=True))
+    except Exception as error:  # TFDS raises what its parsers raise
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{folder} has no readable split {split!r} ({reason}); {REMEDY}') from error
+    # Without a list of the files, how many records a shard should have is all that is known of it.
+    found = () if checked else itertools.starmap(corpus_files.count_problem, shards.items())
+    if problems := list(filter(None, found)):
+        raise ValueError(corpus_files.refusal(problems))
+    return _Split(shards, source)
 
 
 class _Split:
-    """TFDS's data source, whose errors do not say what to do."""
+    """TFDS's data source, whose errors do not say where and what to do.
 
-    def __init__(self, folder: str | Path, split: str, source):
-        self._folder, self._split, self._source = folder, split, source
+    `shards`: the files in order, with their numbers of records.
+    """
+
+    def __init__(self, shards: dict[Path, int], source):
+        self._shards, self._source = shards, source
 
     def __len__(self) -> int:
         return len(self._source)
@@ -89,7 +97,35 @@ class _Split:
         try:
             return self._source.__getitems__(numbers)
         except (OSError, ValueError, RuntimeError) as error:
-            raise _unreadable(self._folder, self._split, error) from error
+            for number in numbers if len(numbers) > 1 else ():
+                self.__getitems__([number])  # which of them it is
+            raise self.damaged(numbers[0], str(error)) from error
+
+    def damaged(self, number: int, reason: str) -> ValueError:
+        """What to say of a record that cannot be read or makes no sense."""
+        stops = list(itertools.accumulate(self._shards.values()))
+        file = bisect.bisect_right(stops, number)
+        inside = number - (stops[file] - list(self._shards.values())[file])
+        reason = ' '.join(reason.split())
+        return ValueError(f'{list(self._shards)[file]}: record {inside} is damaged ({reason}); {REMEDY}')
+
+    def refusal(self, numbers: Sequence[int], serialized: Sequence[bytes], error: Exception) -> ValueError:
+        """Why no batch comes of these records: which of them is wrong."""
+        for number, record in zip(numbers, serialized):
+            try:
+                parse(tf.constant([record]))
+            except NOT_PARSED as its:
+                return self.damaged(number, _reason(its))
+        longest = max(zip(map(len, serialized), numbers))[1]
+        return self.damaged(longest, f'it is the longest of its batch, of which none comes: {_reason(error)}')
+
+
+def _reason(error: Exception) -> str:
+    """TensorFlow's message without the names of its nodes."""
+    if isinstance(error, UnicodeDecodeError):
+        return 'it is no tf.train.Example'
+    said = re.search(r"assertion failed: \[(.*?)\]|Summarized data: b'(.*?)'", str(error))
+    return (said[1] or said[2]) if said else str(error).partition('\n')[0]
 
 
 def train_batches(
@@ -123,7 +159,7 @@ def train_batches(
         once, mask = np.divmod(examples, masks)
         numbers = record_numbers(once, size, seed).numpy()
         if packed is None:
-            return make(source.__getitems__(numbers.tolist()), examples)[0]
+            return made_of(source, make, numbers, examples)[0]
         first = once // size * len(source)
         return packed_batch(source, make, packed, packed.plan.rows[numbers], first, masks, mask)
 
@@ -157,7 +193,7 @@ def validation_batches(
         if packed:
             texts = np.where(real[:, None], packed.plan.rows[numbers], -1)
             return packed_batch(source, make, packed, texts, np.zeros_like(numbers))
-        made, _ = make(source.__getitems__(numbers.tolist()), examples)
+        made, _ = made_of(source, make, numbers, examples)
         for name, value in made.items():
             value[~real] = fill.get(name, 0)
         return made
@@ -172,8 +208,17 @@ def packed_batch(
     number `mask` [B] of `masks`."""
     real = texts >= 0
     examples = (texts + first[:, None]) * masks + np.reshape(mask, (-1, 1))
-    made, lengths = make(source.__getitems__(texts[real].tolist()), examples[real])
+    made, lengths = made_of(source, make, texts[real], examples[real])
     return packing.pack(made, lengths, real.sum(1), packed.widths)
+
+
+def made_of(source, make: Callable[[list[bytes], np.ndarray], Made], numbers: np.ndarray, examples) -> Made:
+    """What `compiled` makes of the records of these numbers [B]. Raises ValueError where one is damaged."""
+    serialized = source.__getitems__(numbers.tolist())
+    try:
+        return make(serialized, examples)
+    except NOT_PARSED as error:
+        raise source.refusal(numbers.tolist(), serialized, error) from error
 
 
 def record_numbers(examples: np.ndarray, size: int, seed: int) -> tf.Tensor:
@@ -212,9 +257,29 @@ def compiled(make_batch: MakeBatch, size: int | None) -> Callable[[list[bytes], 
 
 
 def parse(serialized: tf.Tensor) -> Records:
-    """tf.train.Example [B] → the record's features, each a RaggedTensor [B, (n)] of int32."""
+    """tf.train.Example [B] → the record's features, each a RaggedTensor [B, (n)] of int32.
+
+    Raises tf.errors.InvalidArgumentError for what is no such proto, or a record whose two views do not go
+    together.
+    """
     parsed = tf.io.parse_example(serialized, {name: tf.io.RaggedFeature(tf.int64) for name in FEATURES})
-    return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
+    words, chars = parsed['word_ids'].row_lengths(), parsed['char_ids'].row_lengths()
+    smallest = {name: tf.reduce_min(values.flat_values) for name, values in parsed.items()}
+    largest = {name: tf.reduce_max(values.flat_values) for name, values in parsed.items()}
+    sound = [
+        tf.reduce_all(parsed['sentence_words'].row_lengths() >= 2),
+        *(smallest[name] >= (0 if name.endswith('_ids') else 1) for name in FEATURES),
+        *(largest[name] < 1 << 28 for name in FEATURES),
+        tf.reduce_all(parsed['word_char_len'].row_lengths() == words),
+        *(
+            tf.reduce_all(tf.reduce_sum(parsed[name], axis=1) == tf.cast(total, tf.int64))
+            for name, total in zip(
+                ('word_char_len', 'sentence_words', 'whole_word_tokens'), (chars, words, words)
+            )
+        ),
+    ]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.stack(sound)), [UNSOUND])]):
+        return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
 
 
 def text_lengths(
@@ -233,8 +298,12 @@ def text_lengths(
     features = {name: tf.io.RaggedFeature(tf.int64) for name in names}
 
     def measure(first: int) -> np.ndarray:
-        records = source.__getitems__(list(range(first, min(first + MEASURED_TOGETHER, size))))
-        parsed = tf.io.parse_example(records, features)
+        numbers = list(range(first, min(first + MEASURED_TOGETHER, size)))
+        records = source.__getitems__(numbers)
+        try:
+            parsed = tf.io.parse_example(records, features)
+        except NOT_PARSED as error:
+            raise source.refusal(numbers, records, error) from error
         return np.stack([parsed[name].row_lengths() for name in names], axis=1) + SPECIAL_TOKENS
 
     lengths = np.empty((size, 2), np.int32)
@@ -262,7 +331,7 @@ def plan_rows(
 
     Raises ValueError as `open_split` and `packing.plan` do, or where a plan in the folder is damaged.
     """
-    identity = hashlib.sha256(Path(corpus, 'manifest.json').read_bytes()).hexdigest()[:16]
+    identity = corpus_files.sha256(Path(corpus, corpus_files.MANIFEST))[:16]
     what = f'{split}-first{limit}' if limit else split
     what = what if len(views) > 1 else f'{views[0]}-{what}'
     return _plan_rows(str(corpus), split, capacity, max_texts, limit, views, f'{what}-{identity}')
@@ -284,11 +353,11 @@ def _plan_rows(
         plan = packing.plan(text_lengths(source, limit, f'measuring {split}', views), capacity, max_texts)
         log.info('Packing, %s: %s', split, plan.describe())
         try:
-            with tempfile.TemporaryDirectory(prefix=f'{folder.name}.partial-', dir=corpus) as partial:
-                plan.save(Path(partial, 'plan'))
+            with partial_folder(folder) as partial:
+                plan.save(partial / 'plan')
                 if not folder.exists():  # else another process was faster, with the same plan
-                    Path(partial, 'plan').rename(folder)
-        except OSError as error:
+                    (partial / 'plan').rename(folder)
+        except (OSError, ValueError) as error:
             log.warning('%s cannot be written (%s): the next run plans its rows again', folder, error)
             return plan
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.examples import SPECIAL_TOKENS, Window, Windows
-from input_pipeline.records import SPLITS
+from input_pipeline.records import SPLITS, Shard
 from input_pipeline.sources import Report
 
 DIGESTS = 1 << 64  # documents are chosen for validation by a digest of their text, which is less than this
@@ -21,14 +21,15 @@ class Tally:
     """What came of a chunk, or of several.
 
     `problems`: what the readers of the input met; `dropped`: documents read but not kept; `counts`: sums for
-    the manifest; `shards`: (records, bytes) of each split; `lowest`: of the two documents kept with the
-    smallest digests, the digest and the number of records.
+    the manifest; `shards`: of a chunk the file of each split; `records`: how many of each split; `lowest`: of
+    the two documents kept with the smallest digests, the digest and the number of records.
     """
 
     problems: Report = field(default_factory=Report)
     dropped: Report = field(default_factory=Report)
     counts: Counter[str] = field(default_factory=Counter)
-    shards: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shards: dict[str, Shard] = field(default_factory=dict)
+    records: Counter[str] = field(default_factory=Counter)
     lowest: list[tuple[int, int]] = field(default_factory=list)
 
     def add_document(self, split: str, digest: int, document: Windows) -> None:
@@ -58,9 +59,7 @@ class Tally:
         self.dropped.merge(other.dropped)
         self.counts.update(other.counts)
         self.lowest = sorted(self.lowest + other.lowest)[:2]
-        for split, (records, num_bytes) in other.shards.items():
-            before = self.shards.get(split, (0, 0))
-            self.shards[split] = before[0] + records, before[1] + num_bytes
+        self.records.update(other.records)
 
 
 def one_line(*reports: Report) -> str:
@@ -98,7 +97,7 @@ def statistics(total: Tally, char_length: int, word_length: int) -> dict[str, An
     filled, [CLS] and [SEP] included. `windows_closed_by_word_length`: those that the word view filled first.
     """
     counts = total.counts
-    records = {split: total.shards.get(split, (0, 0))[0] for split in SPLITS}
+    records = {split: total.records[split] for split in SPLITS}
     rows = sum(records.values())
     tokens = {view: counts[f'{view}_tokens'] for view in ('char', 'word')}
     lengths = {'char': char_length, 'word': word_length}
@@ -109,6 +108,7 @@ def statistics(total: Tally, char_length: int, word_length: int) -> dict[str, An
             **{split: counts[f'{split}_documents'] for split in SPLITS},
             'dropped': total.dropped.to_json(),
         },
+        'input_read': total.problems.read(),
         'input_problems': total.problems.to_json(),
         'sentences': counts['sentences'],
         'characters': counts['characters'],

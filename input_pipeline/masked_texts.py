@@ -1,11 +1,12 @@
 """Data of Auto-MLM: every text is paired with itself, masked as BERT masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import buckets, sentences, vector_sets
+from input_pipeline.counts import NOT_COUNTED, Ledger
 from input_pipeline.masking import IGNORE, prediction_width
 from input_pipeline.tokenizer import Vocabulary
 
@@ -73,15 +74,23 @@ def mask(
     return chosen, np.where(action < 0.8, mask_id, np.where(action < 0.9, random, ids[chosen]))
 
 
-def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, MaskedTexts | vector_sets.Judged]:
+def read(
+    config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, MaskedTexts | vector_sets.Judged]:
     """The splits that `config.mode` needs, as far as there are any: the distinct texts of `data.train`, and
-    `vector_sets.judged`.
+    `vector_sets.judged`. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
 
     def train(path: str, metrics: tuple[str, ...]) -> MaskedTexts:
-        return MaskedTexts(sentences.texts(path, data), vocabulary, data.max_length, data.mask_rate, metrics)
+        return MaskedTexts(
+            sentences.texts(path, data, ledger=ledgers['train']),
+            vocabulary,
+            data.max_length,
+            data.mask_rate,
+            metrics,
+        )
 
-    return vector_sets.splits(config, vocabulary, train)
+    return vector_sets.splits(config, vocabulary, train, ledgers)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from input_pipeline.choosing import budget, ngram_order, nth_set, sample
+from input_pipeline.examples import SPECIAL_TOKENS
 from input_pipeline.layout import second_alone, sentence_pair, sum_by_group
 
 IGNORE = -100  # label of a prediction that is padding; no id is negative
@@ -85,6 +86,13 @@ def make_batch(
       `anchor_{word_position,char_start,char_length,ids}` [B, K]; `sop_labels` [B]; `context_ids`,
       `char_words` [B, Lc]; as far as the recipe has them.
     """
+    limits = char_length - SPECIAL_TOKENS, word_length - SPECIAL_TOKENS
+    fits = [records[f'{view}_ids'].row_lengths() <= n for view, n in zip(('char', 'word'), limits)]
+    room = f'a row has room for {limits[0]} characters and {limits[1]} words'
+    tf.debugging.Assert(tf.reduce_all(fits), [room])
+    anchor_mask = vocabulary.anchor_mask(max_anchor_length)
+    known = tf.reduce_max(records['word_ids'].flat_values) < len(anchor_mask)
+    tf.debugging.Assert(known, [f'the vocabulary has {len(anchor_mask)} rows'])
     char_width, word_width = (prediction_width(n, mask_rate) for n in (char_length, word_length))
     if recipe.whole:
         char_width = prediction_width(char_length, 1 / recipe.masks) + LAST_MASK
@@ -153,7 +161,7 @@ def make_batch(
         return batch
 
     # Anchors: a word chosen for prediction in either view is out, even where its tokens were kept.
-    may_anchor = tf.gather(tf.constant(vocabulary.anchor_mask(max_anchor_length), tf.bool), views['word_ids'])
+    may_anchor = tf.gather(tf.constant(anchor_mask, tf.bool), views['word_ids'])
     anchors = sample(
         u['anchor_order'],
         may_anchor & is_word & ~chosen_words & ~chosen_chars_of,

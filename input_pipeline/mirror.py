@@ -4,7 +4,7 @@ Liu et al. 2021, 'Fast, Effective, and Self-Supervised', arXiv 2104.08027, secti
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import buckets, sentences, vector_sets
 from input_pipeline.buckets import Rows
+from input_pipeline.counts import NOT_COUNTED, Ledger
 from input_pipeline.tokenizer import Vocabulary, is_chinese
 
 log = logging.getLogger(__name__)
@@ -131,17 +132,19 @@ def places(lengths: np.ndarray, masked: np.ndarray, uniform: np.ndarray) -> np.n
     return (uniform * (lengths - masked + 1)).astype(np.int64)
 
 
-def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Mirrored | vector_sets.Judged]:
+def read(
+    config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, Mirrored | vector_sets.Judged]:
     """The splits that `config.mode` needs, as far as there are any: the first `data.max_strings` distinct
-    texts of `data.train`, and `vector_sets.judged`.
+    texts of `data.train`, and `vector_sets.judged`. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
 
     def train(path: str, metrics: tuple[str, ...]) -> Mirrored:
-        texts = sentences.texts(path, data, data.max_strings)
+        texts = sentences.texts(path, data, data.max_strings, ledgers['train'])
         masks = Masks(data.mask_span, data.mask_shortest, data.latin_mask_span, data.latin_mask_shortest)
         return Mirrored(texts, vocabulary, data.max_length, masks, metrics, data.shuffle_positions)
 
-    return vector_sets.splits(config, vocabulary, train)
+    return vector_sets.splits(config, vocabulary, train, ledgers)

@@ -3,7 +3,6 @@
 Offsets count characters (code points) of the context, as CMRC 2018 and DRCD do.
 """
 
-import codecs
 import functools
 import json
 import logging
@@ -11,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from input_pipeline.tokenizer import read_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +60,7 @@ def read_questions(path: str | Path) -> list[Question]:
     Raises FileNotFoundError; ValueError where the file is empty, not UTF-8 or not JSON (with the line), where
     a field is missing or of the wrong type, an id occurs twice (with the place), or there is no question.
     """
-    data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise ValueError(f'{path}:{line}: not UTF-8; convert the file, for example with iconv') from error
+    text = read_utf8(path, 'convert the file, for example with iconv')
     if not text.strip():
         raise ValueError(f'{path} is empty; {_LAYOUT}')
     try:

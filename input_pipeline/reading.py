@@ -3,14 +3,26 @@
 import json
 import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import answers, buckets, hub, labelled, locations, questions, scorers, windows, word_views
+from input_pipeline import (
+    answers,
+    buckets,
+    counts,
+    hub,
+    labelled,
+    locations,
+    questions,
+    scorers,
+    windows,
+    word_views,
+)
 from input_pipeline.buckets import Outputs, Rows
+from input_pipeline.counts import NOT_COUNTED, Ledger
 from input_pipeline.questions import Question
 from input_pipeline.tokenizer import Vocabulary
 from input_pipeline.word_views import WordRows
@@ -129,8 +141,10 @@ def _words(
     return rows
 
 
-def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
-    """The splits that `config.mode` needs, as far as there are any.
+def read(
+    config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, Reading]:
+    """The splits that `config.mode` needs, as far as there are any. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
@@ -140,17 +154,23 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
         files[name] = (
             questions.parse_questions(hub.fetch(path), path) if rows else questions.read_questions(path)
         )
+        ledgers[name].add('questions', len(files[name]), len(files[name]), {})
         locations.check_size(config.data, name, len(files[name]))
     if config.mode == 'train' and 'validation' not in files and config.data.dev_fraction:
         files['train'], files['validation'] = labelled.split_off(
             files['train'], config.data.dev_fraction, text=operator.attrgetter('context')
         )
+        counts.move(ledgers, 'questions', len(files['validation']), 'train', 'validation')
         log.info('No dev file: %d questions of train are kept for evaluation', len(files['validation']))
     splits = {}
     for name, found in files.items():
-        asked, _ = questions.align(found)
+        asked, gold = questions.align(found)
+        off = {'ambiguous': gold.ambiguous, 'not in the context': gold.absent}
+        ledgers[name].add('answers', gold.total, gold.right + gold.repaired, off)
         if name == 'train':
-            found = asked = questions.trainable(asked)[0]
+            asked, dropped = questions.trainable(asked)
+            found = asked
+            ledgers[name].drop('questions', 'no answer that is in its context', dropped)
             if not found:
                 raise ValueError('no question of the training set has an answer that is in its context')
         without = next((question for question in found if not question.answers), None)
@@ -159,4 +179,5 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Reading]:
         if config.data.simplify:
             asked = questions.simplify(asked)
         splits[name] = Reading(found, asked, vocabulary, config.data, config.model.kind)
+        ledgers[name].add('windows', len(splits[name].rows), len(splits[name].rows), {})
     return splits

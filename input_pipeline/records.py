@@ -3,17 +3,20 @@
 Nothing here imports TensorFlow.
 """
 
+import contextlib
 import functools
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+
+from input_pipeline.corpus_files import sha256
 
 SPLITS = ('train', 'validation')
 FEATURES = ('char_ids', 'word_ids', 'word_char_len', 'sentence_words', 'whole_word_tokens')
@@ -21,10 +24,20 @@ VERSION = '1.0.0'
 WRITE_TOGETHER = 256  # records
 
 
+class Shard(NamedTuple):
+    """A file of records: how many, the bytes of these, and the file's own size and digest."""
+
+    path: Path
+    records: int
+    num_bytes: int
+    file_bytes: int
+    sha256: str
+
+
 class ShardWriter:
     """A context that writes one array_record file, which gets its name only when it is complete.
 
-    `records` and `num_bytes` say how much it holds, once it is closed.
+    `shard` is what it holds, once it is closed. Writing raises OSError where the disk is full.
     """
 
     def __init__(self, path: Path):
@@ -35,7 +48,8 @@ class ShardWriter:
         # One record a group: records are read one by one in random order.
         self._writer = ArrayRecordWriter(os.fspath(self._unfinished), 'group_size:1')
         self._waiting: list[Mapping[str, Any]] = []
-        self.records = self.num_bytes = 0
+        self._records = self._num_bytes = 0
+        self.shard: Shard | None = None
 
     def write(self, features: Mapping[str, Any]) -> None:
         """Adds a record: a list or array of ints, 0 or more, for each of FEATURES."""
@@ -45,20 +59,35 @@ class ShardWriter:
 
     def _flush(self) -> None:
         for example in examples(self._waiting):
-            self._writer.write(example)
-            self.records += 1
-            self.num_bytes += len(example)
+            with _as_os_error():
+                self._writer.write(example)
+            self._records += 1
+            self._num_bytes += len(example)
         self._waiting = []
 
     def __enter__(self) -> 'ShardWriter':
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        if error_type is None:
+        if error_type is not None:
+            with contextlib.suppress(OSError), _as_os_error():
+                self._writer.close()
+        else:
             self._flush()
-        self._writer.close()
-        if error_type is None:
+            with _as_os_error():
+                self._writer.close()
+            size, digest = self._unfinished.stat().st_size, sha256(self._unfinished)
             self._unfinished.replace(self._path)
+            self.shard = Shard(self._path, self._records, self._num_bytes, size, digest)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """array_record makes a RuntimeError of a full disk."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 def examples(records: Sequence[Mapping[str, Any]]) -> list[bytes]:
@@ -124,11 +153,13 @@ def _varints(bits: int) -> tuple[np.ndarray, np.ndarray]:
     return varints.view(np.uint32)[:, 0], used.view(np.uint32)[:, 0]
 
 
-def assemble(folder: Path, shards: Mapping[str, Sequence[tuple[Path, int, int]]]) -> None:
+def assemble(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> dict[str, dict[str, Any]]:
     """Moves shards into a folder and makes a TFDS data set of it.
 
-    `shards`: for each split its files in order, as (path, records, bytes). A split without files is left out:
-    TFDS knows no empty split.
+    `shards`: for each split its files in order. A split without files is left out: TFDS knows no empty split.
+
+    Returns:
+      Of each shard's new name its size, digest and records, as a manifest lists them.
     """
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder,
@@ -136,16 +167,20 @@ def assemble(folder: Path, shards: Mapping[str, Sequence[tuple[Path, int, int]]]
         filetype_suffix='array_record',
         template='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
     )
-    split_infos = []
+    split_infos, listed = [], {}
     for split, files in shards.items():
-        for index, (path, _, _) in enumerate(files):
-            path.rename(folder / f'clower-{split}.array_record-{index:05d}-of-{len(files):05d}')
+        for index, shard in enumerate(files):
+            name = f'clower-{split}.array_record-{index:05d}-of-{len(files):05d}'
+            shard.path.rename(folder / name)
+            listed[name] = {
+                'bytes': shard.file_bytes, 'sha256': shard.sha256, 'records': shard.records,
+            }  # fmt: skip
         if files:
             split_infos.append(
                 tfds.core.SplitInfo(
                     name=split,
-                    shard_lengths=[records for _, records, _ in files],
-                    num_bytes=sum(num_bytes for _, _, num_bytes in files),
+                    shard_lengths=[shard.records for shard in files],
+                    num_bytes=sum(shard.num_bytes for shard in files),
                     filename_template=template.replace(split=split),
                 )
             )
@@ -157,3 +192,4 @@ def assemble(folder: Path, shards: Mapping[str, Sequence[tuple[Path, int, int]]]
         description='Windows of consecutive sentences, as characters and as words; see manifest.json.',
         check_data=False,  # it would import TensorFlow
     )
+    return listed

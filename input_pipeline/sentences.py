@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import labelled
 from input_pipeline.buckets import Rows
+from input_pipeline.counts import Ledger
 from input_pipeline.labelled import Example
 from input_pipeline.labelled_formats import KEYS, is_number
 from input_pipeline.tokenizer import Vocabulary
@@ -31,13 +32,15 @@ class Pair(NamedTuple):
 # ---- files: the formats of `labelled_formats`, and lines of text as a .txt ----
 
 
-def texts(path: str, data: ConfigDict, limit: int | None = None) -> list[str]:
+def texts(path: str, data: ConfigDict, limit: int | None = None, ledger: Ledger | None = None) -> list[str]:
     """The first `limit` distinct texts of a file, in its order; of a file of pairs both texts are taken.
 
     data: `config.data`, with `text_columns` and `label_column`. Blank and repeated texts are left out and
-    counted in the log. Raises as `labelled.read`, and ValueError where nothing is left.
+    counted in the log and in `ledger`, beside the file's rows.
+
+    Raises as `labelled.read`, and ValueError where nothing is left.
     """
-    examples, _ = labelled.read(path, labelled.spec_of('', data.text_columns, data.label_column))
+    examples, _ = labelled.read(path, labelled.spec_of('', data.text_columns, data.label_column), ledger)
     labels = {example.label for example in examples}
     # Two columns without names are taken for a text and its label; labels of nearly every row are texts.
     texts_too = not data.label_column and len(labels) > len(examples) / 2 and not _numbers(labels)
@@ -51,6 +54,9 @@ def texts(path: str, data: ConfigDict, limit: int | None = None) -> list[str]:
         '%s: %s texts are used; left out: %s blank, %s repeated, %s over data.max_strings', path,
         *(f'{n:,}' for n in counts),
     )  # fmt: skip
+    if ledger is not None:
+        reasons = ('blank', 'repeated', 'over data.max_strings')
+        ledger.add('texts', len(found), len(kept), dict(zip(reasons, counts[1:], strict=True)))
     if not kept:
         raise ValueError(f'{path}: every text is blank')
     return kept
@@ -60,34 +66,41 @@ def _numbers(labels: set[str | None]) -> bool:
     return all(label is None or is_number(label) for label in labels)
 
 
-def scored_pairs(path: str, data: ConfigDict, scored: bool = True) -> list[Pair]:
+def scored_pairs(
+    path: str, data: ConfigDict, scored: bool = True, ledger: Ledger | None = None
+) -> list[Pair]:
     """Pairs of texts with human scores, of any scale; without, where they need not be `scored`.
 
-    Pairs with a blank text are left out and counted in the log; repeated ones stay, as they are part of the
+    Pairs with a blank text are left out and counted in the log and in `ledger`;
+    repeated ones stay, as they are part of the
     published sets. Raises as `labelled.read`, and ValueError, with file and line, for a score that is no
     number.
     """
     return [
         Pair(x.text_a, x.text_b or '', _score(x) if scored else None, x.where)
-        for x in _pairs(path, data, scored)
+        for x in _pairs(path, data, scored, ledger)
     ]
 
 
-def related_pairs(path: str, data: ConfigDict) -> list[Pair]:
+def related_pairs(path: str, data: ConfigDict, ledger: Ledger | None = None) -> list[Pair]:
     """Pairs of texts that mean the same, translations or paraphrases: those labelled 1, or all where the file
     has no labels.
 
-    Left out and counted in the log are pairs with another label, those with a blank text, and those of which
+    Left out and counted in the log and in `ledger`
+    are pairs with another label, those with a blank text, and those of which
     a text has been in a pair before, on its side: no text has two partners. Raises as `labelled.read`, and
     ValueError where nothing is left.
     """
-    examples = _pairs(path, data, False)
+    examples = _pairs(path, data, False, ledger)
     same = [example for example in examples if example.label in (None, SAME)]
     kept = distinct(same)
     log.info(
         '%s: %s pairs are used; left out: %s with another label than %s, %s with a text that had a partner',
         path, *(f'{n:,}' for n in (len(kept), len(examples) - len(same))), SAME, f'{len(same) - len(kept):,}',
     )  # fmt: skip
+    if ledger is not None:
+        ledger.drop('rows', f'label other than {SAME}', len(examples) - len(same))
+        ledger.drop('rows', 'a text had a partner', len(same) - len(kept))
     if not kept:
         raise ValueError(f'{path}: no pair is left; those that mean the same have the label {SAME}, or none')
     return [Pair(x.text_a, x.text_b or '', None, x.where) for x in kept]
@@ -124,10 +137,12 @@ def split_off(pairs: Sequence[Pair], fraction: float) -> tuple[list[Pair], list[
     return labelled.split_off(pairs, fraction, text=lambda pair: find(pair.text_a))
 
 
-def _pairs(path: str, data: ConfigDict, needs_label: bool) -> list[Example]:
+def _pairs(path: str, data: ConfigDict, needs_label: bool, ledger: Ledger | None) -> list[Example]:
     spec = labelled.spec_of('', data.text_columns, data.label_column)
-    examples, _ = labelled.read(path, spec._replace(pair=True, labelled=needs_label))
+    examples, _ = labelled.read(path, spec._replace(pair=True, labelled=needs_label), ledger)
     kept = [example for example in examples if example.text_a and example.text_b]
+    if ledger is not None:
+        ledger.drop('rows', 'blank text', len(examples) - len(kept))
     if len(kept) < len(examples):
         log.info('%s: %d pairs with a blank text are left out', path, len(examples) - len(kept))
     if not kept:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from input_pipeline import loader
-from input_pipeline.tokenizer import Vocabulary, is_chinese
+from input_pipeline.tokenizer import Vocabulary, is_chinese, read_utf8
 from input_pipeline.vector_scores import unit
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,8 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
             except ValueError as error:
                 raise ValueError(f'{path}:{number} is no word and its numbers ({error})') from error
             if vector is not None:
+                if not np.isfinite(vector).all():
+                    raise ValueError(f'{path}:{number} has numbers that are not finite')
                 size = size or len(vector)
                 if len(vector) != size:
                     raise ValueError(f'{path}:{number} has {len(vector)} numbers, those before have {size}')
@@ -177,7 +179,7 @@ def load(path: str | Path, vocabulary: Vocabulary) -> np.ndarray:
     spelled = _spelled(vocabulary)
     similar = np.full(len(vocabulary), -1, np.int32)
     unknown = 0
-    for number, line in enumerate(Path(path).read_bytes().decode('utf-8-sig').split('\n'), 1):
+    for number, line in enumerate(read_utf8(path, 'a table of similar words is a UTF-8 text').split('\n'), 1):
         if not line.strip():
             continue
         words = line.rstrip('\r').split('\t')

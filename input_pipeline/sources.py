@@ -100,7 +100,8 @@ def read(chunk: Chunk, report: Report, max_document_chars: int = 1_000_000) -> I
       OSError: the file cannot be opened.
     """
     if chunk.num_bytes == 0:
-        report.add('empty_document', f'{chunk.path}:1')
+        report.documents.read += 1
+        report.drop_document('empty_document', f'{chunk.path}:1')
         return
     problems, documents = report.counts.total(), 0
     paragraphs = READERS[chunk.format](chunk, report)
@@ -109,7 +110,8 @@ def read(chunk: Chunk, report: Report, max_document_chars: int = 1_000_000) -> I
             documents += 1
             yield document
     if not documents and report.counts.total() == problems and _is_whole_file(chunk):
-        report.add('empty_document', f'{chunk.path}:1')
+        report.documents.read += 1
+        report.drop_document('empty_document', f'{chunk.path}:1')
 
 
 def _is_whole_file(chunk: Chunk) -> bool:
@@ -125,14 +127,17 @@ def _pieces(source: str, paragraphs: Iterator[str], report: Report, max_chars: i
     cut = False
     for paragraph in filter(None, paragraphs):
         if piece and size + len(paragraph) > max_chars:
+            report.pieces += 1
             yield Document(piece, source)
             piece, size, cut = [], 0, True
         piece.append(paragraph)
         size += len(paragraph)
     if piece:
+        report.pieces += 1
+        report.documents.kept += 1
         yield Document(piece, source)
     else:
-        report.add('empty_document', source)
+        report.drop_document('empty_document', source)
     if cut:
         report.add('document_cut', source)
 

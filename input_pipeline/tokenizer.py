@@ -174,10 +174,15 @@ class Vocabulary:
         }
         sidecar = f'{json.dumps(details, ensure_ascii=False, indent=1)}\n'.encode()
         contents = {path: self._text(), path.with_suffix('.json'): sidecar}
-        for target, content in contents.items():  # an older pair stays whole until both are written
-            target.with_name(f'{target.name}.partial').write_bytes(content)
-        for target in contents:
-            target.with_name(f'{target.name}.partial').replace(target)
+        partial = {target: target.with_name(f'{target.name}.partial') for target in contents}
+        try:
+            for target, content in contents.items():  # an older pair stays whole until both are written
+                partial[target].write_bytes(content)
+            for target in contents:
+                partial[target].replace(target)
+        finally:
+            for file in partial.values():
+                file.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> 'Vocabulary':
@@ -217,21 +222,24 @@ class Vocabulary:
         return vocabulary
 
 
+def read_utf8(path: str | Path, expected: str) -> str:
+    """A file's text without a byte order mark. Raises FileNotFoundError, and ValueError, with the line and
+    what is `expected`, where it is not UTF-8."""
+    data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b'\n', 0, error.start) + 1
+        raise ValueError(f'{path}:{line}: not UTF-8; {expected}') from error
+
+
 def read_tokens(path: str | Path) -> list[str]:
     """The rows of a vocab.txt, without a byte order mark. Only a line feed ends a row: BERT's Chinese
     vocabulary has U+2028 as a token.
 
     Raises FileNotFoundError, and ValueError where a line is not UTF-8.
     """
-    data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise ValueError(
-            f'{path}:{line}: not UTF-8; a vocabulary is a UTF-8 text, one token a line'
-        ) from error
-    rows = text.replace('\r\n', '\n').split('\n')
+    rows = read_utf8(path, 'a vocabulary is a UTF-8 text, one token a line').replace('\r\n', '\n').split('\n')
     return rows[:-1] if rows[-1] == '' else rows
 
 

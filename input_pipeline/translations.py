@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, locations, sentences, vector_sets, word_groups
+from input_pipeline import buckets, counts, locations, sentences, vector_sets, word_groups
 from input_pipeline.buckets import Rows
+from input_pipeline.counts import NOT_COUNTED, Counts, Ledger
 from input_pipeline.segment import Segment, segmenter
 from input_pipeline.sentences import Pair
 from input_pipeline.tokenizer import Vocabulary
@@ -50,15 +51,19 @@ class Translations:
             for name, rows in (('other_ids', second), ('char_words', words_a), ('other_words', words_b))
         }
         self._alignment = None
+        self.links: Counts | None = None  # of words, that the file of alignments has
         if alignment is not None:
+            read = 0
             self._alignment = np.zeros((len(pairs), max_aligned, 2), np.int32)
             left_out: Counter[str] = Counter()
             for row, pair in enumerate(pairs):
                 there = words_a[row].max(), words_b[row].max()
                 links = alignment[word_groups.line_of(pair.where)]
+                read += len(links)
                 kept = word_groups.one_to_one(links, *there, max_aligned, left_out)
                 self._alignment[row, : len(kept)] = np.reshape(kept, (-1, 2))
             used = int((self._alignment[..., 0] > 0).sum())
+            self.links = Counts(read, used, left_out)
             listed = ''.join(f'; left out, {reason}: {count:,}' for reason, count in left_out.items())
             log.info('%s links between words are used%s', f'{used:,}', listed)
 
@@ -87,20 +92,26 @@ def _encode(
     return ids, words
 
 
-def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Translations | vector_sets.Judged]:
+def read(
+    config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, Translations | vector_sets.Judged]:
     """The splits that `config.mode` needs, as far as there are any: the pairs of `data.train`, and
     `vector_sets.judged`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
+    `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
-    splits: dict[str, Translations | vector_sets.Judged] = dict(vector_sets.judged(config, vocabulary))
+    splits: dict[str, Translations | vector_sets.Judged] = dict(
+        vector_sets.judged(config, vocabulary, ledgers)
+    )
     if config.mode != 'train':
         return splits
     path = locations.paths(config)['train']
-    pairs = sentences.related_pairs(path, data)
+    pairs = sentences.related_pairs(path, data, ledgers['train'])
     if 'validation' not in splits and data.dev_fraction and data.evaluation == 'retrieval':
         pairs, held_out = sentences.split_off(pairs, data.dev_fraction)
+        counts.move(ledgers, 'rows', len(held_out), 'train', 'validation')
         splits = {'validation': vector_sets.Retrieval(held_out, vocabulary, data.max_length)} | splits
         log.info('No dev file: %s pairs of train are kept for evaluation', f'{len(held_out):,}')
     alignment = word_groups.read_alignment(data.alignment, path) if data.alignment else None
@@ -108,4 +119,6 @@ def read(config: ConfigDict, vocabulary: Vocabulary) -> dict[str, Translations |
         pairs, vocabulary, data.max_length, segmenter(data.segmenter), alignment, data.max_aligned,
         vector_sets.metrics_of(config, splits.get('validation')),
     )  # fmt: skip
+    if train.links:
+        ledgers['train'].add('links', train.links.read, train.links.kept, train.links.dropped)
     return {'train': train} | splits

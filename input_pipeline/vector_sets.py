@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import buckets, locations, sentences, vector_scores
+from input_pipeline import buckets, counts, locations, sentences, vector_scores
 from input_pipeline.buckets import Outputs, Rows
+from input_pipeline.counts import NOT_COUNTED, Ledger
 from input_pipeline.sentences import Pair
 from input_pipeline.tokenizer import Vocabulary
 
@@ -180,30 +181,34 @@ Judged = Similarity | Retrieval | Several
 EVALUATIONS: dict[str, type[Similarity | Retrieval]] = {'similarity': Similarity, 'retrieval': Retrieval}
 
 
-def judged(config: ConfigDict, vocabulary: Vocabulary | None = None) -> dict[str, Judged]:
+def judged(
+    config: ConfigDict, vocabulary: Vocabulary | None = None, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, Judged]:
     """The splits 'validation' and 'test' that `config.mode` needs, as far as there are any. In training,
     where there is no test file, `data.test_fraction` of dev's pairs is the test set: what is chosen by the
-    others, such as a learning rate, is reported on these. No text is on both sides.
+    others, such as a learning rate, is reported on these. No text is on both sides. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
 
-    def read(path: str) -> list[Pair]:
+    def read(path: str, ledger: Ledger) -> list[Pair]:
         if data.evaluation == 'similarity':
-            return sentences.scored_pairs(path, data, scored=config.mode != 'predict')
-        return sentences.related_pairs(path, data)
+            return sentences.scored_pairs(path, data, config.mode != 'predict', ledger)
+        return sentences.related_pairs(path, data, ledger)
 
     found: dict[str, dict[str, list[Pair]]] = {}
     for name, paths in locations.paths(config).items():
         if name != 'train':
             files = locations.files_of(paths)
-            found[name] = dict(zip(_names(files), map(read, files)))
+            found[name] = {stem: read(file, ledgers[name]) for stem, file in zip(_names(files), files)}
     if config.mode == 'train' and 'validation' in found and 'test' not in found and data.test_fraction:
         both = {
             name: sentences.split_off(pairs, data.test_fraction)
             for name, pairs in found['validation'].items()
         }
+        moved = sum(len(test) for _, test in both.values())
+        counts.move(ledgers, 'rows', moved, 'validation', 'test')
         for split, side in (('validation', 0), ('test', 1)):
             found[split] = {name: sides[side] for name, sides in both.items()}
             log.info(
@@ -227,11 +232,14 @@ def _names(files: Sequence[str]) -> list[str]:
 
 
 def splits(
-    config: ConfigDict, vocabulary: Vocabulary, train: Callable[[str, tuple[str, ...]], T]
+    config: ConfigDict,
+    vocabulary: Vocabulary,
+    train: Callable[[str, tuple[str, ...]], T],
+    ledgers: Mapping[str, Ledger] = NOT_COUNTED,
 ) -> dict[str, T | Judged]:
     """`judged`, and to train first what `train` makes of the path of `data.train` and of the metrics that an
     evaluation measures. Raises as `judged` and `train` do."""
-    found: dict[str, T | Judged] = dict(judged(config, vocabulary))
+    found: dict[str, T | Judged] = dict(judged(config, vocabulary, ledgers))
     if config.mode != 'train':
         return found
     metrics = metrics_of(config, found.get('validation'))

@@ -19,9 +19,9 @@ import tokenizers
 from input_pipeline import labelled_formats
 from input_pipeline.labelled_formats import Spec, clean
 from input_pipeline.segment import SEGMENTERS, Segment, segmenter
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.tokenizer import Vocabulary, read_utf8
 
-_LINK = re.compile(r'(\d+)-(\d+)', re.ASCII)
+_LINK = re.compile(r'(\d{1,9})-(\d{1,9})', re.ASCII)
 
 
 def word_numbers(text: str, encoding: tokenizers.Encoding, segment: Segment) -> np.ndarray:
@@ -92,7 +92,7 @@ def line_of(where: str) -> int:
 
 
 def _lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding='utf-8').removesuffix('\n').split('\n')
+    return read_utf8(path, 'links and texts are UTF-8, a line for each pair').removesuffix('\n').split('\n')
 
 
 def one_to_one(
@@ -110,7 +110,10 @@ def one_to_one(
     """
     kept: list[tuple[int, int]] = []
     seen: tuple[set[int], set[int]] = (set(), set())
-    for a, b in dict.fromkeys(links):
+    distinct = dict.fromkeys(links)
+    if len(distinct) < len(links):
+        counts['that stands there before'] += len(links) - len(distinct)
+    for a, b in distinct:
         if a >= words_a or b >= words_b:
             counts['to a word that the texts do not have or that was cut off'] += 1
         elif a in seen[0] or b in seen[1]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
-        *('settings', 'command_line'),
+        *('last_words', 'settings', 'command_line', 'output_file', 'checkpoint_files', 'checkpoints'),
         *(
             'metrics',
             'resampling',
@@ -36,8 +36,9 @@ LAYERS = {
     ),
     'input_pipeline': (
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer'),
-        *('compressed', 'json_values', 'text_fields', 'formats'),
-        *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking', 'records', 'manifest'),
+        *('partial_folder', 'counts', 'compressed', 'json_values', 'text_fields', 'formats'),
+        *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking'),
+        *('corpus_files', 'records', 'manifest'),
         *('beam_job',),
         *('base_block', 'build_vocab', 'build_corpus'),
         *(

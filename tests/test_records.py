@@ -36,7 +36,9 @@ def test_every_record_is_written(tmp_path, count):
             shard.write(row)
     written = ArrayRecordReader(str(tmp_path / 'shard')).read_all() if count else []
     assert written == list(map(by_protobuf, rows))
-    assert (shard.records, shard.num_bytes) == (count, sum(map(len, written)))
+    made = shard.shard
+    assert made and made[1:3] == (count, sum(map(len, written)))
+    assert made.file_bytes == (tmp_path / 'shard').stat().st_size
     assert [path.name for path in tmp_path.iterdir()] == ['shard']
 
 

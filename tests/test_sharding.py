@@ -117,6 +117,13 @@ def test_a_mesh_that_does_not_fit_is_refused(mesh, message):
         sharding.make_mesh(shrunk_config(**mesh))
 
 
+def test_matrices_on_several_processes_are_told_apart():
+    four_each = np.repeat([0, 1], 4)
+    assert sharding.tensor_spans(four_each.reshape(1, 1, 8))
+    assert not sharding.tensor_spans(four_each.reshape(2, 2, 2))
+    assert not sharding.tensor_spans(four_each.reshape(8, 1, 1))
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     mesh = sharding.make_mesh(shrunk_config(data=8))
     with pytest.raises(ValueError, match='batch_size=12 is not a multiple'):

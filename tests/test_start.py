@@ -3,12 +3,13 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import jax
 import pytest
 import synthetic
 
-from clower_jax import start
+from clower_jax import initial, start
 from clower_jax.train import train
 from clower_jax.writer import Writer, read_metrics
 
@@ -106,6 +107,57 @@ def test_settings_that_changed_on_the_way_are_kept(begun):
     Writer(begun, 4).run(config, synthetic.Vocabulary().tokens, start.history(begun, config, 4))
     run(begun, total_steps=6, **{'optim.learning_rate': 0.5})
     assert history() == [at_2, {'until_step': 4, 'settings': {'total_steps': 4}}]
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.mark.parametrize(
+    ('harm', 'message'),
+    [
+        (half, r'config\.json is no JSON .*put it back from a copy, or begin anew'),
+        (lambda path: path.write_bytes(b''), r'config\.json is no JSON .*put it back from a copy'),
+        (lambda path: path.unlink(), r'config\.json is missing\. .*put it back from a copy'),
+    ],
+)  # fmt: skip
+def test_a_damaged_config_is_not_passed_over(begun, harm, message):
+    harm(begun / 'config.json')
+    before = contents(begun)
+    for going_on in (run, lambda workdir, **to: start.check_workdir(synthetic.tiny_config(**to), workdir)):
+        with pytest.raises(ValueError, match=message) as error:
+            going_on(begun, total_steps=4)
+        assert '\n' not in str(error.value)
+    with pytest.raises(ValueError, match=r'config\.json is (no JSON|missing)'):
+        initial.source_info(begun)
+    assert contents(begun) == before
+
+
+def test_lines_of_metrics_that_cannot_be_read_are_named(begun, caplog):
+    """They block nothing, and take no other line with them."""
+    path = begun / 'metrics.jsonl'
+    rows = read_metrics(path)
+    lines = path.read_bytes().split(b'\n')
+    path.write_bytes(b'\n'.join([b'\xff' + lines[0], b'{}', *lines[1:-1], lines[0][:9]]))
+    assert read_metrics(path) == rows[1:]
+    run(begun, total_steps=3)
+    assert f'{path}: no metrics on line 1, 2; left out, the others stay' in caplog.text
+    assert read_metrics(path)[: len(rows) - 1] == rows[1:]
+
+
+@pytest.mark.parametrize('name', ['config.json', 'vocab.txt'])
+def test_a_start_that_fails_leaves_the_file_before(begun, monkeypatch, name):
+    def full(partial, target):
+        if target.name == name:
+            raise OSError(28, 'No space left on device')
+        return rename(partial, target)
+
+    before = contents(begun)
+    rename = Path.replace
+    monkeypatch.setattr(Path, 'replace', full)
+    with pytest.raises(OSError, match=rf"No space left on device: make room there: '\S+{name}'"):
+        run(begun, total_steps=4)
+    assert contents(begun)[begun / name] == before[begun / name]
 
 
 def test_text_without_anchors_trains(tmp_path):

@@ -1,0 +1,127 @@
+"""Kills of the builder of corpora, with two workers: all its processes, the launching one, or a worker."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import jobs
+import starts
+
+WORKERS = '--runner=DirectRunner,--direct_running_mode=multi_processing,--direct_num_workers=2'
+LONGEST = 300  # seconds of a build
+VICTIMS = ('all', 'launcher', 'worker')
+
+
+def build(materials: Path, output: Path, log: Path) -> subprocess.Popen:
+    """A build as people start it, in a process group of its own."""
+    lengths = [f'--{name}={value}' for name, value in jobs.CORPUS.items()]
+    command = [sys.executable, '-m', 'input_pipeline.build_corpus', f'--beam={WORKERS}', *lengths]
+    files = ['--input', materials / 'text', '--vocab', materials / 'vocab.txt', '--output', output]
+    environment = {**os.environ, 'PYTHONPATH': os.fspath(starts.ROOT)}
+    with log.open('ab') as out:
+        return subprocess.Popen(
+            [*command, *files], cwd=starts.ROOT, stdout=out, stderr=out, start_new_session=True,
+            env=environment,
+        )  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a corpus."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+class Builds:
+    """Builds of one corpus in `folder`, and the bytes of an undisturbed one, which takes some `seconds`; it
+    is built first where it is not given."""
+
+    def __init__(
+        self, materials: Path, folder: Path, expected: dict[str, bytes] | None = None, seconds: float = 0
+    ):
+        self._materials, self._folder = materials, folder
+        folder.mkdir(parents=True)
+        self.kills: Counter[str] = Counter()
+        if expected is None:
+            began = time.monotonic()
+            self._finish(folder / 'undisturbed')
+            seconds = time.monotonic() - began
+            expected = contents(folder / 'undisturbed')
+        self.expected, self._seconds = expected, seconds
+
+    def round(self, seed: int, kills: int) -> None:
+        """Kills builds of one folder at moments of a seed, then builds it. Raises AssertionError where a
+        killed one has left an output, or the last one is not, byte for byte, the undisturbed one."""
+        rng = random.Random(f'corpus {seed}')
+        output, drawn = self._folder / f'seed-{seed}', []
+        for _ in range(kills):
+            victim, delay = rng.choice(VICTIMS), rng.random() * self._seconds
+            drawn.append((victim, round(delay, 3)))
+            process = build(self._materials, output, self._folder / 'log')
+            deadline = time.monotonic() + delay
+            while time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.01)
+            if process.poll() is not None:
+                break
+            self._kill(process, victim, rng)
+            process.wait(LONGEST)
+            _end_group(process.pid)
+            if victim != 'worker':  # without one of its workers a build may still come to its end
+                assert not output.exists() or not any(output.iterdir()), (
+                    f'seed {seed}, {drawn}: half a corpus'
+                )
+            self.kills[victim] += 1
+            if output.exists() and any(output.iterdir()):
+                break
+        if not output.exists():
+            self._finish(output)
+        assert contents(output) == self.expected, f'seed {seed}, after {drawn}: another corpus'
+        shutil.rmtree(output)
+
+    def _kill(self, process: subprocess.Popen, victim: str, rng: random.Random) -> None:
+        workers = _children(process.pid)
+        if victim == 'all':
+            os.killpg(process.pid, signal.SIGKILL)
+        elif victim == 'worker' and workers:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+        else:
+            process.kill()
+
+    def _finish(self, output: Path) -> None:
+        process = build(self._materials, output, self._folder / 'log')
+        assert process.wait(LONGEST) == 0, f'{self._folder}/log: ended with {process.returncode}'
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started, oldest first."""
+    found = []
+    for task in Path(f'/proc/{pid}/task').glob('*/children'):
+        found += [int(number) for number in task.read_text().split()]
+    return sorted(found)
+
+
+def _end_group(group: int) -> None:
+    """What is left of a build whose launcher is gone would end by itself, but not now."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def soak(builds: Builds, kills: int, each: int = 4) -> dict:
+    """Rounds until so many kills; the figures."""
+    began, seed = time.monotonic(), 0
+    while builds.kills.total() < kills:
+        builds.round(seed, min(each, kills - builds.kills.total()))
+        seed += 1
+        print(f'corpus: {builds.kills.total()} of {kills} kills survived', flush=True)
+    return {
+        'kills': builds.kills.total(),
+        'by_victim': dict(sorted(builds.kills.items())),
+        'rounds': seed,
+        'seconds': round(time.monotonic() - began),
+    }

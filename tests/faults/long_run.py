@@ -1,0 +1,81 @@
+"""A run that saves every ten steps for as long as one likes: what it holds must not grow."""
+
+import json
+import os
+import signal
+import statistics
+import time
+from pathlib import Path
+
+import starts
+
+EVERY = 10  # steps from save to save
+# What the median of the last tenth may be of the median of the second: memory and time vary a little.
+LIMITS = {'rss_mb': 1.05, 'descriptors': 1.0, 'threads': 1.0, 'seconds_per_step': 1.5}
+
+
+def measure(
+    context, arguments: list[str], workdir: Path, log: Path, seconds: float, every: float
+) -> list[dict]:
+    """Runs run.py for so long and looks at it every so many seconds; then asks it to leave.
+
+    Returns a line for each look: seconds since the start, step, MB of resident memory, open descriptors,
+    threads, and seconds per step since the look before. Raises AssertionError where it ends by itself.
+    """
+    process = starts.start(context, arguments, log)
+    pid, began = process.pid, time.monotonic()
+    lines: list[dict] = []
+    while time.monotonic() - began < seconds:
+        process.join(every)
+        assert process.exitcode is None, f'{log}: ended with {process.exitcode}'
+        step, now = _step(workdir / 'metrics.jsonl'), time.monotonic() - began
+        if step:
+            lines.append({'seconds': round(now, 1), 'step': step} | _held(pid))
+            if len(lines) > 1 and step > lines[-2]['step']:
+                per_step = (now - lines[-2]['seconds']) / (step - lines[-2]['step'])
+                lines[-1]['seconds_per_step'] = round(per_step, 4)
+    os.kill(pid, signal.SIGTERM)
+    process.join(120)
+    assert process.exitcode == 143, f'{log}: ended with {process.exitcode}'
+    return lines
+
+
+def growth(lines: list[dict]) -> dict[str, float]:
+    """For each of what is looked at, the median of the last tenth over that of the second tenth; the first,
+    in which programs compile and buffers fill, does not count."""
+    tenth = max(1, len(lines) // 10)
+    found = {}
+    for name in LIMITS:
+        then, now = ([line[name] for line in part if name in line] for part in (
+            lines[tenth : 2 * tenth], lines[-tenth:]
+        ))  # fmt: skip
+        if then and now:
+            found[name] = round(statistics.median(now) / statistics.median(then), 3)
+    return found
+
+
+def what_grew(lines: list[dict]) -> list[str]:
+    """What is above its limit, in words; [] where all stayed as it was."""
+    return [
+        f'{name}: {ratio} times what it was' for name, ratio in growth(lines).items() if ratio > LIMITS[name]
+    ]
+
+
+def _held(pid: int | None) -> dict:
+    status = Path(f'/proc/{pid}/status').read_text()
+    values = dict(line.split(':', 1) for line in status.splitlines())
+    return {
+        'rss_mb': int(values['VmRSS'].split()[0]) >> 10,
+        'descriptors': len(os.listdir(f'/proc/{pid}/fd')),
+        'threads': int(values['Threads']),
+    }
+
+
+def _step(path: Path) -> int:
+    """Of the last whole line of metrics.jsonl; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().split(b'\n')
+    return json.loads(lines[-2])['step'] if len(lines) > 1 else 0

@@ -1,0 +1,74 @@
+"""Starts of run.py as processes of their own, forked from one that has everything imported already."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from moments import Moment, Watch
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def server():
+    """The context that starts come from. What is compiled is kept for the next start."""
+    before = dict(os.environ)
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    paths = [os.fspath(ROOT), os.fspath(ROOT / 'tests'), os.fspath(ROOT / 'tests' / 'faults')]
+    os.environ['PYTHONPATH'] = os.pathsep.join(paths)
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['run', 'starts'])
+    forkserver.ensure_running()  # in this environment, which is that of all starts
+    os.environ.clear()
+    os.environ.update(before)
+    return context
+
+
+def start(
+    context,
+    arguments: list[str],
+    log: Path,
+    moment: Moment | None = None,
+    disk: Path | None = None,
+    devices: int = 1,
+    number: int = signal.SIGKILL,
+) -> BaseProcess:
+    """run.py with these arguments on so many simulated devices, its output added to `log`, the phases that it
+    comes to, to `notes_of(log)`; see `Watch` for the rest."""
+    process = context.Process(target=_run, args=(arguments, log, moment, disk, devices, number))
+    process.daemon = True
+    process.start()
+    return process
+
+
+def notes_of(log: Path) -> Path:
+    """Where a process with this log notes its phases."""
+    return log.with_suffix('.notes')
+
+
+def _run(
+    arguments: list[str], log: Path, moment: Moment | None, disk: Path | None, devices: int, number: int
+) -> None:
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(out, descriptor)
+    sys.stdout = open(1, 'w', closefd=False, encoding='utf-8')
+    sys.stderr = open(2, 'w', closefd=False, encoding='utf-8', buffering=1)
+    watch = Watch(moment, notes_of(log), disk, number)
+    os.chdir(ROOT)
+    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+    sys.argv = ['run.py', *arguments]
+    import run
+    from clower_jax import command_line
+
+    command_line.parse(sys.argv, run.__doc__ or '')
+    watch.install()
+    try:
+        run.main(sys.argv)
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out: several processes wait for each other

@@ -1,0 +1,64 @@
+"""A slice of `make soak`: runs that are killed, or whose power is cut, end as those that never were."""
+
+import corpora
+import jobs
+import kills
+import moments
+import power
+import pytest
+import starts
+
+from input_pipeline import build_corpus
+
+
+@pytest.fixture(scope='module')
+def materials(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('materials') / 'made'
+    jobs.make_materials(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def pretraining(materials, tmp_path_factory):
+    job = jobs.all_jobs(materials)['pretrain']
+    return kills.Rounds(starts.server(), job, tmp_path_factory.mktemp('rounds') / 'pretrain')
+
+
+@pytest.mark.slow
+def test_killed_thrice_ends_with_the_same_bits(pretraining):
+    pretraining.round(seed=1, kills=3)
+    assert pretraining.kills.total() == 3, pretraining.kills
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not power.can_be_cut(), reason='a disk whose power can be cut needs root and a loop device'
+)
+def test_a_power_cut_costs_nothing_but_steps(pretraining):
+    pretraining.power_cuts(seed=1, cuts=2)
+
+
+@pytest.mark.slow
+def test_a_build_that_was_killed_is_built_again(materials, tmp_path):
+    """Two workers; what comes of it is, byte for byte, what one process makes that nobody kills."""
+    whole = tmp_path / 'whole'
+    build_corpus.build(str(materials / 'text'), materials / 'vocab.txt', whole, **jobs.CORPUS)
+    builds = corpora.Builds(materials, tmp_path / 'builds', corpora.contents(whole), seconds=5)
+    builds.round(seed=0, kills=1)
+    assert builds.kills.total() == 1
+
+
+def test_an_end_state_tells_what_differs():
+    with pytest.raises(AssertionError, match='seed 3: differs from an undisturbed run in b, c'):
+        jobs.assert_same({'a': '1', 'b': '2'}, {'a': '1', 'b': '3', 'c': '4'}, 'seed 3')
+
+
+def test_moments_are_drawn_again_from_their_seed():
+    import random
+
+    seconds = {'start': 2.0, 'step': 0.5}
+    drawn = [moments.draw(random.Random(7), ('start', 'step', 'save'), seconds) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    many = [moments.draw(random.Random(seed), ('start', 'step', 'save'), seconds) for seed in range(60)]
+    assert {moment.phase for moment in many} == {'start', 'step', 'save'}
+    assert all(moment.delay < seconds.get(moment.phase, moments.SAVING) for moment in many)

@@ -1,0 +1,19 @@
+"""What the long run of `make soak` calls constant, and what growth."""
+
+import long_run
+
+
+def lines(rss, descriptors, seconds=0.1, count=100):
+    return [
+        {'rss_mb': rss(n), 'descriptors': descriptors(n), 'threads': 30, 'seconds_per_step': seconds}
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_what_stays_as_it_was():
+    assert long_run.what_grew(lines(lambda n: 500 + n % 7, lambda n: 40 + (n < 5))) == []
+
+
+def test_three_descriptors_a_save_are_seen_and_so_is_memory():
+    grew = long_run.what_grew(lines(lambda n: 500 + n, lambda n: 40 + 3 * n))
+    assert [line.split(':')[0] for line in grew] == ['rss_mb', 'descriptors']

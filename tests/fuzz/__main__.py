@@ -1,0 +1,95 @@
+"""python -m fuzz --inputs 1000000 --output runs/fuzz/fuzz.json [--only NAME,NAME] [--seed 0]
+
+Attacks every target in a process of its own; prints a line for each, keeps the figures as JSON, and every
+input that a target failed on as a file beside it. Ends with 1 where there is one.
+"""
+
+import argparse
+import dataclasses
+import json
+import mmap
+import multiprocessing
+import os
+import platform
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+from fuzz import engine, targets
+
+
+def _attack(name: str, count: int, seed: int, last: str, queue: multiprocessing.Queue) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write what they think of an input
+    with open(last, 'r+b') as file:
+        outcome = engine.attack(targets.all_targets()[name], count, seed, mmap.mmap(file.fileno(), 0))
+    queue.put(dataclasses.asdict(outcome))
+
+
+def attack_apart(name: str, count: int, seed: int) -> dict:
+    """The outcome of a target in a process of its own, whatever becomes of that."""
+    context = multiprocessing.get_context('spawn')
+    queue = context.Queue()
+    with tempfile.NamedTemporaryFile() as last:
+        last.truncate(engine.LARGEST + 4)
+        process = context.Process(target=_attack, args=(name, count, seed, last.name, queue))
+        process.start()
+        while True:
+            try:
+                outcome = queue.get(timeout=5)
+                break
+            except multiprocessing.queues.Empty:
+                if not process.is_alive():
+                    data = Path(last.name).read_bytes()
+                    (size,) = struct.unpack('<I', data[:4])
+                    problem = f'the process ended with {process.exitcode}'
+                    failure = {'problem': problem, 'input': data[4 : 4 + size].hex()}
+                    outcome = dataclasses.asdict(engine.Outcome(failures=[failure]))
+                    break
+        process.join()
+    return outcome
+
+
+def main() -> None:
+    """The command; see above."""
+    parser = argparse.ArgumentParser(prog='python -m fuzz', description=(__doc__ or '').split('\n\n')[1])
+    parser.add_argument('--inputs', type=int, default=1_000_000, help='of all targets together')
+    parser.add_argument('--output', type=Path, default=Path('runs/fuzz/fuzz.json'))
+    parser.add_argument('--only', default='', help='names of targets, a,b')
+    parser.add_argument('--seed', type=int, default=0)
+    flags = parser.parse_args()
+    known = targets.all_targets()
+    names = flags.only.split(',') if flags.only else list(known)
+    shares = sum(known[name].share for name in names)
+    flags.output.parent.mkdir(parents=True, exist_ok=True)
+    outcomes = {}
+    for name in names:
+        count = max(len(known[name].seeds), round(flags.inputs * known[name].share / shares))
+        outcome = attack_apart(name, count, flags.seed)
+        for number, failure in enumerate(outcome['failures']):
+            kept = flags.output.parent / f'{name}-{number}.bin'
+            kept.write_bytes(bytes.fromhex(failure.pop('input')))
+            print(f'  {name}: {failure["problem"]}  ({kept})', flush=True)
+        outcomes[name] = outcome
+        said = (
+            f'{outcome["inputs"]:,} inputs, {outcome["read"]:,} read, {outcome["refused"]:,} refused',
+            f'{len(outcome["failures"])} failures, slowest {outcome["slowest_ms"]:.0f} ms',
+            f'memory +{outcome["peak_growth_mb"]:.0f} MB, {outcome["seconds"]:.0f} s',
+        )
+        print(f'{name}: {"; ".join(said)}', flush=True)
+    figure = {
+        'inputs': sum(outcome['inputs'] for outcome in outcomes.values()),
+        'failures': sum(len(outcome['failures']) for outcome in outcomes.values()),
+        'slowest_ms': max(outcome['slowest_ms'] for outcome in outcomes.values()),
+        'peak_growth_mb': max(outcome['peak_growth_mb'] for outcome in outcomes.values()),
+        'seed': flags.seed,
+        'python': platform.python_version(),
+        'targets': outcomes,
+    }
+    flags.output.write_text(json.dumps(figure, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    print(f'{figure["inputs"]:,} inputs, {figure["failures"]} failures: {flags.output}')
+    sys.exit(bool(figure['failures']))
+
+
+if __name__ == '__main__':
+    main()
