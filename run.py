@@ -102,6 +102,13 @@ def main(argv: list[str]) -> None:
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
         sys.exit(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not start.is_out_of_memory(error):
+            raise
+        first = str(error).partition('\n')[0]
+        sys.exit(
+            f'\nrun.py: out of memory ({first}): lower batch_size, lengths or model.*, or raise microbatches'
+        )
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if jax.process_index() == 0:
