@@ -6,7 +6,6 @@ vectors = Encoder.load('clower-char').encode(['今天天气很好。', '我们�
 
 import bisect
 import contextlib
-import json
 import logging
 import operator
 from collections import deque
@@ -58,9 +57,6 @@ def load_params(
     params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
     if report.random:
         raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
-    layers = [name for name in report.unused if name.startswith('encoder.layer.')]
-    if layers:
-        log.warning('%s has weights of more layers than its config.json: %s, …', folder, layers[0])
     return params
 
 
@@ -317,16 +313,18 @@ def _checked(texts: Sequence[str]) -> list[str]:
 
 
 def _settings(folder: Path) -> dict:
-    """The config.json of a folder or a workdir; {} where there is none."""
+    """The config.json of a folder or a workdir, which was read before; {} where there is none."""
     path = folder / 'config.json'
-    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    return hugging_face.read_json(path) if path.is_file() else {}
 
 
 def _pooling(folder: Path) -> str:
     """What the encoder of a folder was trained with; 'mean' where that is not known."""
     config = _settings(folder)
-    own = hugging_face.own_entry(config, 'pooling')
-    return own or config.get('model', {}).get('pooling') or 'mean'
+    pooling = hugging_face.own_entry(config, 'pooling') or config.get('model', {}).get('pooling') or 'mean'
+    if pooling not in POOLINGS:
+        raise ValueError(f'{folder}/config.json has the pooling {pooling!r}, none of {", ".join(POOLINGS)}')
+    return pooling
 
 
 def _length(folder: Path) -> float | None:

@@ -222,8 +222,8 @@ def clean(text: str) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Whether the text is an integer."""
-    return text.removeprefix('-').isdecimal()
+    """Whether the text is an integer, of at most 18 digits: what has more is a name."""
+    return len(text) < 20 and text.removeprefix('-').isdecimal()
 
 
 def _objects(path: str, text: str) -> Table:

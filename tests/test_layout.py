@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
-        *('settings', 'command_line'),
+        *('settings', 'command_line', 'folder_files'),
         *(
             'metrics',
             'resampling',
