@@ -110,7 +110,10 @@ def main(argv: list[str]) -> None:
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
         end(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
-    except jax.errors.JaxRuntimeError as error:
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if start.is_out_of_memory(error):
+            first = str(error).partition('\n')[0]
+            end(f'\nrun.py: out of memory ({first}): lower batch_size, lengths, model.*; raise microbatches')
         # Of one process alone it is its own mistake; of several it is what a collective ends with whose other
         # side is gone.
         if jax.process_count() == 1 or absl.logging.get_verbosity() > absl.logging.WARNING:

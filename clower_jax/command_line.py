@@ -53,8 +53,7 @@ def parse(argv: Sequence[str], about: str) -> None:
     if rest[1:]:
         refuse(f'unknown arguments: {" ".join(rest[1:])}; a key is set as --config.KEY=VALUE')
     try:
-        for part in settings.parts_of(flags.FLAGS.config):
-            settings.check(part)
+        settings.check_job(flags.FLAGS.config)
     except ValueError as error:
         refuse(str(error))
 

@@ -57,9 +57,6 @@ def load_params(
     params, report = initial.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
     if report.random:
         raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
-    layers = [name for name in report.unused if name.startswith('encoder.layer.')]
-    if layers:
-        log.warning('%s has weights of more layers than its config.json: %s, …', folder, layers[0])
     return params
 
 
@@ -316,7 +313,7 @@ def _checked(texts: Sequence[str]) -> list[str]:
 
 
 def _settings(folder: Path) -> dict:
-    """The config.json of a folder or a workdir; {} where there is none."""
+    """The config.json of a folder or a workdir, which was read before; {} where there is none."""
     path = folder / 'config.json'
     return hugging_face.read_json(path) if path.is_file() else {}
 
@@ -324,8 +321,10 @@ def _settings(folder: Path) -> dict:
 def _pooling(folder: Path) -> str:
     """What the encoder of a folder was trained with; 'mean' where that is not known."""
     config = _settings(folder)
-    own = hugging_face.own_entry(config, 'pooling')
-    return own or config.get('model', {}).get('pooling') or 'mean'
+    pooling = hugging_face.own_entry(config, 'pooling') or config.get('model', {}).get('pooling') or 'mean'
+    if pooling not in POOLINGS:
+        raise ValueError(f'{folder}/config.json has the pooling {pooling!r}, none of {", ".join(POOLINGS)}')
+    return pooling
 
 
 def _length(folder: Path) -> float | None:

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from clower_jax import hugging_face, model_card, output_folder, sentence_folder, source_ids, wordpiece
+from clower_jax import (
+    hugging_face,
+    model_card,
+    output_folder,
+    precision,
+    sentence_folder,
+    source_ids,
+    wordpiece,
+)
 from clower_jax.initial import TOKEN_ROWS, is_workdir, open_checkpoints, source_info
 from clower_jax.model import KINDS, PAD_ID
 from clower_jax.pretraining import predicts_order, trains_pooler
@@ -63,7 +71,8 @@ def export(
       `output`.
 
     Raises:
-      ValueError: there is nothing to export, `output` is in the way, or the choices do not go together.
+      ValueError: there is nothing to export, a parameter holds NaN or infinity, `output` is in the way, or
+        the choices do not go together.
     """
     workdir, output = Path(workdir), Path(output).resolve()  # '.' has a name, too
     if not workdir.is_dir():
@@ -104,6 +113,7 @@ def export(
         step = checkpoints.latest_step or 0
         paths = _paths(checkpoints.param_shapes(), config, task, encoder, heads)
         params, tokens = checkpoints.load_params(paths), info.tokens[: info.base_size]
+    precision.check_finite(params, str(workdir))
     same_ids, part_of = source_ids.of_initial(config, tokens)
     if ids_of:
         params, tokens = source_ids.put_back(ids_of, params, tokens)

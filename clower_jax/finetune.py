@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import jax
 from ml_collections import ConfigDict
 
-from clower_jax import evaluate, hugging_face, initial, output_file, sharding, train, writer
+from clower_jax import evaluate, hugging_face, initial, output_file, precision, sharding, train, writer
 from clower_jax.checkpoint_files import FOLDER, newest_intact
 from clower_jax.progress import Best, Stop
 from clower_jax.train_state import abstract_params
@@ -135,10 +136,12 @@ def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, 
 def restore(workdir: Path, evaluator: evaluate.Evaluator, which: str = '') -> dict:
     """The parameters of a workdir on their devices: 'best', 'last', or the best if there are any.
 
-    Raises ValueError where there are none, or they are of another model.
+    Raises ValueError where there are none, they are of another model, or one holds NaN or infinity.
     """
     with initial.open_checkpoints(workdir, which) as checkpoints:
-        return checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.task.init))
+        params = checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.task.init))
+    precision.check_finite(flax.traverse_util.flatten_dict(params, sep='/'), str(workdir))
+    return params
 
 
 def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:

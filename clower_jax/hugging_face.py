@@ -1,14 +1,16 @@
 """Hugging Face's BERT folders: their names, their files, and which of them are a BERT like ours."""
 
 import codecs
-import json
 import logging
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clower_jax.bert import LAYER_NORM_EPSILON
+from clower_jax.folder_files import Entry, check_entries, check_texts, read_bytes, read_json, short
+from clower_jax.settings import RANGES
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +43,26 @@ FIXED = {
     'type_vocab_size': 2,
     'is_decoder': False,
 }
+MOST_LABELS = 100_000
+# Of config.json: what is read of it, beside `FIXED`.
+ENTRIES = {
+    **{theirs: Entry((int,), 1, RANGES[ours][1]) for ours, (theirs, _) in SIZES.items()},
+    **{theirs: Entry((float,), *RANGES[ours]) for ours, (theirs, _) in RATES.items()},
+    'num_hidden_layers': Entry((int,), *RANGES['num_layers']),
+    'vocab_size': Entry((int,), 1, RANGES['vocab_size'][1]),
+    'num_labels': Entry((int,), 1, MOST_LABELS),
+    **dict.fromkeys(('model_type', 'problem_type'), Entry((str,))),
+    **dict.fromkeys(('id2label', OWN_KEY), Entry((dict,))),
+    'architectures': Entry((list,)),
+    'tie_word_embeddings': Entry((bool,)),
+}
 # Of tokenizer_config.json: what decides the ids of a text.
 TOKENIZER_SETTINGS = {
-    'do_lower_case': (bool,),
-    'strip_accents': (bool,),
-    'tokenize_chinese_chars': (bool,),
-    'model_max_length': (int, float),  # where it is not known, 1e30
-    'tokenizer_class': (str,),
+    **dict.fromkeys(('do_lower_case', 'strip_accents', 'tokenize_chinese_chars'), Entry((bool,))),
+    'model_max_length': Entry((float,), 1, math.inf),  # where it is not known, 1e30
+    'tokenizer_class': Entry((str,)),
 }
+ROW = Entry((int,), 0, RANGES['vocab_size'][1])  # of the token table
 TASKS = {'BertForSequenceClassification': 'classify', 'BertForQuestionAnswering': 'span'}
 
 
@@ -97,32 +111,42 @@ def other_classifier(config: Mapping[str, Any], labels: Sequence[str]) -> str:
     """Why a classifier does not choose one of several labels, or ''."""
     kind = config.get('problem_type') or 'single_label_classification'
     if kind != 'single_label_classification':
-        return f'its problem_type is {kind!r}, ours chooses one of several labels'
+        return f'its problem_type is {reprlib.repr(kind)}, ours chooses one of several labels'
     return '' if len(labels) > 1 else f'it has {len(labels)} label, ours chooses one of several'
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A config.json or bert_config.json. Google's own files and folders before 2020 say no `model_type`.
 
-    Raises ValueError where it describes no BERT like ours, with the reason.
+    What it leaves open (null) is not among it. Raises ValueError where it describes no BERT like ours, with
+    the reason, or an entry is of another type or size than it should be.
     """
-    config = read_json(path)
+    config = {key: value for key, value in read_json(path).items() if value is not None}
+    check_entries(path, config, ENTRIES)
+    check_texts(path, 'architectures', config.get('architectures', ()))
     if 'model_type' not in config:
         architecture = (config.get('architectures') or ['Bert'])[0]
         if 'hidden_size' not in config or not architecture.startswith('Bert'):
             raise ValueError(
                 f'{path} describes no BERT: it has neither model_type nor hidden_size'
                 if 'hidden_size' not in config
-                else f'{path} describes no BERT, but a {architecture}'
+                else f'{path} describes no BERT, but a {short(architecture)}'
             )
     check_same(path, {key: (config.get(key, value), value) for key, value in FIXED.items()})
+    width, heads = (config.get(*SIZES[name]) for name in ('hidden_size', 'num_heads'))
+    if width % heads:
+        raise ValueError(f'{path}: hidden_size {width} is no multiple of num_attention_heads {heads}')
+    names = config.get('id2label', {})
+    if len(names) > MOST_LABELS or not set(names) <= set(map(str, range(len(names)))):
+        raise ValueError(f'{path}: id2label should name the labels 0 to n − 1, at most {MOST_LABELS}')
+    check_texts(path, 'id2label', names.values())
     return config
 
 
 def check_same(path: Path, settings: Mapping[str, tuple]) -> None:
     """Raises ValueError naming each setting whose two values, the file's and ours, differ."""
     wrong = [
-        f'{key} is {theirs!r} there, {ours!r} here'
+        f'{key} is {reprlib.repr(theirs)} there, {ours!r} here'
         for key, (theirs, ours) in settings.items()
         if theirs != ours
     ]
@@ -143,10 +167,7 @@ def tokenizer_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / 'tokenizer_config.json'
     settings = {k: v for k, v in read_json(path).items() if v is not None} if path.is_file() else {}
-    for name, kinds in TOKENIZER_SETTINGS.items():
-        if name in settings and not isinstance(settings[name], kinds):
-            wanted = kinds[0].__name__
-            raise ValueError(f'{path}: {name} is {settings[name]!r}, and should be of the type {wanted}')
+    check_entries(path, settings, TOKENIZER_SETTINGS)
     return settings
 
 
@@ -175,7 +196,12 @@ def warn_of_tokenizer(folder: Path) -> None:
 def read_segmenter(folder: Path) -> dict[str, Any] | None:
     """What cut the words of a folder that has word rows; else None."""
     path = (folder / WORD_VOCABULARY).with_suffix('.json')
-    return read_json(path).get('segmenter') if path.is_file() else None
+    if not path.is_file():
+        return None
+    segmenter = read_json(path).get('segmenter') or {}
+    check_entries(path, {'segmenter': segmenter}, {'segmenter': Entry((dict,))})
+    check_entries(path, segmenter, {'name': Entry((str,)), 'hmm': Entry((bool,))}, 'segmenter.')
+    return segmenter or None
 
 
 def read_vocabulary(folder: Path, rows: int | None = None) -> tuple[Path, list[str], int]:
@@ -188,7 +214,10 @@ def read_vocabulary(folder: Path, rows: int | None = None) -> tuple[Path, list[s
     """
     words = folder / WORD_VOCABULARY
     if words.is_file():
-        return words, read_tokens(words), int(entry(words.with_suffix('.json'), 'base_size', kind=int))
+        tokens, sidecar = read_tokens(words), words.with_suffix('.json')
+        base_size = entry(sidecar, 'base_size', kind=int)
+        check_entries(sidecar, {'base_size': base_size}, {'base_size': Entry((int,), 1, len(tokens))})
+        return words, tokens, base_size
     path = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
     if path is None:
         raise ValueError(
@@ -215,10 +244,14 @@ def _tokens_by_id(path: Path) -> dict[int, str]:
     if path.suffix == '.json':
         kind = entry(path, 'model').get('type', 'WordPiece')
         if kind != 'WordPiece':
-            raise ValueError(f"{path} is a tokenizer of the type {kind}; BERT's is WordPiece")
-        return {row: token for token, row in entry(path, 'model', 'vocab').items()}
+            raise ValueError(f"{path} is a tokenizer of the type {short(str(kind))}; BERT's is WordPiece")
+        rows = entry(path, 'model', 'vocab')
+        check_texts(path, 'model.vocab', rows)
+        for token in rows:
+            check_entries(path, rows, {token: ROW}, 'model.vocab.')
+        return {row: token for token, row in rows.items()}
     try:
-        text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
+        text = read_bytes(path).removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         line = error.object.count(b'\n', 0, error.start) + 1
         raise ValueError(f'{path}:{line} is not UTF-8 ({error.reason}): save the file as UTF-8') from error
@@ -226,7 +259,9 @@ def _tokens_by_id(path: Path) -> dict[int, str]:
 
 
 def _without_gaps(path: Path, by_id: Mapping[int, str]) -> list[str]:
-    """The tokens in the order of their ids. Raises ValueError where an id has none."""
+    """The tokens in the order of their ids. Raises ValueError where an id has none, or there are none."""
+    if not by_id:
+        raise ValueError(f'{path} has no tokens: it may be damaged')
     gap = next((row for row in range(len(by_id)) if row not in by_id), None)
     if gap is not None:
         raise ValueError(
@@ -247,11 +282,17 @@ def _added_tokens(folder: Path) -> dict[int, str]:
         'tokenizer.json': lambda x: {int(y['id']): y['content'] for y in x.get('added_tokens', ())},
     }
     for name, read in readers.items():
-        if (folder / name).is_file():
+        path = folder / name
+        if path.is_file():
+            saved = read_json(path)
             try:
-                found |= read(read_json(folder / name))
-            except (TypeError, KeyError, AttributeError) as error:
-                raise ValueError(f'{folder / name} has no added tokens as such a file should') from error
+                tokens = read(saved)
+            except (TypeError, KeyError, AttributeError, ValueError) as error:
+                raise ValueError(f'{path} has no added tokens as such a file should') from error
+            check_texts(path, 'an added token', tokens.values())
+            if not all(map(ROW.allows, tokens)):
+                raise ValueError(f'{path} has an added token whose id should be {ROW}')
+            found |= tokens
     return found
 
 
@@ -267,19 +308,6 @@ def entry(path: Path, *keys: str, kind: type = dict) -> Any:
     value: Any = read_json(path)
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, kind):
+    if not Entry((kind,)).allows(value):
         raise ValueError(f'{path} has no {".".join(keys)} as such a file should: it may be damaged')
-    return value
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError as error:
-        raise ValueError(f'{path} is missing') from error
-    except ValueError as error:
-        raise ValueError(f'{path} is no JSON ({error}): it may have been cut short') from error
-    if not isinstance(value, dict):
-        raise ValueError(f'{path} is no JSON object: it may belong to something else')
     return value

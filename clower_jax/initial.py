@@ -10,10 +10,18 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from clower_jax import hugging_face, tensor_names, tf_checkpoint, token_rows, weight_files
+from clower_jax import hugging_face, precision, tensor_names, tf_checkpoint, token_rows, weight_files
 from clower_jax.checkpoint import Checkpoints
 from clower_jax.checkpoint_files import BEST, FOLDER, SET_ASIDE, described, newest_intact
-from clower_jax.weight_sources import POOLER, Source, SourceInfo, find, is_workdir, source_info
+from clower_jax.weight_sources import (
+    POOLER,
+    Source,
+    SourceInfo,
+    check_layers,
+    find,
+    is_workdir,
+    source_info,
+)
 
 __all__ = [
     'TOKEN_ROWS',
@@ -83,7 +91,8 @@ def load_initial(
 
     Raises:
       ValueError: the source is none of these, its vocabulary or its kind of encoder is another one (ours for
-        words, too), it lacks a part of the embeddings or of an encoder, or a shape does not fit. A head or
+        words, too), it lacks a part of the embeddings or of an encoder, a shape does not fit, its config
+        says another number of layers than it has, or a tensor that is taken holds NaN or infinity. A head or
         pooler that it has not, or that has another shape, is no error: it is left at random and listed.
     """
     found = find(source)
@@ -100,9 +109,11 @@ def load_initial(
     unwanted = {path: _unwanted(path, found.info, labels, classify_from, new_pooler) for path in flat}
     if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
         if not (any(unwanted.values()) or found.random) and (restored := _restore_whole(found.path, params)):
+            precision.check_finite(flax.traverse_util.flatten_dict(restored, sep='/'), owner)
             return restored, Report([], [])
     tensors, names, unused = _read(found, flat)
     _check_complete(found, names, tensors)
+    precision.check_finite({name: tensors[name] for name in names.values() if name in tensors}, owner)
     untied = found.untied and weight_files.DECODER in tensors
     random, used = [], set()
     for path, leaf in flat.items():
@@ -148,6 +159,7 @@ def load_token_rows(source: str | Path) -> tuple[SourceInfo, dict[str, np.ndarra
     tensors, names, _ = _read(found, paths)
     if names[paths[0]] not in tensors:
         raise ValueError(f'{found.path} has no token table ({names[paths[0]]})')
+    precision.check_finite({name: tensors[name] for name in names.values() if name in tensors}, str(source))
     return found.info, {
         path: np.asarray(tensors[names[path]], np.float32) for path in paths if names[path] in tensors
     }
@@ -246,14 +258,17 @@ def _read(
     """
     names = {path: hugging_face.tensor_name(path) for path in paths}
     if source.kind == 'hugging_face':
-        config = hugging_face.read_json(source.config)
-        return weight_files.read_tensors(source.path, config), names, []
+        config = hugging_face.read_config(source.config)
+        tensors = weight_files.read_tensors(source.path, config)
+        check_layers(source.config, source.info.model['num_layers'], tensors, source.path)
+        return tensors, names, []
     if source.kind == 'tensorflow':
         states = tf_checkpoint.variables(source.path).optimizer_states
         unused = [f'{states} states of the optimiser'] if states else []
         return tf_checkpoint.read_tensors(source.path), names, unused
     with open_checkpoints(source.path) as checkpoints:
         saved = checkpoints.param_shapes().keys() - source.random
+        check_layers(source.config, source.info.model['num_layers'], saved, source.path)
         pretrained = source.info.task == 'pretrain'
         # Words have an embedding layer of their own in AMBERT alone: of any other source it is the one that
         # there is.

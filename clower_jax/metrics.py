@@ -1,5 +1,6 @@
 """Means out of sums, and how fast a step is against what the chip can do."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 
 import jax
@@ -54,6 +55,16 @@ def encoder_flops(config: ConfigDict, length: int) -> float:
     width = model.hidden_size
     per_token = 2 * (4 * width**2 + 2 * width * model.intermediate_size) + 4 * length * width
     return float(length * model.num_layers * per_token)
+
+
+def memory() -> int:
+    """Bytes of memory of all devices together, as far as they may be used; of CPUs that of their machines."""
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    if all('bytes_limit' in stats for stats in found):
+        here = sum(stats['bytes_limit'] for stats in found)
+    else:
+        here = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return here * jax.process_count()
 
 
 def peak_flops() -> float | None:

@@ -1,8 +1,12 @@
 """Compute dtypes and the dynamic loss scale of fp16 (Micikevicius et al. 2018)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from clower_jax.settings import DTYPES
 
@@ -36,9 +40,10 @@ class LossScale(flax.struct.PyTreeNode):
     dynamic: bool = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def create(cls, dtype: str) -> 'LossScale':
+    def create(cls, dtype: str, initial: float = FP16_INITIAL_SCALE) -> 'LossScale':
+        """The first scale of a run: `initial` (a config's `optim.initial_loss_scale`) in float16."""
         dynamic = dtype == 'float16'
-        scale = FP16_INITIAL_SCALE if dynamic else 1.0
+        scale = initial if dynamic else 1.0
         return cls(jnp.asarray(scale, jnp.float32), jnp.asarray(0, jnp.int32), dynamic)
 
     def update(self, finite: jax.Array) -> 'LossScale':
@@ -52,9 +57,34 @@ class LossScale(flax.struct.PyTreeNode):
         return self.replace(scale=scale, finite_steps=jnp.where(grow, 0, steps))
 
 
-def all_finite(tree) -> jax.Array:
-    """bool []: no leaf of the tree holds an infinity or a NaN."""
-    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+def check_finite(arrays: Mapping[str, Any], owner: str) -> None:
+    """Raises ValueError naming each of these arrays, by name, that holds an infinity or a NaN in fp32, or no
+    numbers at all.
+
+    Args:
+      arrays: NumPy's, or JAX's wherever they are.
+      owner: what they are of, for the message.
+    """
+    finite = jax.device_get(_finite({name: x for name, x in arrays.items() if isinstance(x, jax.Array)}))
+    finite |= {name: _finite_on_host(x) for name, x in arrays.items() if name not in finite}
+    bad = [name for name in arrays if not finite[name]]
+    if bad:
+        raise ValueError(
+            f'{owner} has NaN or infinity in {", ".join(bad[:5])}{", …" * (len(bad) > 5)} ({len(bad)} of '
+            f'{len(arrays)} tensors): it was damaged, or its training diverged. Take an earlier state of it'
+        )
+
+
+def _finite_on_host(array: np.ndarray) -> bool:
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        return False
+    with np.errstate(over='ignore', invalid='ignore'):  # what is too large for fp32 becomes infinity
+        return bool(np.isfinite(np.asarray(array, np.float32)).all())
+
+
+@jax.jit
+def _finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: jnp.isfinite(x).all() for name, x in arrays.items()}
 
 
 def select(condition: jax.Array, if_true, if_false):

@@ -5,8 +5,12 @@ each: https://sbert.net/docs/package_reference/sentence_transformer/models.html.
 """
 
 import json
+import math
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from clower_jax.folder_files import Entry, check_entries, check_plain, check_texts, read_json, short
 
 MODULES = 'modules.json'
 TRANSFORMER = 'sentence_bert_config.json'
@@ -23,6 +27,14 @@ MODES = {
     'pooling_mode_lasttoken': 'lasttoken',
 }
 OURS = ('mean', 'cls')
+# What is read of the three files.
+ENTRIES = {
+    'max_seq_length': Entry((int,), 1, math.inf),
+    **dict.fromkeys(('transformer_task', 'default_prompt_name'), Entry((str,))),
+    **dict.fromkeys(('do_lower_case', 'include_prompt', *MODES), Entry((bool,))),
+    'pooling_mode': Entry((str, list)),
+    'prompts': Entry((dict,)),
+}
 
 
 class SentenceFolder(NamedTuple):
@@ -62,10 +74,12 @@ def read(folder: Path, pooling: str = '') -> SentenceFolder:
     if first[0] != 'Transformer':
         raise ValueError(f'{path} begins with {first[0]}; here a Transformer (a BERT) has to come first')
     bert = folder / first[1]
-    settings = _read(bert / TRANSFORMER, dict, {})
+    settings = _settings(bert / TRANSFORMER)
     task = settings.get('transformer_task', 'feature-extraction')
     if task != 'feature-extraction':
-        raise ValueError(f'{bert / TRANSFORMER} has the transformer_task {task!r}, which gives no vectors')
+        raise ValueError(
+            f'{bert / TRANSFORMER} has the transformer_task {reprlib.repr(task)}, which gives no vectors'
+        )
     prompt = _prompt(folder / 'config_sentence_transformers.json')
     normalize, pooled = False, False
     for kind, place in others:
@@ -111,13 +125,17 @@ def write(folder: Path, pooling: str, hidden_size: int, max_length: int) -> None
 def _modules(path: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module, in their order."""
     found = []
-    for module in _read(path, list):
+    for module in read_json(path, list):
         kind, place = (module.get(key) if isinstance(module, dict) else None for key in ('type', 'path'))
         if not isinstance(kind, str) or not isinstance(place, str):
             raise ValueError(f'{path} has a module without type or path: it may be damaged')
+        if place:
+            check_plain(path, 'path', place)
+        check_texts(path, 'type', [kind])
         if not kind.startswith('sentence_transformers.'):
-            raise ValueError(f'{path} has the module {kind}, which is code of its own and is not run here')
-        found.append((kind.rpartition('.')[2], place))
+            code = reprlib.repr(kind)
+            raise ValueError(f'{path} has the module {code}, which is code of its own and is not run here')
+        found.append((short(kind.rpartition('.')[2]), place))
     if not found:
         raise ValueError(f'{path} names no module: it may be damaged')
     return found
@@ -125,37 +143,36 @@ def _modules(path: Path) -> list[tuple[str, str]]:
 
 def _pooling(path: Path, prompt: str) -> str:
     """'mean' or 'cls'."""
-    config = _read(path, dict)
+    config = _without_nulls(path)
     modes = config.get('pooling_mode') or [mode for key, mode in MODES.items() if config.get(key)] or ['mean']
     modes = [modes] if isinstance(modes, str) else modes
+    check_texts(path, 'pooling_mode', modes)
     if len(modes) > 1 or modes[0] not in OURS:
         raise ValueError(
-            f'{path} has the pooling {" + ".join(modes)}; Encoder has {" and ".join(OURS)}. To take one of '
-            'them all the same give it as pooling'
+            f'{path} has the pooling {short(" + ".join(modes))}; Encoder has {" and ".join(OURS)}. To take '
+            'one of them all the same give it as pooling'
         )
     if prompt and not config.get('include_prompt', True):
         raise ValueError(
-            f'{path} has include_prompt false: to pool without the prompt {prompt!r} is not done here'
+            f"{path} has include_prompt false: to pool without the prompt '{short(prompt)}' is not done here"
         )
     return modes[0]
 
 
 def _prompt(path: Path) -> str:
     """What stands before each text where the caller does not say otherwise."""
-    settings = _read(path, dict, {})
-    return (settings.get('prompts') or {}).get(settings.get('default_prompt_name')) or ''
+    settings = _settings(path)
+    prompt = settings.get('prompts', {}).get(settings.get('default_prompt_name')) or ''
+    check_texts(path, 'prompts', [prompt])
+    return prompt
 
 
-def _read(path: Path, kind: type, missing: Any = None) -> Any:
-    """A JSON file that holds a `kind`; `missing` where there is none, if that is not None."""
-    try:
-        value = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError as error:
-        if missing is not None:
-            return missing
-        raise ValueError(f'{path} is missing: copy the whole folder, its subfolders too') from error
-    except ValueError as error:
-        raise ValueError(f'{path} is no JSON ({error}): it may have been cut short') from error
-    if not isinstance(value, kind):
-        raise ValueError(f'{path} holds no {kind.__name__}: it may belong to something else')
-    return value
+def _settings(path: Path) -> dict[str, Any]:
+    """What a JSON file says, without what it leaves open (null); {} where there is none."""
+    return _without_nulls(path) if path.is_file() else {}
+
+
+def _without_nulls(path: Path) -> dict[str, Any]:
+    settings = {key: value for key, value in read_json(path).items() if value is not None}
+    check_entries(path, settings, ENTRIES)
+    return settings

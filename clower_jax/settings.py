@@ -1,10 +1,72 @@
 """Settings that no data could make good, found without JAX: before the libraries are imported that take
 seconds to."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 DTYPES = ('float32', 'bfloat16', 'float16')  # that products are computed in
 SCHEDULES = ('linear', 'cosine', 'wsd', 'constant')  # of the learning rate, after the warm-up
+
+
+# From … to: what a number may be, by the last part of its key, in every job. Upper bounds of sizes catch
+# slips: they are far above what any machine holds.
+_STEPS, _COUNT, _ROWS = (0, 10**9), (1, 10**9), (0, 10**9)
+_LENGTH, _RATE, _WEIGHT = (0, 2**20), (0.0, 0.99), (0.0, 1e6)
+RANGES: dict[str, tuple[float, float]] = {
+    'seed': (0, 2**32 - 1),
+    **dict.fromkeys(('total_steps', 'eval_every', 'checkpoint_every', 'patience', 'warmup_steps'), _STEPS),
+    **dict.fromkeys(('log_every', 'max_bad_steps'), _COUNT),
+    **dict.fromkeys(('batch_size', 'microbatches'), (1, 2**20)),
+    'keep_checkpoints': (0, 10**6),
+    'num_epochs': (0.0, 1e6),
+    **dict.fromkeys(('seeds', 'seeds_at_once'), (1, 10**4)),
+    # mesh
+    **dict.fromkeys(('data', 'fsdp', 'tensor'), (-1, 2**20)),
+    # model
+    'hidden_size': (0, 2**16),
+    'num_layers': (0, 1024),
+    'num_heads': (0, 2**12),
+    **dict.fromkeys(('intermediate_size', 'max_positions'), (0, 2**20)),
+    **dict.fromkeys(('vocab_size', 'base_vocab_size'), (0, 2**24)),
+    **dict.fromkeys(('dropout', 'attention_dropout', 'drophead', 'feature_cutoff'), _RATE),
+    'initializer_range': (0.0, 100.0),
+    # optim
+    'learning_rate': (0.0, 1000.0),
+    'warmup_fraction': _RATE,
+    'final_fraction': (0.0, 1.0),
+    'weight_decay': (0.0, 1000.0),
+    'clip_norm': (0.0, 1e9),
+    'initial_loss_scale': (1.0, 2.0**24),
+    # loss
+    **dict.fromkeys(('sop_weight', 'contrast_weight', 'word_weight', 'mlm_weight'), _WEIGHT),
+    'temperature': (1e-4, 1e4),
+    'align_threshold': (-1.0, 1.0),
+    'cmlm_vectors': (1, 10**4),
+    # data
+    'mask_rate': (0.01, 0.99),
+    **dict.fromkeys(('dev_fraction', 'test_fraction', 'validation_fraction'), _RATE),
+    **dict.fromkeys(('char_length', 'word_length', 'mask_span', 'mask_shortest'), _LENGTH),
+    **dict.fromkeys(('latin_mask_span', 'latin_mask_shortest', 'max_anchor_length'), _LENGTH),
+    'max_length': (8, 2**20),
+    **dict.fromkeys(('stride', 'max_question_length', 'max_answer_length'), (1, 2**20)),
+    **dict.fromkeys(('max_anchors', 'buckets'), (0, 10**4)),
+    **dict.fromkeys(('max_texts', 'explored_masks', 'n_best', 'max_aligned'), (1, 10**4)),
+    **dict.fromkeys(('num_chars', 'num_words'), (0, 2**24)),
+    **dict.fromkeys(('min_count', 'max_strings'), _COUNT),
+    **dict.fromkeys(('eval_examples', 'eval_rows', 'max_pairs'), _ROWS),
+    # frozen encoders
+    **dict.fromkeys(('train_sizes', 'selection_rows', 'occurrences', 'min_occurrences'), _COUNT),
+    **dict.fromkeys(('draws', 'samples', 'resamples'), (1, 10**7)),
+    'folds': (2, 10**6),
+}
+LARGEST = 3.4e38  # a number in fp32
+# Fine-tuning takes 0 for 'as the data or init_from say'.
+NOT_FOUND_OUT = (
+    'total_steps',
+    *(f'model.{key}' for key in ('hidden_size', 'num_heads', 'intermediate_size')),
+)
 
 
 def parts_of(config: ConfigDict) -> list[ConfigDict]:
@@ -14,44 +76,32 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     return [] if config.task in ('similarity', 'vectors', 'probe', 'words') else [config]
 
 
+def check_job(config: ConfigDict) -> None:
+    """`check` of every training that a job consists of, and of the numbers of the job itself."""
+    for part in parts_of(config):
+        check(part)
+    check_numbers(flatten(config.to_dict()))
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the first of these dotted keys whose number is not in its range, or, where a
+    key has none, not finite. Entries of tuples are numbers, too; what is no number passes."""
+    for key, value in values.items():
+        low, high = RANGES.get(key.rpartition('.')[2], (-LARGEST, LARGEST))
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not low <= number <= high:  # NaN is in no range
+                allowed = 'a finite number' if high == LARGEST else f'from {low} to {high}'
+                raise ValueError(f'{key}={number} must be {allowed}')
+
+
 def check(config: ConfigDict) -> None:
-    """Raises ValueError for a setting that no data could make good."""
-    found_out = (
-        0 if config.task != 'pretrain' else 1
-    )  # fine-tuning takes 0 for 'as the data or init_from say'
-    rules = (
-        ('seed', 0, 2**32 - 1),
-        *((key, 1, None) for key in ('batch_size', 'microbatches', 'log_every', 'max_bad_steps')),
-        *((key, 1, None) for key in ('data.max_texts', 'data.explored_masks', 'loss.cmlm_vectors')),
-        *((f'model.{key}', found_out, None) for key in ('hidden_size', 'num_heads', 'intermediate_size')),
-        ('total_steps', found_out, None),
-        ('num_epochs', 0.0, None),
-        *((key, 0, None) for key in ('eval_every', 'checkpoint_every', 'model.num_layers')),
-        *((f'model.{key}', 0, 0.99) for key in ('dropout', 'attention_dropout')),
-        ('loss.temperature', 1e-4, None),
-        ('patience', 0, None),
-        *((f'data.{key}_fraction', 0.0, 0.99) for key in ('dev', 'test')),
-        *((key, 1, None) for key in ('seeds', 'seeds_at_once', 'data.stride', 'data.max_question_length')),
-        *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
-        ('data.max_length', 8, None),
-        ('data.max_strings', 1, None),
-        *((f'data.{key}', 0, None) for key in ('mask_span', 'mask_shortest', 'max_anchor_length', 'buckets')),
-        *((f'data.latin_{key}', 0, None) for key in ('mask_span', 'mask_shortest')),
-        ('data.mask_rate', 0.01, 0.99),
-        ('data.max_aligned', 1, None),
-        *((f'loss.{key}_weight', 0, None) for key in ('word', 'mlm')),
-        ('loss.align_threshold', -1.0, 1.0),
-        *((f'model.{key}', 0, 0.99) for key in ('drophead', 'feature_cutoff')),
-        ('optim.warmup_fraction', 0.0, 0.99),
-        ('optim.final_fraction', 0.0, 1.0),
-    )
+    """Raises ValueError for a setting of a training that no data could make good."""
     values = flatten(config.to_dict())
-    for key, low, high in rules:
-        if key not in values:
-            continue
-        if values[key] < low or high is not None and values[key] > high:
-            allowed = f'at least {low}' if high is None else f'from {low} to {high}'
-            raise ValueError(f'{key}={values[key]} must be {allowed}')
+    check_numbers(values)
+    if config.task == 'pretrain':
+        for key in NOT_FOUND_OUT:
+            if values[key] < 1:
+                raise ValueError(f'{key}={values[key]} must be at least 1')
     choices = {
         'mode': ('train', 'evaluate', 'predict'),
         'optim.schedule': SCHEDULES,

@@ -88,8 +88,9 @@ def measure(
     with initial.open_checkpoints(workdir) as checkpoints:
         parts = ('embeddings/', 'coarse_embeddings/', *(f'{view}_encoder/' for view in VIEWS))
         paths = [path for path in checkpoints.param_shapes() if path.startswith(parts)]
-        params = flax.traverse_util.unflatten_dict(checkpoints.load_params(paths), sep='/')
-    params = jax.device_put(params)
+        flat = checkpoints.load_params(paths)
+    precision.check_finite(flat, str(workdir))
+    params = jax.device_put(flax.traverse_util.unflatten_dict(flat, sep='/'))
 
     @jax.jit
     def vectors(params, batch):

@@ -7,13 +7,23 @@ import platform
 import shutil
 from pathlib import Path
 
+import flax.traverse_util
 import jax
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax import hugging_face, initial, optim, precision, settings, sharding, token_rows
+from clower_jax import (
+    hugging_face,
+    initial,
+    metrics,
+    optim,
+    precision,
+    settings,
+    sharding,
+    token_rows,
+)
 from clower_jax.checkpoint import Checkpoints
 from clower_jax.checkpoint_files import BEST, FOLDER, SET_ASIDE, damage, newest_intact, set_aside, steps
 from clower_jax.settings import flatten
@@ -73,9 +83,34 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError for a setting that no data could make good, on these devices. Cheap: call it before
     making a corpus."""
     settings.check(config)
+    _check_memory(config)
     if config.total_steps:
         optim.learning_rate(config)
     sharding.local_rows(sharding.make_mesh(config), config.batch_size)
+
+
+def _check_memory(config: ConfigDict) -> None:
+    """Raises ValueError where the devices together have not the memory for the parameters of one encoder with
+    what the optimiser keeps of them, and one vector for each token of a batch: a run needs more."""
+    model = config.model
+    width, depth = max(1, model.hidden_size), model.num_layers
+    parameters = depth * width * (4 * width + 2 * model.intermediate_size)
+    parameters += width * (model.vocab_size + model.max_positions)
+    length = config.data.get('max_length') or max(config.data.get(f'{x}_length', 0) for x in ('char', 'word'))
+    tokens = config.batch_size // config.get('microbatches', 1) * max(1, length)
+    # In fp32: parameter, gradient, both moments; a vector.
+    needed, there = 4 * (4 * parameters + tokens * width), metrics.memory()
+    if needed > there:
+        sizes = f'{parameters / 1e6:,.0f} M parameters and {tokens:,} tokens at a time'
+        raise ValueError(
+            f'{sizes} need more than {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f} GB: '
+            'lower model.hidden_size, model.num_layers, model.intermediate_size, batch_size or the length'
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on the host or on a device."""
+    return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
 
 
 def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
@@ -139,15 +174,21 @@ def first_state(
     """
 
     def create():
-        return TrainState.create(task.init(jax.random.key(config.seed)), optimizer, config.dtype)
+        params = task.init(jax.random.key(config.seed))
+        return TrainState.create(params, optimizer, config.dtype, config.optim.initial_loss_scale)
+
+    def create_scale():
+        return precision.LossScale.create(config.dtype, config.optim.initial_loss_scale)
 
     step = checkpoints.latest_step
     if step is not None:
         before = _settings_before(Path(workdir), config, step)
         token_rows.check_vocabulary(Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}')
         state = checkpoints.restore(abstract_state(mesh, create))
+        params = flax.traverse_util.flatten_dict(state.params, sep='/')
+        precision.check_finite(params, f'The checkpoint of step {step} in {workdir}')
         if before.get('dtype') != config.dtype:
-            state = state.replace(loss_scale=precision.LossScale.create(config.dtype))
+            state = state.replace(loss_scale=create_scale())
         if step < config.total_steps:
             log.info('Going on from step %d in %s', step, workdir)
         else:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clower_jax import tensor_names
+from clower_jax.folder_files import reason
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def find(source: str | Path) -> Path | None:
 
 def variables(prefix: Path) -> Variables:
     """What the checkpoint holds. Raises ValueError where it cannot be read."""
-    shapes = {name: tuple(shape) for name, shape in _reader(prefix).get_variable_to_shape_map().items()}
+    reader = _reader(prefix)
+    saved = _checked(prefix, reader.get_variable_to_shape_map)
+    shapes = {name: tuple(shape) for name, shape in saved.items()}
     model = sorted(name for name in shapes if not _STATES.fullmatch(name))
     try:
         wrapper = tensor_names.wrapper_prefix(model, '/', 'embeddings/word_embeddings')
@@ -71,6 +74,8 @@ def head(prefix: Path) -> tuple[str | None, int]:
     shapes = {_HEADS.get(name): shape for name, shape in variables(prefix).shapes.items()}
     for name, task in (('classifier.weight', 'classify'), ('qa_outputs.weight', 'span')):
         if name in shapes:
+            if not shapes[name]:
+                raise ValueError(f'{prefix}: {name} is a single number, and should be a matrix')
             return task, shapes[name][0]
     return None, 0
 
@@ -107,13 +112,10 @@ def _reader(prefix: Path):
 
 def _checked(prefix: Path, read):
     """`read()`, its errors in plain words."""
-    import tensorflow as tf
-
     try:
         return read()
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition('\n')[0]
+    except Exception as error:  # TensorFlow raises IndexError, too, where a file is cut short
         raise ValueError(
-            f'{prefix} is no TensorFlow checkpoint that can be read ({reason}). It consists of '
+            f'{prefix} is no TensorFlow checkpoint that can be read ({reason(error)}). It consists of '
             f'{prefix.name}.index and {prefix.name}.data-00000-of-00001: copy or unpack both again'
         ) from error

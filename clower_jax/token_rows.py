@@ -50,9 +50,10 @@ class Rows:
 
         Raises ValueError where the source's table has not a row for each of its tokens.
         """
-        if len(rows) not in self.sizes:
+        if not rows.ndim or len(rows) not in self.sizes:
+            count_of = len(rows) if rows.ndim else 'no'
             raise ValueError(
-                f'the source has {len(rows)} token rows and {self.sizes[0]} tokens: they are not of one model'
+                f'the source has {count_of} token rows and {self.sizes[0]} tokens: they are not of one model'
             )
         of = self.of[:count]
         known = (of >= 0) & (of < len(rows))

@@ -17,6 +17,7 @@ from clower_jax import evaluate, metrics, optim, precision, sharding, start
 from clower_jax.checkpoint import Checkpoints
 from clower_jax.checkpoint_files import BEST
 from clower_jax.progress import Best, Clock, Progress, Stop
+from clower_jax.train_state import TrainState
 from clower_jax.train_step import make_train_step
 from clower_jax.writer import Writer, rows_until
 
@@ -24,7 +25,14 @@ log = logging.getLogger(__name__)
 
 ASK_EVERY = 5  # steps after which several processes ask each other whether to stop
 PARTS = ('loss_', 'anchors')  # of what is held out, not on the console: what `loss` is made of, and counts
+LAST_SKIPPED = (
+    3  # steps at a run's end that make it an error: a loss scale that is too large skips one or two
+)
 RUN_AHEAD = 2  # steps in flight: enough to keep a device busy, few enough to stop soon when asked to
+WHAT_HELPS = (
+    'What helps: a lower optim.learning_rate, dtype=float32 or, with float16, a lower '
+    'optim.initial_loss_scale.'
+)
 
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
 
@@ -80,7 +88,9 @@ def train(
       The last held-out metrics ({} where nothing is held out, or nothing was left to do).
 
     Raises:
-      FloatingPointError: `max_bad_steps` steps in a row had a gradient that is not finite.
+      FloatingPointError: `max_bad_steps` steps in a row had a gradient or an update that is not finite; or
+        the run came to its end with the last `LAST_SKIPPED` steps, or half of all, skipped; that end is
+        not saved.
     """
     return train_side_by_side([Job(config, Path(workdir), batches)], vocabulary, score, programs, stop)[0]
 
@@ -185,6 +195,10 @@ def train_side_by_side(
                         if evaluating:
                             run.evaluate(step, score)
                             say(run, _summary(step, run.held_out))
+                        if step == config.total_steps or run.best.exhausted:
+                            check_learned(
+                                run.state, run.job.workdir
+                            )  # before it is saved: what is saved as finished learned
                         if saving or run.best.exhausted:
                             run.save()  # after the evaluation: a restart from here knows its outcome
                 if saving or evaluating:
@@ -262,6 +276,17 @@ class _Run:
         self._checkpoints.save(self.state)
 
 
+def check_learned(state: TrainState, workdir: Path) -> None:
+    """Raises FloatingPointError where a run, at its end, skipped half of its steps, or the last ones."""
+    steps, streak = int(state.step), int(state.bad_steps)
+    skipped = steps - int(optim.updates_taken(state.opt_state))
+    if 2 * skipped >= steps or streak >= LAST_SKIPPED:
+        raise FloatingPointError(
+            f'The run in {workdir} learned too little: in {skipped} of {steps} steps, {streak} of them at '
+            f'its end, the gradient or the update was not finite. {WHAT_HELPS}'
+        )
+
+
 def _mean_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean over the runs of whatever all of them have."""
     names = [name for name in runs[0] if all(name in one for one in runs)]
@@ -276,12 +301,12 @@ def _means(task, pending: list[dict], step: int, job: Job) -> dict[str, float]:
         replay = f'python -m clower_jax.replay --workdir {job.workdir} --step {first}'
         see = f'See the batch: {replay}. ' if job.config.task == 'pretrain' else ''
         raise FloatingPointError(
-            f'The gradient was not finite in {max(bad)} steps in a row, from step {first} on. {see}What '
-            'helps: a lower optim.learning_rate, or dtype=float32.'
+            f'The gradient or the update was not finite in {max(bad)} steps in a row, from step {first} on. '
+            f'{see}{WHAT_HELPS}'
         )
     means = metrics.means(measured['sums'] for measured in pending)
     values = {'skipped_steps': float(sum(b > 0 for b in bad))}
-    if means:  # else every step was skipped
+    if values['skipped_steps'] < len(bad):  # else there is none, though the loss scale has a mean
         values['loss'] = float(task.total(means))
     return values | means
 

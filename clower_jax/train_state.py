@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from clower_jax import sharding
+from clower_jax import precision, sharding
 from clower_jax.precision import LossScale
 
 
 class TrainState(flax.struct.PyTreeNode):
     """Everything that one step turns into the next. `step` counts batches used, so it is also the position
-    in the data; `bad_steps` counts the steps in a row, up to now, whose gradient was not finite."""
+    in the data; `bad_steps` counts the steps in a row, up to now, that were skipped: their gradient or update
+    was not finite."""
 
     step: jax.Array  # int32 []
     params: dict
@@ -23,11 +24,21 @@ class TrainState(flax.struct.PyTreeNode):
     bad_steps: jax.Array  # int32 []
 
     @classmethod
-    def create(cls, params: dict, optimizer: optax.GradientTransformation, dtype: str) -> 'TrainState':
+    def create(
+        cls,
+        params: dict,
+        optimizer: optax.GradientTransformation,
+        dtype: str,
+        initial_loss_scale: float = precision.FP16_INITIAL_SCALE,
+    ) -> 'TrainState':
+        """The state before the first step."""
+
         def zero():  # two buffers: a donated state must not hold one buffer twice
             return jnp.zeros((), jnp.int32)
 
-        return cls(zero(), params, optimizer.init(params), LossScale.create(dtype), zero())
+        return cls(
+            zero(), params, optimizer.init(params), LossScale.create(dtype, initial_loss_scale), zero()
+        )
 
 
 def abstract_params(mesh: Mesh, init: Callable[[jax.Array], dict]) -> dict:

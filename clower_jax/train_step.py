@@ -11,8 +11,9 @@ from clower_jax.train_state import TrainState
 def make_train_step(task, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
     """jit of (state, batch, key) → (state, sums); the state is donated.
 
-    The dropout key is a function of the run's key and the step. A gradient that is not finite changes no
-    parameter and no optimiser state; it halves the loss scale (fp16) and counts in `bad_steps`.
+    The dropout key is a function of the run's key and the step. A gradient or an update whose norm is not
+    finite changes no parameter and no optimiser state; it halves the loss scale (fp16) and counts in
+    `bad_steps`.
 
     Given lists of states, batches (of equal shapes) and keys, it returns lists: steps of several runs that
     have nothing to do with each other, except that their gradients are computed side by side.
@@ -28,8 +29,10 @@ def make_train_step(task, optimizer: optax.GradientTransformation, schedule: opt
     def update(state: TrainState, grads: dict, sums: dict):
         scale = state.loss_scale.scale
         grads = jax.tree.map(lambda g: g / scale, grads)
-        finite = precision.all_finite(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # A sum of squares is finite only where every entry is, and with it every second moment.
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(state.params, updates)
         params, opt_state = precision.select(finite, (params, opt_state), (state.params, state.opt_state))
         bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
@@ -37,7 +40,7 @@ def make_train_step(task, optimizer: optax.GradientTransformation, schedule: opt
         good = finite.astype(jnp.float32)
         # A skipped step has no say in the means of the interval.
         sums = {name: (jnp.where(finite, total, 0), count * good) for name, (total, count) in sums.items()}
-        sums['grad_norm'] = jnp.where(finite, optax.tree.norm(grads), 0), good
+        sums['grad_norm'] = jnp.where(finite, grad_norm, 0), good
         sums['lr'] = rate * good, good
         if state.loss_scale.dynamic:
             sums['loss_scale'] = scale, 1

@@ -1,15 +1,17 @@
 """Files of a BERT's weights, of any vintage: safetensors, torch's pickles, shards of either."""
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from clower_jax import hugging_face, tensor_names
+from clower_jax.folder_files import check_plain, reason
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,23 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in FILES)
 
 
+def known_names(folder: Path) -> list[str]:
+    """The names of a folder's tensors as `read_tensors` has them, as far as they are known without reading
+    the weights: those that an index or the head of a safetensors file has; [] of a pickle.
+
+    Raises ValueError as `read_tensors`.
+    """
+    path = next(folder / name for name in FILES if (folder / name).is_file())
+    if path.suffix == '.json':
+        names = list(hugging_face.entry(path, 'weight_map'))
+    elif path.suffix == '.safetensors':
+        with _safetensors_errors(path), safe_open(path, 'numpy') as opened:
+            names = list(opened.keys())
+    else:
+        return []
+    return list(_own_names(folder, names)[1].values())
+
+
 def read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every tensor of a folder under today's name, without 'bert.' and what a wrapper put before it; of what
     was said twice one; NumPy, any float dtype. `config` is the folder's.
@@ -37,13 +56,10 @@ def read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, np.ndarra
     none.
     """
     found = dict(_read_files(folder))
-    try:
-        prefix = tensor_names.wrapper_prefix(map(modern_name, found), '.', TOKEN_TABLE)
-    except ValueError as error:
-        raise ValueError(f'{folder}: {error}') from error
+    prefix, own_names = _own_names(folder, found)
+    tensors = {own_names[name]: value for name, value in found.items()}
     if prefix:
         log.warning('%s: its names begin with %s, which is not read', folder, prefix)
-    tensors = {modern_name(name.removeprefix(prefix)): value for name, value in found.items()}
     for name, same in _TIED.items():
         if name in tensors and (same not in tensors or np.array_equal(tensors[name], tensors[same])):
             tensors.setdefault(same, tensors.pop(name))
@@ -51,6 +67,15 @@ def read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, np.ndarra
         order, swapped = hugging_face.NEXT_SENTENCE, hugging_face.SENTENCE_ORDER
         tensors = {name.replace(order, swapped): value for name, value in tensors.items()}
     return {name: value for name, value in tensors.items() if not name.endswith('position_ids')}
+
+
+def _own_names(folder: Path, names: Collection[str]) -> tuple[str, dict[str, str]]:
+    """What a wrapper put before all names, and each name → today's, without that."""
+    try:
+        prefix = tensor_names.wrapper_prefix(map(modern_name, names), '.', TOKEN_TABLE)
+    except ValueError as error:
+        raise ValueError(f'{folder}: {error}') from error
+    return prefix, {name: modern_name(name.removeprefix(prefix)) for name in names}
 
 
 def modern_name(name: str) -> str:
@@ -65,7 +90,10 @@ def _read_files(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise ValueError(f'{folder} has none of {", ".join(FILES)}')
     names = {path.name}
     if path.suffix == '.json':
-        names = set(hugging_face.entry(path, 'weight_map').values())
+        weight_map = hugging_face.entry(path, 'weight_map')
+        for name in weight_map.values():
+            check_plain(path, 'weight_map', name)
+        names = set(weight_map.values())
     for name in sorted(names):
         if not (folder / name).is_file():
             raise ValueError(f'{folder / name} is missing: copy every shard that {path.name} names')
@@ -74,12 +102,21 @@ def _read_files(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
-    try:
+    with _safetensors_errors(path):
         return load_file(path)
-    except SafetensorError as error:
+
+
+@contextlib.contextmanager
+def _safetensors_errors(path: Path) -> Iterator[None]:
+    """What goes wrong in reading such a file, in plain words."""
+    try:
+        yield
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # a dtype that NumPy has not, too
         size = path.stat().st_size
         hint = 'a Git LFS pointer, not the file itself' if size < 1000 else 'cut short or damaged'
-        raise ValueError(f'{path} ({size} bytes) cannot be read ({error}); it may be {hint}') from error
+        raise ValueError(
+            f'{path} ({size} bytes) cannot be read ({reason(error)}); it may be {hint}'
+        ) from error
 
 
 def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
@@ -92,10 +129,9 @@ def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
     try:
         saved = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a pickle can fail in any way
-        reason = str(error).strip().partition('\n')[0]
         raise ValueError(
-            f'{path} cannot be read ({reason}). It is damaged, or holds more than tensors; convert it to '
-            'safetensors'
+            f'{path} cannot be read ({reason(error)}). It is damaged, or holds more than tensors; convert it '
+            'to safetensors'
         ) from error
     found = _state_dicts(saved, '')
     if len(found) != 1:

@@ -1,15 +1,38 @@
 """What initial weights are taken from: finding it, and what it says of itself, its weights unread."""
 
 import dataclasses
+import re
+import reprlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from clower_jax import hugging_face, tf_checkpoint, weight_files
 from clower_jax.checkpoint_files import BEST, FOLDER, steps
-from clower_jax.model import VIEWS
+from clower_jax.folder_files import Entry, check_entries, check_texts, read_json
+from clower_jax.model import KINDS, VIEWS
 from clower_jax.pretraining import trains_pooler
+from clower_jax.settings import RANGES
 
 POOLER = '/pooler.dense/'
 CONFIGS = ('config.json', 'bert_config.json')  # Google's name is the second
+# Of a run's config.json: what has to be there, and what may be.
+RUN_MODEL = {
+    **{name: Entry((int,), *RANGES[name]) for name in hugging_face.SIZES},
+    **{name: Entry((int,), 1, RANGES[name][1]) for name in ('hidden_size', 'num_heads')},
+    **{name: Entry((int,), 1, RANGES[name][1]) for name in ('vocab_size', 'base_vocab_size')},
+    **{name: Entry((float,), *RANGES[name]) for name in hugging_face.RATES},
+}
+RUN = {**dict.fromkeys(('task', 'init_from'), Entry((str,))), 'imported': Entry((dict,))}
+RUN_CHOICES = dict.fromkeys(('kind', 'pooling', 'classify_from'), Entry((str,)))
+RUN_DATA = {
+    'labels': Entry((list,)),
+    'max_length': Entry((int,), *RANGES['max_length']),
+    'segmenter': Entry((str,)),
+    'hmm': Entry((bool,)),
+}
+# 'encoder.layer.0.…' of Hugging Face, 'char_encoder/encoder.layer.0/…' of ours.
+_LAYER = re.compile(r'(?:\w+_encoder/)?encoder\.layer\.(\d{1,9})\b')
 HOW_TO_GET_ONE = (
     'To fetch the Chinese BERT that the paper starts from: '
     'hf download google-bert/bert-base-chinese --local-dir bert-base-chinese'
@@ -125,13 +148,53 @@ def _bert_in(source: Path) -> tuple[str, Path, Path] | None:
     return 'tensorflow', prefix, config
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.json. Raises ValueError where what is read of it is missing, or of another type or size
+    than it should be, naming the file and the key."""
+    config = read_json(path)
+    for section in ('model', 'data'):
+        if not isinstance(config.get(section, {}), dict):
+            raise ValueError(f'{path}: {section} should be an object')
+    model, data = config.get('model', {}), config.setdefault('data', {})
+    lacking = [f'model.{name}' for name in RUN_MODEL if name not in model]
+    if config.get('task') == 'classify' and 'labels' not in data:
+        lacking.append('data.labels')
+    if lacking:
+        raise ValueError(f'{path} lacks {", ".join(lacking)}: it is no config.json of a run, or was damaged')
+    check_entries(path, model, RUN_MODEL | RUN_CHOICES, 'model.')
+    check_entries(path, data, RUN_DATA, 'data.')
+    check_entries(path, config, RUN)
+    check_texts(path, 'data.labels', data.get('labels', ()))
+    if model.get('kind', '') not in (*KINDS, 'word', ''):
+        raise ValueError(f'{path}: model.kind is {reprlib.repr(model["kind"])}, which is no kind of model')
+    if not model['base_vocab_size'] <= model['vocab_size']:
+        raise ValueError(f'{path}: model.base_vocab_size is larger than model.vocab_size')
+    return config
+
+
+def check_layers(config: Path, said: int, names: Iterable[str], where: Path) -> None:
+    """Raises ValueError where the weights of a source have other layers than its config says.
+
+    Args:
+      said: the number of layers by `config`.
+      names: of the tensors of an encoder, as Hugging Face has them or by our paths.
+      where: the file or folder with the weights.
+    """
+    numbers = [int(match[1]) for name in names if (match := _LAYER.match(name))]
+    if numbers and max(numbers) + 1 != said:
+        raise ValueError(
+            f'{config} says that there are {said} layers, and {where} has {max(numbers) + 1}: correct the '
+            'number in the first, or save the weights anew'
+        )
+
+
 def _workdir(folder: Path) -> Source:
     path = folder / 'config.json'
     if not path.is_file():
         if steps(folder / FOLDER) or steps(folder / BEST):
             raise ValueError(f'{path} is missing, which says what the checkpoints in {folder} are')
         raise ValueError(f'{folder} has no complete checkpoint yet')
-    config = hugging_face.read_json(path)
+    config = read_config(path)
     names = (*hugging_face.SIZES, 'vocab_size', 'base_vocab_size')
     model = {name: config['model'][name] for name in names}
     task = config.get('task', 'pretrain')  # runs of version 0.1 do not say
@@ -159,6 +222,11 @@ def _bert(kind: str, path: Path, config_path: Path) -> Source:
         {ours: config.get(theirs, default) for ours, (theirs, default) in names.items()}
         for names in (hugging_face.SIZES, hugging_face.RATES)
     )
+    if kind == 'tensorflow':
+        names = [tf_checkpoint.hugging_face_name(name) for name in tf_checkpoint.variables(path).shapes]
+    else:
+        names = weight_files.known_names(path)
+    check_layers(config_path, model['num_layers'], names, path)
     model |= {'vocab_size': len(tokens), 'base_vocab_size': base_size}
     if kind == 'tensorflow':
         task, num_labels = tf_checkpoint.head(path)

@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from clower_jax import hugging_face
+from clower_jax.folder_files import reason, short
 
 SPECIAL = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}
 # Classes of transformers, in any of its versions, that make a tokenizer of the tokens and of their own
@@ -66,17 +67,19 @@ def of_folder(folder: Path, tokens: Sequence[str], lowercase: bool = False) -> t
         try:
             made = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more exact
-            raise ValueError(f'{path} is no tokenizer ({error}): it may be damaged') from error
+            raise ValueError(f'{path} is no tokenizer ({reason(error)}): it may be damaged') from error
         if kind in CLASSES:
             made.normalizer, made.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     elif kind in CLASSES:
         made = tokenizer(tokens, normalizer)
     else:
         raise ValueError(
-            f'{folder} has the tokenizer_class {kind} and no tokenizer.json, which any but BertTokenizer '
-            f"needs: AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}'), of transformers"
+            f'{folder} has the tokenizer_class {short(kind)} and no tokenizer.json, which any but '
+            f"BertTokenizer needs: AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}'), of "
+            'transformers'
         )
-    if made.id_to_token(0) != tokens[0] or made.get_vocab_size() > len(tokens):
+    highest = max(made.get_vocab().values(), default=0)
+    if made.id_to_token(0) != tokens[0] or max(highest + 1, made.get_vocab_size()) > len(tokens):
         raise ValueError(
             f'{path} has other tokens than the model ({made.get_vocab_size()}, not {len(tokens)}): it may be '
             'of another one, or have got new ones'
@@ -86,4 +89,6 @@ def of_folder(folder: Path, tokens: Sequence[str], lowercase: bool = False) -> t
         made.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
     made.no_padding()
     made.no_truncation()
+    if any(row >= len(tokens) for row in made.encode('').ids):  # those of its template
+        raise ValueError(f'{path} puts ids around a text that the model has no tokens for: it is damaged')
     return made

@@ -112,7 +112,7 @@ def run() -> ConfigDict:
             'keep_checkpoints': 2,  # the newest
             'select': '',  # a held-out metric: the parameters at its best are kept in best/; empty: none
             'patience': 0,  # evaluations without a better one after which the run ends; 0: it never does
-            'max_bad_steps': 50,  # in a row, with a gradient that is not finite; then the run stops
+            'max_bad_steps': 50,  # in a row, with a gradient or an update that is not finite; then it stops
             'optim': {
                 'learning_rate': 1e-4,  # its peak
                 'warmup_steps': 100,  # linear up to the peak
@@ -122,6 +122,9 @@ def run() -> ConfigDict:
                 'final_fraction': 0.0,
                 'weight_decay': 0.01,  # not on biases and LayerNorm
                 'clip_norm': 1.0,  # of the whole gradient; 0: none
+                # Of float16: what the loss is multiplied by at first, 2^24 at most. It halves where a
+                # gradient overflows and doubles after 2000 steps in which none did.
+                'initial_loss_scale': 2.0**15,
             },
             'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},  # devices along each axis; -1: the rest
         }

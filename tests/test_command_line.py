@@ -41,9 +41,14 @@ def command(*flags, python=()):
         ('--config=configs/classify.py x', r'unknown arguments: x;'),
         ('--config=configs/classify.py --config.batch_size=abc', r'batch_size=abc: a whole number is wanted'),
         ('--config=configs/classify.py --config.data.hmm=maybe', r'hmm=maybe: True or False is wanted'),
-        ('--config=configs/classify.py --config.batch_size=0', r'batch_size=0 must be at least 1'),
+        ('--config=configs/classify.py --config.batch_size=0', r'batch_size=0 must be from 1 to 1048576'),
         ('--config=configs/classify.py --config.dtype=int8', r"dtype='int8' must be one of float32"),
         ('--config=configs/tables.py --config.pretrain.seed=-1', r'seed=-1 must be'),
+        (
+            '--config=configs/probe.py --config.data.own.dev_fraction=nan',
+            r'own.dev_fraction=nan must be from',
+        ),
+        ('--config=configs/classify.py --config.model.hidden_size=1000000000', r'hidden_size=.* to 65536'),
         ('--config=configs/classify.py --num_processes=2', r'need --coordinator='),
     ],
 )

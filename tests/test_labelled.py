@@ -282,6 +282,13 @@ def test_labels():
     assert labelled.labels_of('ocnli', examples) == ('entailment', 'neutral', 'contradiction')
 
 
+def test_a_label_of_thousands_of_digits_is_a_name(write):
+    """Python makes no number of it."""
+    long = '9' * 5000
+    examples, _ = labelled.read(write('t.tsv', f'好\t1\n坏\t{long}\n' * 3))
+    assert labelled.discover_labels(examples) == ('1', long)
+
+
 @pytest.mark.parametrize(('label', 'warned'), [('新闻,重要', True), ('新闻；重要', True), ('新闻', False)])
 def test_labels_that_look_like_several_are_warned_of(label, warned, caplog):
     labels = labelled.discover_labels([example('甲', label), example('乙', '体育'), example('丙', '体育')])

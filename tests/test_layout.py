@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 # Each package from the bottom up: a module imports only what stands before it.
 LAYERS = {
     'clower_jax': (
-        *('last_words', 'settings', 'command_line', 'output_file', 'checkpoint_files', 'checkpoints'),
+        *('last_words', 'settings', 'command_line', 'output_file', 'folder_files', 'checkpoint_files'),
+        'checkpoints',
         *(
             'metrics',
             'resampling',

@@ -121,7 +121,7 @@ def test_what_is_not_done_is_named(bert, tmp_path, modules, message):
         ('modules.json', '[{"type": "my_code.Transformer", "path": ""}]', 'code of its own'),
         ('modules.json', '[]', 'names no module'),
         ('modules.json', '[', 'modules.json is no JSON'),
-        ('modules.json', '{}', 'holds no list'),
+        ('modules.json', '{}', 'modules.json is no JSON list'),
         (
             'modules.json',
             '[{"type": "sentence_transformers.models.CLIPModel", "path": ""}]',

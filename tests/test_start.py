@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 import synthetic
 
 from clower_jax import initial, start
-from clower_jax.train import train
+from clower_jax.checkpoint import Checkpoints
+from clower_jax.train import programs_of, train
+from clower_jax.train_state import TrainState, sharded_state
 from clower_jax.writer import Writer, read_metrics
 
 # No layers: the embeddings and heads are enough here, and compile at once.
@@ -35,6 +38,22 @@ def test_settings_that_no_data_could_make_good(key, value):
     start.check(synthetic.tiny_config())
     with pytest.raises(ValueError, match=key):
         start.check(synthetic.tiny_config(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'model.hidden_size': 2**16, 'model.intermediate_size': 2**20, 'model.num_layers': 1024},
+        {'model.vocab_size': 2**24, 'model.hidden_size': 2**16},
+        {'batch_size': 2**20, 'data.char_length': 2**20},
+    ],
+    ids=str,
+)
+def test_sizes_that_no_memory_holds(changes):
+    """Each of them is in its range, and the process would be killed."""
+    message = r'^[\d,]+ M parameters and [\d,]+ tokens at a time need more than [\d,]+ GB of memory'
+    with pytest.raises(ValueError, match=message):
+        start.check(synthetic.tiny_config(**changes))
 
 
 @pytest.fixture(scope='module')
@@ -76,6 +95,22 @@ def test_going_on_with_other_settings_says_so(begun, caplog):
     assert [row['step'] for row in rows if row['split'] == 'train'] == [1, 2, 3, 4]
     scale = next(row['loss_scale'] for row in rows if row['step'] == 3)
     assert scale == 2.0**15  # a scale of its own, not the 1 of fp32
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_trained_on(begun):
+    programs = programs_of(synthetic.tiny_config(**SHORT))
+
+    def create():
+        params = programs.evaluator.task.init(jax.random.key(0))
+        params['embeddings']['LayerNorm']['scale'] *= jnp.nan
+        state = TrainState.create(params, programs.optimizer, 'float32')
+        return state.replace(step=jnp.int32(3))
+
+    with Checkpoints(begun, keep=2) as checkpoints:
+        checkpoints.save(sharded_state(programs.evaluator.mesh, create))
+    message = rf'of step 3 in {begun} has NaN or infinity in embeddings/LayerNorm/scale \(1 of'
+    with pytest.raises(ValueError, match=message):
+        run(begun, total_steps=4)
 
 
 def contents(folder):

@@ -1,5 +1,6 @@
 """One step and the loop around it: loss scale, steps that are skipped, schedule, decay, means, files."""
 
+import contextlib
 import functools
 import json
 import time
@@ -12,12 +13,16 @@ import pytest
 import synthetic
 from ml_collections import ConfigDict
 
-from clower_jax import metrics, optim, precision, progress
+from clower_jax import initial, metrics, optim, precision, progress
 from clower_jax.tasks import Pretrain
-from clower_jax.train import _summary, programs_of, train
+from clower_jax.train import _summary, check_learned, programs_of, train
 from clower_jax.train_state import TrainState
 from clower_jax.train_step import make_train_step
 from clower_jax.writer import Writer, draw_curves, panels_of, read_metrics
+
+SHORT = {
+    'log_every': 2, 'eval_every': 0, 'checkpoint_every': 0, 'optim.warmup_steps': 0, 'model.num_layers': 0,
+}  # fmt: skip
 
 
 class Projection:
@@ -44,6 +49,10 @@ def projection(dtype='float32', seed=0, **changes):
 
 def batch_of(*x):
     return {'x': np.array(x, np.float32)}
+
+
+def run(config: ConfigDict, workdir):
+    return train(config, workdir, lambda **at: synthetic.batches(config, **at), synthetic.Vocabulary())
 
 
 def frozen(state: TrainState):
@@ -100,6 +109,21 @@ def test_fp16_finds_a_scale_that_fits():
     assert w[0] < 1 < w[1] and state.step == 7
 
 
+@pytest.mark.parametrize('power', [24, 12])
+def test_fp16_starts_at_the_scale_that_is_asked_for(tmp_path, power):
+    """From the largest one down to where it trains; the first gradient tells."""
+    config = synthetic.tiny_config(
+        **SHORT, total_steps=40, dtype='float16', **{'optim.initial_loss_scale': 2.0**power}
+    )
+    run(config, tmp_path)
+    rows = [row for row in read_metrics(tmp_path / 'metrics.jsonl') if row['split'] == 'train']
+    skipped, scales = [row['skipped_steps'] for row in rows], [row['loss_scale'] for row in rows]
+    assert (sum(skipped) > 0) == (power == 24)
+    assert 2.0 ** (power - sum(skipped)) <= scales[-1] <= scales[0] <= 2.0**power
+    losses = [row['loss'] for row in rows if 'loss' in row]  # an interval without a step has none
+    assert 0 < losses[-1] < losses[0]
+
+
 # ---- steps that are skipped ----
 
 
@@ -120,6 +144,36 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad):
     assert not np.array_equal(state.params['w']['kernel'], before['params']['w']['kernel'])
 
 
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'optim.learning_rate': np.nan},
+        {'optim.learning_rate': np.inf},
+        {'optim.learning_rate': 3e38},  # each number of the update is finite, their squares are not
+        {'optim.weight_decay': np.nan},
+    ],
+    ids=str,
+)
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(changes):
+    step, state = projection(**changes)
+    before = frozen(state)
+    for count in (1, 2):
+        state, measured = step(state, batch_of(1, 2))
+        assert measured['bad_steps'] == count
+        jax.tree.map(np.testing.assert_array_equal, frozen(state), before)
+    assert metrics.means(jax.device_get([measured['sums']])) == {}
+
+
+def test_a_gradient_whose_square_overflows_is_skipped():
+    """Adam's second moment would be infinite, and every later update 0."""
+    step, state = projection(**{'optim.clip_norm': 0.0})
+    state, measured = step(state, batch_of(1e20, 1))
+    assert measured['bad_steps'] == 1
+    before = frozen(state)
+    state, _ = step(state, batch_of(1, 2))
+    assert not np.array_equal(state.params['w']['kernel'], before['params']['w']['kernel'])
+
+
 def test_skipped_steps_leave_the_schedule_where_it_is():
     step, state = projection(**{'optim.warmup_steps': 10, 'optim.learning_rate': 1.0})
     rates = []
@@ -130,21 +184,44 @@ def test_skipped_steps_leave_the_schedule_where_it_is():
     assert optim.updates_taken(state.opt_state) == 3
 
 
-def run(config: ConfigDict, workdir):
-    return train(config, workdir, lambda **at: synthetic.batches(config, **at), synthetic.Vocabulary())
-
-
 def test_training_stops_after_max_bad_steps(tmp_path):
-    """An infinite learning rate spoils the parameters in step 1; every later gradient is NaN."""
+    """No update by an infinite learning rate is finite."""
     config = synthetic.tiny_config(
-        **{'total_steps': 20, 'max_bad_steps': 3, 'log_every': 2, 'eval_every': 0, 'checkpoint_every': 0,
-           'optim.learning_rate': float('inf'), 'optim.warmup_steps': 0, 'model.num_layers': 0}
-    )  # fmt: skip
-    message = r'not finite in 3 steps in a row, from step 2 on.*clower_jax\.replay --workdir .* --step 2\.'
+        **SHORT, total_steps=20, max_bad_steps=3, **{'optim.learning_rate': float('inf')}
+    )
+    message = r'not finite in 4 steps in a row, from step 1 on.*clower_jax\.replay --workdir .* --step 1\.'
     with pytest.raises(FloatingPointError, match=message):
         run(config, tmp_path)
     rows = read_metrics(tmp_path / 'metrics.jsonl')
-    assert [(row['step'], row['skipped_steps']) for row in rows] == [(2, 1)]
+    assert [(row['step'], row['skipped_steps']) for row in rows] == [(2, 2)]
+
+
+@pytest.mark.parametrize(
+    ('steps', 'message'),
+    [
+        ('+++-', None),
+        ('-+--+', 'in 3 of 5 steps, 0 of them'),
+        ('++++++--', None),
+        ('+++++++---', 'in 3 of 10 steps, 3 of them at its end'),
+        ('-', 'in 1 of 1 steps'),
+    ],
+)
+def test_what_is_too_little_to_have_learned(steps, message):
+    step, state = projection()
+    for kind in steps:
+        state, _ = step(state, batch_of(1 if kind == '+' else np.nan, 1))
+    with pytest.raises(FloatingPointError, match=message) if message else contextlib.nullcontext():
+        check_learned(state, 'runs/w')
+
+
+@pytest.mark.parametrize('rate', [1e6, float('nan')])
+def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
+    """Though it is shorter than `max_bad_steps`. Nothing is saved as if it were finished."""
+    config = synthetic.tiny_config(**SHORT, total_steps=6, **{'optim.learning_rate': rate})
+    message = rf'^The run in {tmp_path} learned too little: in \d of 6 steps, \d of them at its end, [^\n]*$'
+    with pytest.raises(FloatingPointError, match=message):
+        run(config, tmp_path)
+    assert not initial.is_begun(tmp_path)
 
 
 def test_rates_are_of_steps_that_were_done(tmp_path):
