@@ -31,7 +31,7 @@ def check(config: ConfigDict) -> None:
         ('loss.temperature', 1e-4, None),
         ('patience', 0, None),
         *((f'data.{key}_fraction', 0.0, 0.99) for key in ('dev', 'test')),
-        *((key, 1, None) for key in ('seeds', 'seeds_at_once', 'data.stride', 'data.max_question_length')),
+        *((key, 1, None) for key in ('seeds', 'data.stride', 'data.max_question_length')),
         *((key, 1, None) for key in ('data.n_best', 'data.max_answer_length')),
         ('data.max_length', 8, None),
         ('data.max_strings', 1, None),
