@@ -3,8 +3,8 @@
     CLOWER_DATA=../shared/data python bench/finetune.py [--rounds 3] [--dtypes float32] [--json FILE]
 
 About 10 minutes on two cores: an encoder of 4 × 256 on a part of ChnSentiCorp (configs/classify.py) and of
-CMRC 2018 (configs/cmrc.py). Where there is a GPU, or with --device gpu: BERT-base's size, all rows, bfloat16,
-and five seeds at once. Both sides have the same rows, epochs, batch size, learning rates, decay, clipping,
+CMRC 2018 (configs/cmrc.py). Where there is a GPU, or with --device gpu: BERT-base's size, all rows, bfloat16.
+Both sides have the same rows, epochs, batch size, learning rates, decay, clipping,
 dropout, numbers, an evaluation and a checkpoint every epoch, and start from the same Hugging Face folder
 (--model FOLDER, else random weights). The Trainer (bench/trainer_peer.py) groups rows by length and pads
 each batch to its longest. In the tables
@@ -115,20 +115,20 @@ def write_case(folder: Path, job: str, dtype: str, model: Path, data: Path, flag
 # ---- the contenders, each a process of its own ----
 
 
-def ours(case: Path, seeds: int) -> dict:
-    """This project's training loop, of several seeds side by side. Every width is compiled and run before, so
+def ours(case: Path) -> dict:
+    """This project's training loop. Every width is compiled and run before, so
     that training alone counts."""
     import copy
 
     import jax
     import numpy as np
 
-    import run
     from clower_jax import train, writer
+    from clower_jax.source import with_source
     from input_pipeline import buckets, finetuning
 
     with tempfile.TemporaryDirectory() as folder:
-        config, vocabulary = run.with_source(config_of(case), Path(folder))
+        config, vocabulary = with_source(config_of(case), Path(folder))
         config, data = finetuning.prepare(config, vocabulary)
         programs = train.programs_of(config)
         held_out = data.splits['validation']
@@ -147,19 +147,16 @@ def ours(case: Path, seeds: int) -> dict:
                 found['computed_tokens'] += batch['char_ids'].size if split == 'train' else 0
                 yield batch
 
-        def train_all(name: str, batches, score=None, **changes) -> list[Path]:
-            jobs = []
-            for seed in range(seeds):
-                one = copy.deepcopy(config)
-                one.update({'seed': seed} | changes)
-                jobs.append(train.Job(one, Path(folder, name, str(seed)), functools.partial(batches, one)))
-            train.train_side_by_side(jobs, vocabulary, score, programs)
-            return [job.workdir for job in jobs]
+        def train_once(name: str, batches, score=None, **changes) -> Path:
+            one, workdir = copy.deepcopy(config), Path(folder, name)
+            one.update(changes)
+            train.train(one, workdir, functools.partial(batches, one), vocabulary, score, programs)
+            return workdir
 
-        train_all('warm', one_of_each_width, total_steps=len(data.widths['train']), select='')
-        workdirs = train_all('run', counted, lambda outputs: held_out.score(held_out.decode(outputs)))
+        train_once('warm', one_of_each_width, total_steps=len(data.widths['train']), select='')
+        workdir = train_once('run', counted, lambda outputs: held_out.score(held_out.decode(outputs)))
         seconds = time.perf_counter() - found.pop('began')
-        rows = writer.read_metrics(workdirs[0] / 'metrics.jsonl')
+        rows = writer.read_metrics(workdir / 'metrics.jsonl')
     trained, measured = (
         [row for row in rows if row['split'] == split][-1] for split in ('train', 'validation')
     )
@@ -214,23 +211,16 @@ def compare(case: Path, flags, cache: Path) -> dict:
     }
     if flags.compile:
         contenders['Trainer, compiled'] = contender('trainer', *device, '--compile')
-    seeds = f'ours, {flags.seeds} seeds at once'
-    if flags.seeds > 1:
-        contenders[seeds] = contender('ours', str(flags.seeds))
-    for name in {'ours', 'ours, command', seeds} & set(contenders):  # fill the cache
+    for name in ('ours', 'ours, command'):  # fill the cache
         harness.launch(name, contenders[name])
     launches = harness.alternate(contenders, flags.rounds)
     command = {name: launches.pop(name) for name in ('ours, command', 'ours, first command')}
-    together = {name: launches.pop(name) for name in [seeds] if flags.seeds > 1}
     for name in set(launches) - {'ours'}:
         command[name] = [{'seconds': [one['command_seconds']]} for one in launches[name]]
     found = {
         'training': {'launches': launches, 'ratios': harness.speedups(launches, 'Trainer')},
         'command': {'launches': command, 'ratios': harness.speedups(command, 'Trainer')},
     }
-    if together:
-        ratios = harness.speedups(together | {'ours': launches['ours']}, seeds)
-        found['seeds'] = {'launches': together, 'ratios': {seeds: ratios['ours']}}
     return found
 
 
@@ -262,7 +252,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument('--epochs', type=int, default=1)
     parser.add_argument('--compile', action='store_true', help='also the Trainer with torch.compile')
-    parser.add_argument('--seeds', type=int, help='at once, beside one; default 5 on a GPU, none on a CPU')
     parser.add_argument('--rounds', type=int, default=3, help='launches of each contender')
     parser.add_argument(
         '--data', type=Path, default=os.environ.get('CLOWER_DATA'), help='default $CLOWER_DATA'
@@ -277,7 +266,6 @@ def parse() -> argparse.Namespace:
     if unknown := set(flags.jobs) - set(JOBS):
         parser.error(f'--jobs takes {", ".join(JOBS)}, not {", ".join(sorted(unknown))}')
     flags.dtypes = flags.dtypes or (('bfloat16',) if flags.device == 'gpu' else ('float32',))
-    flags.seeds = flags.seeds or {'cpu': 1, 'gpu': 5}[flags.device]
     flags.size = flags.size or {'cpu': 'small', 'gpu': 'base'}[flags.device]
     return flags
 
@@ -287,7 +275,7 @@ def main() -> None:
     flags = parse()
     if flags.kind:
         made = {
-            'ours': lambda: ours(flags.case, *map(int, flags.options or ['1'])),
+            'ours': lambda: ours(flags.case),
             'command': lambda: command(flags.case, []),
             'trainer': lambda: trainer(flags.case, flags.options),
         }
@@ -314,8 +302,6 @@ def main() -> None:
         'held out, loss': (lambda one: one['held_out']['loss'], '.3f'),
     }
     tables = [table(cells, 'training', faster, more), table(cells, 'command', faster, {})]
-    if flags.seeds > 1:
-        tables.append(table(cells, 'seeds', '× the time of one seed', {}))
     print('\n\n'.join(tables))
 
 

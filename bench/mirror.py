@@ -72,12 +72,12 @@ def ours(case: Path) -> dict:
     """This project's training loop, every width compiled before."""
     import jax
 
-    import run
     from clower_jax import train, writer
+    from clower_jax.source import with_source
     from input_pipeline import buckets, finetuning
 
     with tempfile.TemporaryDirectory() as folder:
-        config, vocabulary = run.with_source(config_of(case), Path(folder))
+        config, vocabulary = with_source(config_of(case), Path(folder))
         config, data = finetuning.prepare(config, vocabulary)
         split, widths = data.splits['train'], data.widths['train']
         programs = train.programs_of(config)

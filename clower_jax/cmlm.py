@@ -82,7 +82,7 @@ class Cmlm(Pretrain):
             **encoder_settings(config),
             base_vocab_size=config.model.base_vocab_size,
             mlm_candidates=config.loss.mlm_candidates,
-            kind=config.model.kind,
+            views=('char',),
             vectors=config.loss.cmlm_vectors,
         )
 

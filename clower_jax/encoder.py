@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from clower_jax import hugging_face, initial, precision, sentence_folder, token_rows, wordpiece
 from clower_jax.bert import BertShape
+from clower_jax.kinds import KINDS
 from clower_jax.model import PAD_ID, POOLINGS, SentenceEncoder
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,11 @@ class Encoder:
         recipe = sentence_folder.read(Path(folder), pooling)
         folder = recipe.transformer
         info = initial.source_info(folder)
-        if info.kind == 'lichee':
-            raise ValueError(f'{folder} is a model of the kind lichee, which reads words beside characters')
+        kind = KINDS[info.kind]
+        if not kind.is_bert:
+            raise ValueError(
+                f'{folder} is a model of the kind {info.kind}, which reads words beside characters'
+            )
         positions = info.model['max_positions']
         if max_length is None:
             max_length = int(min(recipe.max_length or _length(folder) or positions, positions))
@@ -130,7 +134,7 @@ class Encoder:
                 f'max_length={max_length} must be from 3 ([CLS], a token, [SEP]) to {positions}, the '
                 f'positions that {folder} has'
             )
-        words = info.kind == 'word'
+        words = kind.views == ('word',)
         tokens = info.tokens if words else info.tokens[: info.base_size]
         if words:
             tokenize = _words(folder, info, max_length)

@@ -21,7 +21,8 @@ from clower_jax import (
     wordpiece,
 )
 from clower_jax.initial import TOKEN_ROWS, is_workdir, open_checkpoints, source_info
-from clower_jax.model import KINDS, PAD_ID
+from clower_jax.kinds import KINDS, kind_of
+from clower_jax.model import PAD_ID
 from clower_jax.pretraining import predicts_order, trains_pooler
 from clower_jax.writer import read_metrics
 
@@ -93,12 +94,12 @@ def export(
     config = hugging_face.read_json(workdir / 'config.json')
     if reason := why_no_bert(kind, task, info.classify_from):
         raise ValueError(f'{workdir} {reason}')
-    if kind == 'ambert' and encoder == 'char' and keep_word_rows:
+    if KINDS[kind].tables > 1 and encoder == 'char' and keep_word_rows:
         raise ValueError(
-            f"{workdir} is a model of the kind 'ambert': its characters have a table of their own, without "
+            f'{workdir} is a model of the kind {kind!r}: its characters have a table of their own, without '
             'word rows. Leave out --keep_word_rows, or take --encoder word'
         )
-    if kind != 'word' and encoder not in KINDS[kind]:
+    if encoder not in KINDS[kind].views:
         raise ValueError(f'{workdir} is a model of the kind {kind!r}: it has no {encoder} encoder')
     if encoder == 'word' and len(info.tokens) == info.base_size:
         raise ValueError(f'{workdir} has no words in its vocabulary, and so no word encoder to export')
@@ -166,7 +167,7 @@ def export(
 
 def why_no_bert(kind: str, task: str, classify_from: str) -> str:
     """Why a model cannot be exported, to follow its name; '' where it can."""
-    if kind == 'lichee' or task == 'classify' and kind == 'ambert':
+    if not KINDS[kind].is_bert or task in KINDS[kind].reads_words and len(KINDS[kind].views) > 1:
         return (
             f'is a model of the kind {kind!r}{" with a head" * (task != "pretrain")}: it reads '
             'characters and words at once, which no BERT does, so it stays a workdir'
@@ -236,9 +237,8 @@ def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: s
         return list(saved)
     if task != 'pretrain':  # a sentence encoder: what else it was trained with serves nothing any more
         return [path for path in saved if path.startswith(('embeddings/', 'char_encoder/'))]
-    ambert = config['model'].get('kind') == 'ambert'  # an embedding layer for each view, one encoder
-    reads = 'char_encoder' if ambert else f'{encoder}_encoder'
-    parts = ['coarse_embeddings/' if ambert and encoder == 'word' else 'embeddings/', f'{reads}/']
+    embeddings, reads = kind_of(config).parts[encoder]
+    parts = [f'{embeddings}/', f'{reads}/']
     parts += [f'{encoder}_mlm/'] if heads != 'none' else []
     parts += [f'{encoder}_sop/'] if heads == 'all' and predicts_order(config, encoder) else []
     random = config.get('imported', {}).get('random', [])

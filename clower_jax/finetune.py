@@ -3,10 +3,9 @@
 import copy
 import functools
 import logging
-import operator
 import shutil
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ def run(
 ) -> dict[str, Any]:
     """Trains `config.seeds` models, from `config.seed` on, and writes what they are worth.
 
-    `config.seeds_at_once` of them train side by side (`train.train_side_by_side`); what follows is the same.
     One seed lives in `workdir`; several live in `workdir/seed-<n>`. Each leaves, beside a run's files, best/
     (the parameters that were best on the development set), predictions.json and confusion.png (of the best,
     on the test set if there is one, else on the development set). `workdir/results.json` has the metrics of
@@ -57,21 +55,22 @@ def run(
 
     per_seed = []
     with stop or Stop() as stop:
-        for seeds in _side_by_side(config, workdir):
-            jobs = [_job(config, workdir, data, seed) for seed in seeds]
+        for seed in range(config.seed, config.seed + config.seeds):
+            one = copy.deepcopy(config)
+            one.seed = seed
+            folder = seed_folder(workdir, seed, config.seeds)
             if config.seeds > 1:
-                log.info('Seed %s, in %s/seed-<n>', ', '.join(map(str, seeds)), workdir)
-            train.train_side_by_side(jobs, vocabulary, score, programs, stop, before)
-            for seed, (one, folder, _) in zip(seeds, jobs):
-                lines = writer.read_metrics(folder / 'metrics.jsonl')
-                rows = [row for row in lines if row['split'] == 'validation']
-                if stop.requested or not _finished(one, folder, rows):
-                    return {}
-                if not known:
-                    per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
+                log.info('Seed %d, in %s', seed, folder)
+            batches = functools.partial(data.batches, one)
+            train.train(one, folder, batches, vocabulary, score, programs, stop, before)
+            lines = writer.read_metrics(folder / 'metrics.jsonl')
+            rows = [row for row in lines if row['split'] == 'validation']
+            if stop.requested or not _finished(one, folder, rows):
+                return {}
+            if not known:
+                per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
     if known:
         return known
-    per_seed.sort(key=operator.itemgetter('seed'))
     skipped = {
         str(seed): skipped_steps(seed_folder(workdir, seed, config.seeds))
         for seed in range(config.seed, config.seed + config.seeds)
@@ -167,24 +166,6 @@ def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
         'mean': over(statistics.fmean, per_seed),
         'std': over(deviation, per_seed),
     }
-
-
-def _job(config: ConfigDict, workdir: Path, data, seed: int) -> train.Job:
-    one = copy.deepcopy(config)
-    one.seed = seed
-    return train.Job(one, seed_folder(workdir, seed, config.seeds), functools.partial(data.batches, one))
-
-
-def _side_by_side(config: ConfigDict, workdir: Path) -> Iterator[list[int]]:
-    """The seeds, those together that train together: `seeds_at_once`, if nothing has set them apart. A run
-    that was killed while it saved leaves some a checkpoint behind the others; these go on by themselves."""
-    seeds = range(config.seed, config.seed + config.seeds)
-    for first in range(0, config.seeds, config.seeds_at_once):
-        at_step: dict[int, list[int]] = {}
-        for seed in seeds[first : first + config.seeds_at_once]:
-            step = latest_step(seed_folder(workdir, seed, config.seeds))
-            at_step.setdefault(step, []).append(seed)
-        yield from at_step.values()
 
 
 def latest_step(folder: Path) -> int:

@@ -11,6 +11,7 @@ import tokenizers
 from clower_jax import initial, precision, wordpiece
 from clower_jax.bert import BertShape
 from clower_jax.encoder import load_params
+from clower_jax.kinds import KINDS
 from clower_jax.model import PAD_ID, SentenceEncoder
 
 BATCH_TOKENS = {'cpu': 2048}  # by platform; for any other OTHER
@@ -48,7 +49,8 @@ class HiddenStates:
         Raises ValueError where the folder is none of these, or lacks a part of the encoder.
         """
         info = initial.source_info(folder)
-        if info.kind in ('lichee', 'word'):
+        kind = KINDS[info.kind]
+        if not kind.is_bert or 'char' not in kind.views:
             raise ValueError(
                 f'{folder} is a model of the kind {info.kind}: it reads words, not characters alone'
             )

@@ -29,11 +29,14 @@ def means(sums: Iterable[Mapping[str, tuple]]) -> dict[str, float]:
     return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
 
 
-def step_flops(config: ConfigDict, views: Collection[str] = ('char', 'word')) -> float:
+def step_flops(
+    config: ConfigDict, views: Collection[str] = ('char', 'word'), own_table: bool = False
+) -> float:
     """FLOPs of one training step, forward + backward = 3 × forward, padding included.
 
     Counts the products of the encoders, of the MLM heads at the masked positions, and of the contrast over
-    the global batch; recomputation, if any, is not counted. `views`: those that the model reads.
+    the global batch; recomputation, if any, is not counted. `views`: those that the model reads; `own_table`:
+    whether characters have a table of their own.
     """
     model, data = config.model, config.data
     width, vocabulary = model.hidden_size, model.vocab_size
@@ -42,7 +45,7 @@ def step_flops(config: ConfigDict, views: Collection[str] = ('char', 'word')) ->
         forward += data.max_anchors * 2 * (config.batch_size * data.max_anchors) * width
     for view in views:
         length = data[f'{view}_length']
-        base = view == 'char' and (config.loss.mlm_candidates == 'branch' or model.kind == 'ambert')
+        base = view == 'char' and (config.loss.mlm_candidates == 'branch' or own_table)
         rows = model.base_vocab_size if base else vocabulary
         forward += encoder_flops(config, length)
         forward += round(data.mask_rate * length) * 2 * (width**2 + width * rows)

@@ -12,8 +12,6 @@ from clower_jax.heads import MlmHead, SopHead
 from clower_jax.products import dot, rows_at
 
 VIEWS = ('char', 'word')
-# config.model.kind: which views of a text its encoders read.
-KINDS = {'clower': VIEWS, 'ambert': VIEWS, 'bert': ('char',), 'cmlm': ('char',), 'lichee': ('char',)}
 PAD_ID = 0
 POOLINGS = ('mean', 'cls', 'embeddings')  # of `SentenceEncoder`
 
@@ -61,8 +59,8 @@ class Embeddings(nn.Module):
 
 
 class Clower(nn.Module):
-    """Both encoders over one table. `view` is 'char' or 'word' everywhere; with the kind 'bert' there is only
-    the character encoder. Other kinds: clower_jax/multigrained.py, clower_jax/cmlm.py.
+    """An encoder for each of `views` over one table: both, or the character encoder alone. `view` is 'char'
+    or 'word' everywhere. Kinds of model: clower_jax/kinds.py.
 
     Rows hold one text, or several one after another (docs/architecture.md, the batch): `texts` says which
     token is of which, counted from 1, 0 on padding, and `starts` [B, S] where each text's [CLS] is. Without
@@ -79,12 +77,7 @@ class Clower(nn.Module):
     max_positions: int = 512
     dtype: jnp.dtype = jnp.float32
     mlm_candidates: str = 'shared'
-    kind: str = 'clower'
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """Those that its encoders read."""
-        return KINDS[self.kind]
+    views: tuple[str, ...] = VIEWS
 
     @property
     def inputs(self) -> tuple[str, ...]:

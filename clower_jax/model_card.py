@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from clower_jax import card_examples as code_for
 from clower_jax.initial import is_workdir
+from clower_jax.kinds import kind_of
 
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
 SETTINGS = (
@@ -48,16 +49,6 @@ SIMCSE = 'unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821)'
 CONSERT = 'ConSERT, with cut features and shuffled positions (Yan et al. 2021, arXiv 2105.11741)'
 
 
-ONE_ENCODER = {
-    # model.kind: what comes after how it is masked.
-    'bert': '',
-    'cmlm': ' of a sentence, given the vector of the sentence before it (CMLM, arXiv 2012.14388)',
-}
-TWO_VIEWS = {
-    'clower': 'of a CLOWER model: two BERT encoders, one over characters and one over words,',
-    'ambert': 'of an AMBERT (arXiv 2008.11869): one BERT encoder over characters and over words, which have '
-    'an embedding layer each,',
-}
 MASKS = {
     'words': 'on whole masked words',
     'ngrams': 'to put back words that were replaced by similar ones (MacBERT, arXiv 2004.13922)',
@@ -175,10 +166,10 @@ def _what(facts: Facts) -> str:
             f'{pooling[facts.config["model"]["pooling"]]}.'
         )
     view = {'char': 'character', 'word': 'word'}[facts.encoder]
-    kind = facts.config['model'].get('kind', 'clower')
-    if kind in ONE_ENCODER:
+    kind = kind_of(facts.config)
+    if len(kind.views) == 1:
         return (
-            f'A Chinese BERT ({shape}), pre-trained {_masks(facts)}{ONE_ENCODER[kind]}: a baseline of '
+            f'A Chinese BERT ({shape}), pre-trained {_masks(facts)}{kind.card}: a baseline of '
             f'CLOWER, without its word encoder and its contrast ({PAPER}).'
         )
     contrast = {
@@ -187,7 +178,7 @@ def _what(facts: Facts) -> str:
         'sentence': 'together with contrastive learning between texts, not between words',
         'none': 'side by side, without the contrastive learning of CLOWER: a baseline of it',
     }[facts.config.get('loss', {}).get('contrast_on', 'both')]
-    return f'The {view} encoder ({shape}) {TWO_VIEWS[kind]} pre-trained {contrast} ({PAPER}).'
+    return f'The {view} encoder ({shape}) {kind.card} pre-trained {contrast} ({PAPER}).'
 
 
 def _masks(facts: Facts) -> str:

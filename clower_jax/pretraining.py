@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from clower_jax import dropout, losses, metrics, precision, sharding
 from clower_jax.bert import BertShape
 from clower_jax.contrast import nt_xent
+from clower_jax.kinds import KINDS, PRETRAINED, kind_of
 from clower_jax.linear_cross_entropy import linear_cross_entropy
-from clower_jax.model import KINDS, PAD_ID, VIEWS, Clower, real_tokens
-from clower_jax.multigrained import Ambert, Lichee
+from clower_jax.model import PAD_ID, VIEWS, Clower, real_tokens
 from clower_jax.products import rows_at
 
 SumsByName = dict[str, tuple[jax.Array, jax.Array]]
@@ -29,7 +29,7 @@ class Pretrain:
     """L = L_mlm + sop_weight·L_sop + contrast_weight·(L_tcl + L_scl) (the paper, section 3).
 
     Its baselines and ablations leave parts out: `sop_on` and `contrast_on` say which encoders predict the
-    order, and which of L_tcl ('token') and L_scl ('sentence') there are; a model of the kind 'bert' has the
+    order, and which of L_tcl ('token') and L_scl ('sentence') there are; some kinds of model have the
     character view alone. What is left out is not computed, and a batch need not hold what it would take.
 
     One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
@@ -56,8 +56,8 @@ class Pretrain:
         one_of('loss.contrast_scope', config.loss.contrast_scope, ('global', 'local'))
         one_of('loss.sop_on', config.loss.sop_on, tuple(SOP_VIEWS))
         one_of('loss.contrast_on', config.loss.contrast_on, tuple(CONTRASTS))
-        one_of('model.kind', config.model.kind, tuple(KINDS))
-        views = KINDS[config.model.kind]
+        one_of('model.kind', config.model.kind, PRETRAINED)
+        views = KINDS[config.model.kind].views
         if config.loss.sop_on == 'word' and 'word' not in views:
             raise ValueError(f'loss.sop_on=word, but a model.kind={config.model.kind} has no word encoder')
         if config.loss.contrast_on != 'none' and views != VIEWS:
@@ -91,12 +91,12 @@ class Pretrain:
     @staticmethod
     def network(config: ConfigDict) -> Clower:
         """What is trained."""
-        networks = {'ambert': Ambert, 'lichee': Lichee}
-        return networks.get(config.model.kind, Clower)(
+        kind = KINDS[config.model.kind]
+        return kind.network(
             **encoder_settings(config),
             base_vocab_size=config.model.base_vocab_size,
             mlm_candidates=config.loss.mlm_candidates,
-            kind=config.model.kind,
+            views=kind.views,
         )
 
     def init(self, key: jax.Array) -> dict:
@@ -125,7 +125,7 @@ class Pretrain:
 
     def step_flops(self, config: ConfigDict) -> float:
         """See `metrics.step_flops`."""
-        return metrics.step_flops(config, self.model.views)
+        return metrics.step_flops(config, self.model.views, kind_of(config).tables > 1)
 
     def total(self, means: dict) -> jax.Array:
         """The loss that is minimised, from the means of its parts; a part that nothing counts in is 0."""
@@ -233,8 +233,7 @@ def predicts_order(config: Mapping[str, Any], view: str) -> bool:
 def trains_pooler(config: Mapping[str, Any], view: str) -> bool:
     """Whether it trains the pooler that a view goes through. Sentence order alone does: its gradient is
     exactly 0 for every other loss. AMBERT has one pooler for both views."""
-    shared = config['model'].get('kind') == 'ambert'
-    return any(predicts_order(config, one) for one in (VIEWS if shared else (view,)))
+    return any(predicts_order(config, one) for one in kind_of(config).views_through(view))
 
 
 def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:

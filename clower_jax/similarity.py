@@ -13,7 +13,8 @@ from matplotlib.patches import Patch
 from ml_collections import ConfigDict
 
 from clower_jax import figures, hugging_face, initial, losses, output_file, precision
-from clower_jax.model import KINDS, VIEWS
+from clower_jax.kinds import KINDS
+from clower_jax.model import VIEWS
 from clower_jax.pretraining import Pretrain
 from clower_jax.products import rows_at
 
@@ -57,7 +58,7 @@ def config_of(config: ConfigDict, workdir: Path) -> ConfigDict:
         raise ValueError(f'{workdir} is no workdir of a pre-training run')
     its = ConfigDict(hugging_face.read_json(path))
     kind = its.model.get('kind', 'clower')
-    if its.get('task', 'pretrain') != 'pretrain' or KINDS.get(kind) != VIEWS:
+    if its.get('task', 'pretrain') != 'pretrain' or KINDS[kind].views != VIEWS:
         raise ValueError(f'{workdir} has no word encoder, whose vectors could be compared')
     its.model.kind = kind
     if config.data.corpus:

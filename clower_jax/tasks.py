@@ -21,9 +21,9 @@ from ml_collections import ConfigDict
 from clower_jax import dropout, losses
 from clower_jax.auto_mlm import AutoMlm
 from clower_jax.cmlm import Cmlm
+from clower_jax.kinds import kind_of
 from clower_jax.mlctl import MlCtl
 from clower_jax.model import PAD_ID, Classifier, SpanFinder, real_tokens
-from clower_jax.multigrained import AmbertClassifier, LicheeClassifier, LicheeSpanFinder
 from clower_jax.pretraining import Pretrain, SumsByName, encoder_settings, one_of
 from clower_jax.sentence_tasks import Mirror
 
@@ -114,13 +114,11 @@ class Classify(_Supervised):
         was begun before it could be chosen."""
         settings = encoder_settings(config) | {'num_labels': len(config.data.labels)}
         settings['classify_from'] = config.model.get('classify_from', 'pooler')
-        kind = config.model.get('kind', 'clower')
-        if kind == 'ambert':
+        kind = kind_of(config)
+        if kind.tables > 1:
             settings |= {'vocab_size': config.model.base_vocab_size}
-            return cls(AmbertClassifier(**settings, word_vocab_size=config.model.vocab_size))
-        if kind == 'word':
-            return cls(Classifier(**settings, view='word'))
-        return cls((LicheeClassifier if kind == 'lichee' else Classifier)(**settings))
+            settings['word_vocab_size'] = config.model.vocab_size
+        return cls(kind.classifier(**settings))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['labels']
@@ -144,8 +142,7 @@ class FindSpan(_Supervised):
     @classmethod
     def from_config(cls, config: ConfigDict) -> 'FindSpan':
         """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
-        kind = config.model.get('kind', 'clower')
-        return cls((LicheeSpanFinder if kind == 'lichee' else SpanFinder)(**encoder_settings(config)))
+        return cls(kind_of(config).span_finder(**encoder_settings(config)))
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +25,8 @@ log = logging.getLogger(__name__)
 
 ASK_EVERY = 5  # steps after which several processes ask each other whether to stop
 PARTS = ('loss_', 'anchors')  # of what is held out, not on the console: what `loss` is made of, and counts
-LAST_SKIPPED = (
-    3  # steps at a run's end that make it an error: a loss scale that is too large skips one or two
-)
+# Steps at a run's end that make it an error: a loss scale that is too large skips one or two.
+LAST_SKIPPED = 3
 RUN_AHEAD = 2  # steps in flight: enough to keep a device busy, few enough to stop soon when asked to
 WHAT_HELPS = (
     'What helps: a lower optim.learning_rate, dtype=float32 or, with float16, a lower '
@@ -53,14 +52,6 @@ def programs_of(config: ConfigDict) -> Programs:
     return Programs(evaluator, optimizer, step)
 
 
-class Job(NamedTuple):
-    """What a run is to do; see `train`."""
-
-    config: ConfigDict
-    workdir: Path
-    batches: Batches
-
-
 def train(
     config: ConfigDict,
     workdir: str | Path,
@@ -69,6 +60,7 @@ def train(
     score: evaluate.Score | None = None,
     programs: Programs | None = None,
     stop: Stop | None = None,
+    before: Callable[[dict], dict[str, float]] | None = None,
 ) -> dict[str, float]:
     """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one. Where no step
     is left to take, nothing in `workdir` changes.
@@ -83,6 +75,8 @@ def train(
       score: held-out metrics that are no means over rows, from the task's outputs.
       programs: `programs_of(config)`, where another run has it already.
       stop: where several runs follow each other, so that a signal stops them all.
+      before: with `eval_first`, what else is measured of the parameters before the first step; it is written
+        as the split 'test'.
 
     Returns:
       The last held-out metrics ({} where nothing is held out, or nothing was left to do).
@@ -92,135 +86,89 @@ def train(
         the run came to its end with the last `LAST_SKIPPED` steps, or half of all, skipped; that end is
         not saved.
     """
-    return train_side_by_side([Job(config, Path(workdir), batches)], vocabulary, score, programs, stop)[0]
-
-
-def train_side_by_side(
-    jobs: Sequence[Job],
-    vocabulary,
-    score: evaluate.Score | None = None,
-    programs: Programs | None = None,
-    stop: Stop | None = None,
-    before: Callable[[dict], dict[str, float]] | None = None,
-) -> list[dict[str, float]]:
-    """`train` for several jobs whose configs differ in the seed alone: a step of all is one program.
-
-    Each run leaves what it would leave alone. One that stops early stays in the program, which would have to
-    be compiled anew without it, but no more comes of it.
-
-    Args:
-      jobs: the workdirs are at the same step, and the batches of each step have the same shapes.
-      before: with `eval_first`, what else is measured of the parameters before the first step; it is written
-        as the split 'test'.
-
-    Returns:
-      What `train` returns, for each job.
-
-    Raises:
-      FloatingPointError: as `train`, for any of them.
-      ValueError: the workdirs are not at the same step.
-    """
-    config = jobs[0].config
     programs = programs or programs_of(config)
     task = programs.evaluator.task
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop or Stop())
         stack.enter_context(jax.default_matmul_precision(precision.matmul_precision(config.dtype)))
-        runs = [_Run(job, programs, vocabulary, stack) for job in jobs]
-        first_step = runs[0].first_step
-        if any(run.first_step != first_step for run in runs):
-            steps = ', '.join(f'{run.job.workdir} at {run.first_step}' for run in runs)
-            raise ValueError(f'only runs at the same step train side by side: {steps}')
+        run = _Run(config, Path(workdir), batches, programs, vocabulary, stack)
+        progress = stack.enter_context(Progress(config.total_steps, run.step, on=jax.process_index() == 0))
+        clock = Clock(task.step_flops(config))
+        in_flight: collections.deque[dict] = collections.deque()
+        seen: set[tuple] = set()  # shapes of batches, each of which is compiled
 
         def due(step: int, every: int) -> bool:
             return step == config.total_steps or (every > 0 and step % every == 0)
 
-        going = runs
-        in_flight: collections.deque[list[dict]] = collections.deque()
-        seen: set[tuple] = set()  # shapes of batches, each of which is compiled
-        clock = Clock(task.step_flops(config))
-        with Progress(config.total_steps, first_step, on=jax.process_index() == 0) as progress:
-
-            def say(run: '_Run', text: str) -> None:
-                progress.say(f'seed {run.job.config.seed}: {text}' if len(runs) > 1 else text)
-
-            if config.eval_first and first_step == 0:
-                for run in runs:
-                    run.evaluate(0, score)
-                    run.writer.scalars(0, 'test', before(run.state.params) if before else {})
-                    say(run, _summary(0, run.held_out))
-            for step in range(first_step + 1, config.total_steps + 1):
-                for run in going:
-                    if run.best.exhausted:
-                        better = f'{config.select} got no better any more.'
-                        say(run, f'Stopped early, before step {step}: {better}')
-                going = [run for run in going if not run.best.exhausted]
-                if not going:
-                    break
-                drawn = [next(run.batches) for run in runs]
-                shapes = tuple((name, value.shape) for batch in drawn for name, value in batch.items())
-                compiles = shapes not in seen
-                seen.add(shapes)
+        if config.eval_first and run.step == 0:
+            run.evaluate(0, score)
+            run.writer.scalars(0, 'test', before(run.state.params) if before else {})
+            progress.say(_summary(0, run.held_out))
+        first_step = run.step + 1
+        for step in range(first_step, config.total_steps + 1):
+            if run.best.exhausted:
+                progress.say(f'Stopped early, before step {step}: {config.select} got no better any more.')
+                break
+            batch = next(run.batches)
+            shapes = tuple((name, value.shape) for name, value in batch.items())
+            compiles = shapes not in seen
+            seen.add(shapes)
+            if compiles:
+                jax.block_until_ready(list(in_flight))  # what was asked for before counts
+            with clock.paused() if compiles else contextlib.nullcontext():
+                run.state, measured = programs.train_step(run.state, batch, run.key)
                 if compiles:
-                    jax.block_until_ready(list(in_flight))  # what was asked for before counts
-                with clock.paused() if compiles else contextlib.nullcontext():
-                    states, measured = programs.train_step(
-                        [run.state for run in runs], drawn, [run.key for run in runs]
-                    )
-                    if compiles:
-                        jax.block_until_ready(measured)
-                        clock.leave_out()
-                for run, state, found in zip(runs, states, measured, strict=True):
-                    run.state = state
-                    if run in going:
-                        run.pending.append(found)
-                in_flight.append(measured)
-                if len(in_flight) > RUN_AHEAD:
-                    jax.block_until_ready(in_flight.popleft())
-                if step == first_step + 1:  # the data are on their way by now: rates count from here
-                    clock.restart()
-                progress.advance(counts=not compiles)
-                if due(step, config.log_every):
-                    jax.block_until_ready(measured)  # steps in flight count as soon as they are done
-                    lap = clock.lap(len(going[0].pending))
-                    logged = [run.log(step, clock, lap) for run in going]
-                    progress.log(step, _mean_of(logged), clock.seconds_for(config.total_steps - step))
-                stopping = step < config.total_steps and stop.agreed(may_ask=step % ASK_EVERY == 0)
-                evaluating = due(step, config.eval_every) and not stopping
-                saving = stopping or due(step, config.checkpoint_every)
-                if saving or evaluating:
-                    jax.block_until_ready(states)  # steps in flight count as training
-                with clock.paused():
-                    for run in going:
-                        if evaluating:
-                            run.evaluate(step, score)
-                            say(run, _summary(step, run.held_out))
-                        if step == config.total_steps or run.best.exhausted:
-                            check_learned(
-                                run.state, run.job.workdir
-                            )  # before it is saved: what is saved as finished learned
-                        if saving or run.best.exhausted:
-                            run.save()  # after the evaluation: a restart from here knows its outcome
-                if saving or evaluating:
-                    progress.resume()
-                if stopping:
-                    for run in going:
-                        run.writer.curves()
-                    break
-        for run in runs:
-            run.writer.close()
-    if stop.requested and going and int(going[0].state.step) < config.total_steps:
-        log.info(
-            'Stopped at step %d and saved; the same command goes on from there.', int(going[0].state.step)
-        )
-    return [run.held_out for run in runs]
+                    jax.block_until_ready(measured)
+                    clock.leave_out()
+            run.step = step
+            run.pending.append(measured)
+            in_flight.append(measured)
+            if len(in_flight) > RUN_AHEAD:
+                jax.block_until_ready(in_flight.popleft())
+            if step == first_step:  # the data are on their way by now: rates count from here
+                clock.restart()
+            progress.advance(counts=not compiles)
+            if due(step, config.log_every):
+                jax.block_until_ready(measured)  # steps in flight count as soon as they are done
+                values = run.log(clock, clock.lap(len(run.pending)))
+                progress.log(step, values, clock.seconds_for(config.total_steps - step))
+            stopping = step < config.total_steps and stop.agreed(may_ask=step % ASK_EVERY == 0)
+            evaluating = due(step, config.eval_every) and not stopping
+            saving = stopping or due(step, config.checkpoint_every)
+            if saving or evaluating:
+                jax.block_until_ready(run.state)  # steps in flight count as training
+            with clock.paused():
+                if evaluating:
+                    run.evaluate(step, score)
+                    progress.say(_summary(step, run.held_out))
+                if step == config.total_steps or run.best.exhausted:
+                    check_learned(run.state, run.workdir)  # what is saved as finished learned
+                if saving or run.best.exhausted:
+                    run.save()  # after the evaluation: a restart from here knows its outcome
+            if saving or evaluating:
+                progress.resume()
+            if stopping:
+                run.writer.curves()
+                break
+        run.writer.close()
+    if stop.requested and run.step < config.total_steps and not run.best.exhausted:
+        log.info('Stopped at step %d and saved; the same command goes on from there.', run.step)
+    return run.held_out
 
 
 class _Run:
-    """A job on its way: its state, and what it writes. `stack` closes what is opened."""
+    """A run on its way: its state, and what it writes. `stack` closes what is opened."""
 
-    def __init__(self, job: Job, programs: Programs, vocabulary, stack: contextlib.ExitStack):
-        config, workdir, batches = self.job = job
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        batches: Batches,
+        programs: Programs,
+        vocabulary,
+        stack: contextlib.ExitStack,
+    ):
+        self._config, self.workdir = config, workdir
         self._evaluator = evaluator = programs.evaluator
         rows = sharding.local_rows(evaluator.mesh, config.batch_size)
         self._checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
@@ -228,12 +176,12 @@ class _Run:
         self.state = start.first_state(
             config, workdir, evaluator.mesh, evaluator.task, programs.optimizer, self._checkpoints, vocabulary
         )
-        self.first_step = int(self.state.step)
-        self.best = Best(config.select, config.patience, rows_until(workdir, self.first_step))
+        self.step = int(self.state.step)  # the last one taken
+        self.best = Best(config.select, config.patience, rows_until(workdir, self.step))
         # Where no step is left to take, what the files say is how the run came about: they stay.
-        goes_on = self.first_step < config.total_steps and not self.best.exhausted
-        self.writer = Writer(workdir, self.first_step, writes=goes_on)
-        self.writer.run(config, vocabulary.tokens, start.history(workdir, config, self.first_step))
+        goes_on = self.step < config.total_steps and not self.best.exhausted
+        self.writer = Writer(workdir, self.step, writes=goes_on)
+        self.writer.run(config, vocabulary.tokens, start.history(workdir, config, self.step))
         if config.select and goes_on:
             if lost := start.keep_best(workdir, self.best.step):
                 damaged += lost
@@ -242,24 +190,38 @@ class _Run:
         for text in damaged:
             log.warning('In %s a damaged checkpoint was set aside: %s', workdir, text)
         if damaged:
-            self.writer.event(self.first_step, {'damaged_checkpoints': damaged})
+            self.writer.event(self.step, {'damaged_checkpoints': damaged})
         self.key = jax.random.key(config.seed)
-        source = batches(start_step=self.first_step, split='train', rows=rows)
+        source = batches(start_step=self.step, split='train', rows=rows)
         self.batches = (sharding.place(evaluator.mesh, batch, config.batch_size) for batch in source)
         self._held_out_batches = functools.partial(batches, split='validation', rows=rows)
         self.pending: list[dict] = []  # what the steps since the last log line measured, on the device
         self.held_out: dict[str, float] = {}
 
-    def log(self, step: int, clock: Clock, lap: tuple[int, float]) -> dict[str, float]:
+    def log(self, clock: Clock, lap: tuple[int, float]) -> dict[str, float]:
         """Writes means over the steps since the last time, skipped ones left out and counted, and rates.
 
         Raises FloatingPointError where `max_bad_steps` of them in a row were skipped.
         """
         pending = jax.device_get(self.pending)
         self.pending.clear()
-        values = _means(self._evaluator.task, pending, step, self.job)
+        bad = [int(measured['bad_steps']) for measured in pending]
+        if max(bad) >= self._config.max_bad_steps:
+            worst = bad.index(max(bad))
+            first = self.step - len(pending) + 1 + worst - max(bad) + 1  # counted from 1
+            replay = f'python -m clower_jax.replay --workdir {self.workdir} --step {first}'
+            see = f'See the batch: {replay}. ' if self._config.task == 'pretrain' else ''
+            raise FloatingPointError(
+                f'The gradient or the update was not finite in {max(bad)} steps in a row, from step {first} '
+                f'on. {see}{WHAT_HELPS}'
+            )
+        means = metrics.means(measured['sums'] for measured in pending)
+        values = {'skipped_steps': float(sum(b > 0 for b in bad))}
+        if values['skipped_steps'] < len(bad):  # else there is none, though the loss scale has a mean
+            values['loss'] = float(self._evaluator.task.total(means))
+        values |= means
         values |= clock.rates(values, lap)
-        self.writer.scalars(step, 'train', values)
+        self.writer.scalars(self.step, 'train', values)
         return values
 
     def evaluate(self, step: int, score: evaluate.Score | None) -> None:
@@ -285,30 +247,6 @@ def check_learned(state: TrainState, workdir: Path) -> None:
             f'The run in {workdir} learned too little: in {skipped} of {steps} steps, {streak} of them at '
             f'its end, the gradient or the update was not finite. {WHAT_HELPS}'
         )
-
-
-def _mean_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean over the runs of whatever all of them have."""
-    names = [name for name in runs[0] if all(name in one for one in runs)]
-    return {name: float(np.mean([one[name] for one in runs])) for name in names}
-
-
-def _means(task, pending: list[dict], step: int, job: Job) -> dict[str, float]:
-    bad = [int(measured['bad_steps']) for measured in pending]
-    if max(bad) >= job.config.max_bad_steps:
-        worst = bad.index(max(bad))
-        first = step - len(pending) + 1 + worst - max(bad) + 1  # counted from 1
-        replay = f'python -m clower_jax.replay --workdir {job.workdir} --step {first}'
-        see = f'See the batch: {replay}. ' if job.config.task == 'pretrain' else ''
-        raise FloatingPointError(
-            f'The gradient or the update was not finite in {max(bad)} steps in a row, from step {first} on. '
-            f'{see}{WHAT_HELPS}'
-        )
-    means = metrics.means(measured['sums'] for measured in pending)
-    values = {'skipped_steps': float(sum(b > 0 for b in bad))}
-    if values['skipped_steps'] < len(bad):  # else there is none, though the loss scale has a mean
-        values['loss'] = float(task.total(means))
-    return values | means
 
 
 def _summary(step: int, values: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""One optimisation step, jitted and donated; of one run, or of several in one program."""
+"""One optimisation step, jitted and donated."""
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,17 @@ def make_train_step(task, optimizer: optax.GradientTransformation, schedule: opt
     The dropout key is a function of the run's key and the step. A gradient or an update whose norm is not
     finite changes no parameter and no optimiser state; it halves the loss scale (fp16) and counts in
     `bad_steps`.
-
-    Given lists of states, batches (of equal shapes) and keys, it returns lists: steps of several runs that
-    have nothing to do with each other, except that their gradients are computed side by side.
     """
 
-    def gradients(params: dict, scale: jax.Array, batch: dict[str, jax.Array], key: jax.Array):
+    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+        scale = state.loss_scale.scale
+        key = jax.random.fold_in(key, state.step)
+
         def scaled_loss(params):
             loss, sums = task.loss(params, batch, key)
             return loss * scale, sums
 
-        return jax.grad(scaled_loss, has_aux=True)(params)
-
-    def update(state: TrainState, grads: dict, sums: dict):
-        scale = state.loss_scale.scale
+        grads, sums = jax.grad(scaled_loss, has_aux=True)(state.params)
         grads = jax.tree.map(lambda g: g / scale, grads)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -46,24 +43,5 @@ def make_train_step(task, optimizer: optax.GradientTransformation, schedule: opt
             sums['loss_scale'] = scale, 1
         state = TrainState(state.step + 1, params, opt_state, state.loss_scale.update(finite), bad_steps)
         return state, {'sums': sums, 'bad_steps': bad_steps}
-
-    def inputs(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
-        return state.params, state.loss_scale.scale, batch, jax.random.fold_in(key, state.step)
-
-    def step(state, batch, key):
-        if isinstance(state, TrainState):
-            return update(state, *gradients(*inputs(state, batch, key)))
-        if len(state) == 1:
-            found = [step(state[0], batch[0], key[0])]
-        else:
-            # What the optimiser needs is not stacked: three times the parameters need not be copied.
-            stacked = jax.tree.map(lambda *x: jnp.stack(x), *map(inputs, state, batch, key))
-            side_by_side = jax.vmap(gradients)(*stacked)
-            found = [
-                update(one, *jax.tree.map(lambda x: x[i], side_by_side))  # noqa: B023
-                for i, one in enumerate(state)
-            ]
-        states, measured = zip(*found)
-        return list(states), list(measured)
 
     return jax.jit(step, donate_argnums=0)

@@ -10,7 +10,8 @@ from typing import Any
 from clower_jax import hugging_face, tf_checkpoint, weight_files
 from clower_jax.checkpoint_files import BEST, FOLDER, steps
 from clower_jax.folder_files import Entry, check_entries, check_texts, read_json
-from clower_jax.model import KINDS, VIEWS
+from clower_jax.kinds import KINDS
+from clower_jax.model import VIEWS
 from clower_jax.pretraining import trains_pooler
 from clower_jax.settings import RANGES
 
@@ -165,7 +166,7 @@ def read_config(path: Path) -> dict[str, Any]:
     check_entries(path, data, RUN_DATA, 'data.')
     check_entries(path, config, RUN)
     check_texts(path, 'data.labels', data.get('labels', ()))
-    if model.get('kind', '') not in (*KINDS, 'word', ''):
+    if model.get('kind', '') not in (*KINDS, ''):
         raise ValueError(f'{path}: model.kind is {reprlib.repr(model["kind"])}, which is no kind of model')
     if not model['base_vocab_size'] <= model['vocab_size']:
         raise ValueError(f'{path}: model.base_vocab_size is larger than model.vocab_size')

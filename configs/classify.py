@@ -10,8 +10,8 @@ of configs/common.py:
 
     python run.py --config=configs/classify.py --config.init_from=X --config.data.train=my.tsv --workdir=W
 
-The paper's figures are means of five seeds: --config.seeds=5, with mean and standard deviation, one after the
-other, or side by side with --config.seeds_at_once=5. A fine-tuned model on other data:
+The paper's figures are means of five seeds: --config.seeds=5, with mean and standard deviation. A
+fine-tuned model on other data:
 
     python run.py --config=configs/classify.py --workdir=W --config.mode=evaluate --config.data.test=FILE
     python run.py --config=configs/classify.py --workdir=W --config.mode=predict --config.data.test=FILE

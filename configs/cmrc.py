@@ -4,8 +4,7 @@
 
 reads data/cmrc2018/cmrc2018_train.json and cmrc2018_dev.json, or --config.data.train=FILE and
 --config.data.dev=FILE; your own questions in the same format too. The paper's figures are means of five
-seeds: --config.seeds=5, with mean and standard deviation; side by side with --config.seeds_at_once=5. A
-fine-tuned model on other questions:
+seeds: --config.seeds=5, with mean and standard deviation. A fine-tuned model on other questions:
 
     python run.py --config=configs/cmrc.py --workdir=W --config.mode=evaluate --config.data.test=FILE
     python run.py --config=configs/cmrc.py --workdir=W --config.mode=predict --config.data.test=FILE

@@ -42,7 +42,6 @@ def finetune(dataset: str, select: str) -> ConfigDict:
     config = run()
     config.mode = 'train'  # or evaluate, predict: with a fine-tuned --workdir
     config.seeds = 1  # runs, with the seeds seed, seed + 1, …
-    config.seeds_at_once = 1  # of them, side by side in one program; worth it where one leaves a device idle
     config.num_epochs = 3.0  # where total_steps is 0
     config.total_steps = 0
     config.batch_size = 64

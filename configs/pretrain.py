@@ -53,6 +53,8 @@ Beside them there are two other ways to learn from masks:
                              mean vector, which configs/vectors.py judges
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -60,7 +62,7 @@ from configs import common
 NO_CONTRAST = {'loss.contrast_on': 'none'}
 ONE_ENCODER = {'model.kind': 'bert'} | NO_CONTRAST
 # The baselines and ablations of the paper, and other systems: what differs from CLOWER.
-SYSTEMS = {
+SYSTEMS: dict[str, dict[str, Any]] = {
     'bert_wwm': ONE_ENCODER | {'loss.sop_on': 'none'},
     'bert_wwm_sop': ONE_ENCODER,
     'mm_bert': NO_CONTRAST | {'loss.sop_on': 'none'},

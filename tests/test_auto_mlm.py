@@ -11,9 +11,8 @@ import transformers
 from test_losses import cross_entropy
 from test_mlctl import contrast, embedded, pooled
 
-import run
 from bench.collectives import mesh_of
-from clower_jax import sharding, tasks
+from clower_jax import jobs, sharding, tasks
 from clower_jax.export import export
 from clower_jax.writer import read_metrics
 from configs import auto_mlm
@@ -210,7 +209,7 @@ def test_a_run_leaves_before_and_after(tmp_path):
     files['data.vocab'] = str(finetuned.write_vocab(tmp_path))
     config.update_from_flattened_dict(finetuned.SIZES | files | {'num_epochs': 4.0, 'eval_every': 1000})
     workdir = tmp_path / 'run'
-    text = run.finetune_job(config, 'configs/auto_mlm.py', workdir)
+    text = jobs.fine_tuning(jobs.Job(config, 'configs/auto_mlm.py', workdir))
     rows = read_metrics(workdir / 'metrics.jsonl')
     held_out = [row for row in rows if row['split'] == 'validation']
     train_rows = [row for row in rows if row['split'] == 'train']

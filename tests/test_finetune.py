@@ -14,10 +14,10 @@ import pytest
 import transformers
 from ml_collections import ConfigDict
 
-import run
-from clower_jax import finetune, initial, start, writer
+from clower_jax import finetune, initial, jobs, start, writer
 from clower_jax.checkpoint import BEST, Checkpoints
 from clower_jax.progress import Best
+from clower_jax.source import as_trained, with_source
 from clower_jax.writer import read_metrics
 from input_pipeline import finetuning
 
@@ -25,8 +25,8 @@ from input_pipeline import finetuning
 def go(config: ConfigDict, workdir: Path) -> dict:
     """What run.py does, in this process."""
     if config.mode != 'train':
-        config = run.as_trained(config, workdir)
-    config, vocabulary = run.with_source(config, workdir)
+        config = as_trained(config, workdir)
+    config, vocabulary = with_source(config, workdir)
     config, data = finetuning.prepare(config, vocabulary)
     if config.mode != 'train':
         return finetune.apply(config, workdir, data)
@@ -35,7 +35,7 @@ def go(config: ConfigDict, workdir: Path) -> dict:
 
 def killed_after(steps: int, config: ConfigDict, workdir: Path) -> None:
     """A run whose data ends too early."""
-    config, vocabulary = run.with_source(config, workdir)
+    config, vocabulary = with_source(config, workdir)
     config, data = finetuning.prepare(config, vocabulary)
     batches = data.batches
 
@@ -159,24 +159,24 @@ def test_a_model_reads_as_it_was_trained(two_seeds, tmp_path):
     config, workdir, _ = two_seeds
     config = copy.deepcopy(config)
     config.mode, config.data.max_length, config.data.text_columns = 'predict', 64, ('text',)
-    assert run.as_trained(config, workdir / 'seed-5').data.max_length == 32
-    assert run.as_trained(config, workdir / 'seed-5').data.text_columns == ()
-    given = run.as_trained(config, workdir / 'seed-5', ['data.max_length'])
+    assert as_trained(config, workdir / 'seed-5').data.max_length == 32
+    assert as_trained(config, workdir / 'seed-5').data.text_columns == ()
+    given = as_trained(config, workdir / 'seed-5', ['data.max_length'])
     assert given.data.max_length == 64 and given.data.labels == ('bad', 'good')
 
 
 def test_a_class_is_told_from_the_vector_that_it_was_trained_on(tmp_path):
     """Evaluated as it was trained, whatever the config says; gone on with as it was begun; not exported."""
     config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'model.classify_from': 'cls'})
-    resolved, results = run.finetuned(config, tmp_path / 'run')
-    farewell = run.finetune_farewell('configs/classify.py', tmp_path / 'run', results, resolved)
+    resolved, results = jobs.finetuned(config, tmp_path / 'run')
+    farewell = jobs._after_fine_tuning('configs/classify.py', tmp_path / 'run', results, resolved)
     assert 'convert export' not in farewell and 'classifies from cls' in farewell
     assert farewell.count('--config.mode=predict') == 1
     later = copy.deepcopy(config)
     later.mode, later.model.classify_from = 'evaluate', 'pooler'
     assert go(later, tmp_path / 'run')['test'] == results['per_seed'][0]['test']['best']
     with pytest.raises(ValueError, match='classify_from=pooler, but .*run was trained with cls'):
-        run.as_trained(later, tmp_path / 'run', ['model.classify_from'])
+        as_trained(later, tmp_path / 'run', ['model.classify_from'])
     later.mode, later.num_epochs = 'train', 2.0
     with pytest.raises(ValueError, match='model.classify_from: cls → pooler'):
         go(later, tmp_path / 'run')
@@ -269,7 +269,9 @@ def test_errors_of_the_command_are_messages(tmp_path):
         f'--config.data.train={tmp_path}/train.tsv', '--config.data.text_columns=title',
         f'--config.data.vocab={finetuned.write_vocab(tmp_path)}',
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=Path(run.__file__).parent, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'train.tsv: there is no column title; its columns are: text, label' in done.stderr
 

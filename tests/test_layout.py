@@ -25,15 +25,25 @@ LAYERS = {
             'products',
             'dropout',
         ),
-        *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads', 'model', 'multigrained'),
+        *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads'),
+        *('model', 'multigrained', 'kinds'),
         *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),
         *('train_state', 'train_step', 'checkpoint', 'tensor_names', 'tf_checkpoint'),
         *('hugging_face', 'weight_files', 'token_rows', 'weight_sources', 'initial'),
         *('sentence_folder', 'wordpiece', 'encoder', 'hidden_states'),
         *('card_examples', 'model_card', 'output_folder', 'source_ids'),
-        *('export', 'convert', 'evaluate', 'progress', 'start', 'train', 'finetune', 'paper_tables'),
-        *('tables', 'replay'),
-        *('encode', 'similarity', 'linear_probes', 'probe', 'word_report', 'word_view'),
+        *(
+            'export',
+            'convert',
+            'evaluate',
+            'progress',
+            'start',
+            'train',
+            'finetune',
+            'source',
+        ),
+        *('paper_tables', 'tables', 'replay'),
+        *('encode', 'similarity', 'linear_probes', 'probe', 'word_report', 'word_view', 'jobs'),
     ),
     'input_pipeline': (
         *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer'),
@@ -68,7 +78,13 @@ SOLE_IMPORTERS = {
 }
 # What, like run.py, joins the two packages: commands, and the encoder, which has texts cut into words where
 # its model reads words.
-JOINS_PACKAGES = {'clower_jax/replay.py', 'clower_jax/encoder.py', 'clower_jax/word_view.py'}
+JOINS_PACKAGES = {
+    'clower_jax/jobs.py',
+    'clower_jax/source.py',
+    'clower_jax/replay.py',
+    'clower_jax/encoder.py',
+    'clower_jax/word_view.py',
+}
 
 
 def sources(*folders: str) -> list[str]:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from test_finetune import go, killed_after, validation_rows
 
-import run
 from clower_jax import (
     Encoder,
     dropout,
@@ -24,12 +23,14 @@ from clower_jax import (
     export,
     finetune,
     initial,
+    jobs,
     sentence_tasks,
     start,
     tasks,
     writer,
 )
 from clower_jax.checkpoint import Checkpoints
+from clower_jax.source import as_trained, with_source
 from configs import mirror as config_file
 from input_pipeline import buckets, finetuning, mirror, sentences
 from input_pipeline.tokenizer import Vocabulary
@@ -379,7 +380,7 @@ def test_before_and_after(trained):
     assert found['last']['spearman'] > 0.3
     losses = [row['loss'] for row in rows if row['split'] == 'train']
     assert losses[-1] < losses[0]
-    text = run.finetune_farewell('configs/mirror.py:sentence', workdir, results, config)
+    text = jobs._after_fine_tuning('configs/mirror.py:sentence', workdir, results, config)
     assert 'validation, before: spearman' in text
 
 
@@ -392,7 +393,7 @@ def test_a_figure_that_got_worse_is_named(trained):
     assert {name: first[name] for name in before} == before and first['step'] == 0
     assert after['spearman'] == pytest.approx((after['spearman_same'] + after['spearman_not']) / 2)
     worse = [name for name in before if after[name] < before[name]]
-    text = run.finetune_farewell('configs/mirror.py:sentence', workdir, results, config)
+    text = jobs._after_fine_tuning('configs/mirror.py:sentence', workdir, results, config)
     (line,) = (line for line in text.splitlines() if line.startswith('Worse than before training: '))
     assert [
         part.split()[-4] for part in line.split(';') if 'test' in part
@@ -473,7 +474,7 @@ def test_exported_vectors_are_transformers(trained, tmp_path):
         code = block.split('```')[0].replace("'encoder'", repr(str(folder)))
         found.append({})
         exec(code.replace("['今天天气很好。', '天气真不错。']", repr(texts)), found[-1])
-    config, vocabulary = run.with_source(run.as_trained(config, workdir), workdir)
+    config, vocabulary = with_source(as_trained(config, workdir), workdir)
     config, _ = finetuning.prepare(config, vocabulary)
     evaluator = evaluate.Evaluator.of(config)
     rows = sentences.single_rows(texts, vocabulary, 16).batch(buckets.Planned(16, np.arange(2)), 2)
@@ -487,7 +488,7 @@ def test_fine_tuning_from_an_encoder(trained, tmp_path):
     """A classifier takes all of the encoder; the pooler, which no vector depends on, and the head are new."""
     _, workdir, _ = trained
     config = finetuned.classify_config(tmp_path, init_from=str(workdir))
-    config, vocabulary = run.with_source(config, tmp_path / 'run')
+    config, vocabulary = with_source(config, tmp_path / 'run')
     config, _ = finetuning.prepare(config, vocabulary)
     params = jax.tree.map(np.asarray, tasks.from_config(config).init(jax.random.key(0)))
     params = jax.device_put(params, jax.devices()[0])

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_losses import cosine, span_mean
 
-import run
-from clower_jax import mlctl, tasks
+from clower_jax import jobs, mlctl, tasks
 from clower_jax.writer import read_metrics
 from configs import mlctl as config_of_mlctl
 
@@ -266,7 +265,7 @@ def test_translations_are_found_after_training(tmp_path):
     config.update_from_flattened_dict({'data.max_length': 24, 'data.dev_fraction': 0.2, 'batch_size': 32})
     config.update_from_flattened_dict({'num_epochs': 6.0, 'optim.learning_rate': 1e-2, 'eval_every': 1000})
     workdir = tmp_path / 'run'
-    text = run.finetune_job(config, 'configs/mlctl.py', workdir)
+    text = jobs.fine_tuning(jobs.Job(config, 'configs/mlctl.py', workdir))
     rows = [row for row in read_metrics(workdir / 'metrics.jsonl') if row['split'] == 'validation']
     assert [row['step'] for row in rows] == [0, max(row['step'] for row in rows)]
     for name in ('acc_ab', 'acc_ba', 'mrr'):

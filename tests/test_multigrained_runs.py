@@ -13,9 +13,9 @@ import workdirs
 from test_batches import make_config, text
 from workdirs import BASE, WORDS
 
-import run
-from clower_jax import Encoder, finetune, initial, similarity, tasks
+from clower_jax import Encoder, finetune, initial, jobs, similarity, tasks
 from clower_jax.export import export
+from clower_jax.source import as_trained, with_source
 from configs import classify, cmrc, mirror, pretrain
 from configs import similarity as similarity_config
 from input_pipeline import batches, buckets, finetuning, segment, word_views
@@ -120,7 +120,7 @@ def pretrained(tmp_path_factory):
         config.total_steps = 2
         config.optim.warmup_steps = 0
         config.model.update(SMALL | {'dropout': 0.0, 'attention_dropout': 0.0})
-        run.pretrain_job(config, f'configs/pretrain.py:{kind}', folder / kind)
+        jobs.pretraining(jobs.Job(config, f'configs/pretrain.py:{kind}', folder / kind))
         found[kind] = folder / kind
     return found
 
@@ -151,7 +151,7 @@ def test_words_of_labelled_texts(pretrained, tmp_path, kind):
     rows = [('text_a', 'text_b', 'label'), *((*pair, str(n % 2)) for n, pair in enumerate(pairs))]
     config = classify_config(tmp_path, pretrained[kind])
     config.data.train = config.data.dev = table(tmp_path / 'pairs.tsv', rows)
-    config, vocabulary = run.with_source(config, tmp_path / 'run')
+    config, vocabulary = with_source(config, tmp_path / 'run')
     assert (config.model.kind, config.data.segmenter, config.data.hmm) == (kind, 'jieba', True)
     assert len(vocabulary) > vocabulary.base_size
     config, data = finetuning.prepare(config, vocabulary)
@@ -194,7 +194,7 @@ def test_words_of_labelled_texts(pretrained, tmp_path, kind):
 
 
 def test_empty_and_odd_texts_have_words(pretrained):
-    config, vocabulary = run.with_source(
+    config, vocabulary = with_source(
         classify_config(pretrained['lichee'], pretrained['lichee']), Path('none')
     )
     texts = [
@@ -216,7 +216,7 @@ def test_empty_and_odd_texts_have_words(pretrained):
 def test_other_kinds_cut_no_words(tmp_path, monkeypatch):
     workdirs.make(tmp_path / 'run', 'pretrain')
     config = classify_config(tmp_path, tmp_path / 'run')
-    config, vocabulary = run.with_source(config, tmp_path / 'out')
+    config, vocabulary = with_source(config, tmp_path / 'out')
     assert (config.model.kind, config.data.segmenter) == ('clower', '') and len(
         vocabulary
     ) == vocabulary.base_size
@@ -254,13 +254,13 @@ def test_classification(pretrained, tmp_path, kind):
     workdir = tmp_path / 'run'
     config = classify_config(tmp_path, pretrained[kind])
     config.model.update(dropout=0.0, attention_dropout=0.0)
-    _, results = run.finetuned(config, workdir)
+    _, results = jobs.finetuned(config, workdir)
     saved = json.loads((workdir / 'config.json').read_text('utf-8'))
     assert saved['model']['kind'] == kind and saved['data']['segmenter'] == 'jieba'
     # Used again, from its own workdir alone.
     config = classify.get_config()
     config.mode, config.batch_size, config.data.test = 'evaluate', 8, str(tmp_path / 'train.tsv')
-    config, vocabulary = run.with_source(run.as_trained(config, workdir), workdir)
+    config, vocabulary = with_source(as_trained(config, workdir), workdir)
     config, data = finetuning.prepare(config, vocabulary)
     again = finetune.apply(config, workdir, data)
     assert again['test']['loss'] == pytest.approx(results['mean']['validation']['best']['loss'], rel=1e-5)
@@ -268,7 +268,7 @@ def test_classification(pretrained, tmp_path, kind):
         export(workdir, tmp_path / 'hf')
     # Another run may start from it.
     config = classify_config(tmp_path, workdir)
-    config, vocabulary = run.with_source(config, tmp_path / 'next')
+    config, vocabulary = with_source(config, tmp_path / 'next')
     assert (config.model.kind, config.data.segmenter, len(vocabulary)) == (
         kind,
         'jieba',
@@ -293,7 +293,7 @@ def test_reading_comprehension(pretrained, tmp_path, kind):
     config = cmrc.get_config()
     config.init_from, config.batch_size, config.num_epochs = str(pretrained[kind]), 8, 1.0
     config.data.update(train=str(path), dev=str(path), max_length=32, stride=8, buckets=1)
-    config, vocabulary = run.with_source(config, tmp_path / 'run')
+    config, vocabulary = with_source(config, tmp_path / 'run')
     config, data = finetuning.prepare(config, vocabulary)
     rows = data.splits['train'].rows
     batch = rows.batch(buckets.Planned(32, np.arange(len(rows))), len(rows))
@@ -371,13 +371,13 @@ def test_what_lichee_is_not(pretrained, tmp_path):
     with pytest.raises(
         ValueError, match="which the task 'mirror' does not have: it is made for classify, span"
     ):
-        run.with_source(config, tmp_path)
+        with_source(config, tmp_path)
     workdirs.saved(workdirs.bert(transformers.BertModel), tmp_path / 'bert')
     config = classify_config(tmp_path, tmp_path / 'bert', **{'model.kind': 'ambert'})
     with pytest.raises(
         ValueError, match='a model.kind=ambert reads words, and there are none in its vocabulary'
     ):
-        run.with_source(config, tmp_path)
+        with_source(config, tmp_path)
 
 
 def test_words_against_characters_of_an_ambert(pretrained):
@@ -393,5 +393,5 @@ def test_words_against_characters_of_an_ambert(pretrained):
 
 def test_ambert_as_an_ordinary_bert(pretrained, tmp_path):
     config = classify_config(tmp_path, pretrained['ambert'], **{'model.kind': 'bert'})
-    config, vocabulary = run.with_source(config, tmp_path / 'run')
+    config, vocabulary = with_source(config, tmp_path / 'run')
     assert len(vocabulary) == vocabulary.base_size and isinstance(vocabulary, Vocabulary)

@@ -10,8 +10,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-import run
-from clower_jax import linear_probes, probe
+from clower_jax import jobs, linear_probes, probe
 from clower_jax.encoder import Encoder
 from configs import probe as config_file
 
@@ -56,7 +55,7 @@ def results(folders, tmp_path_factory):
     folder = tmp_path_factory.mktemp('probe')
     first, second, third = folders
     config = config_of(folder, f'a={first},a={second}, b={third}')
-    return config, folder / 'run', run.probe_job(config, JOB, folder / 'run')
+    return config, folder / 'run', jobs.probes(jobs.Job(config, JOB, folder / 'run'))
 
 
 @given(
@@ -161,22 +160,22 @@ def test_the_same_command_goes_on_and_another_reference_measures_nothing(results
     config, workdir, said = results
     cells = {path: path.stat().st_mtime_ns for path in (workdir / 'cells').iterdir()}
     assert len(cells) == 3
-    assert run.probe_job(config, JOB, workdir) == said
+    assert jobs.probes(jobs.Job(config, JOB, workdir)) == said
     other = config.copy_and_resolve_references()
     other.reference = 'b'
-    assert 'difference from b' in run.probe_job(other, JOB, workdir)
+    assert 'difference from b' in jobs.probes(jobs.Job(other, JOB, workdir))
     assert cells == {path: path.stat().st_mtime_ns for path in (workdir / 'cells').iterdir()}
-    assert run.probe_job(config, JOB, workdir) == said
+    assert jobs.probes(jobs.Job(config, JOB, workdir)) == said
     other.seed = 1
     with pytest.raises(ValueError, match='other settings'):
-        run.probe_job(other, JOB, workdir)
+        jobs.probes(jobs.Job(other, JOB, workdir))
 
 
 def test_what_makes_no_sense_is_said_at_once(folders, tmp_path):
     good = f'a={folders[0]}'
 
     def go(models=good, **changes):
-        run.probe_job(config_of(tmp_path, models, **changes), JOB, tmp_path / 'run')
+        jobs.probes(jobs.Job(config_of(tmp_path, models, **changes), JOB, tmp_path / 'run'))
 
     for models in ('', folders[0], 'a=', f'{good},'):
         with pytest.raises(ValueError, match='NAME=FOLDER'):

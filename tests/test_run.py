@@ -9,7 +9,7 @@ import pytest
 import workdirs
 
 import run
-from clower_jax import replay
+from clower_jax import jobs, replay
 from clower_jax.writer import read_metrics
 from configs import classify, cmrc, drcd, pretrain
 from input_pipeline import batches
@@ -104,14 +104,14 @@ def test_a_workdir_of_another_task_is_refused_before_any_work(tmp_path, task):
     workdirs.make(tmp_path, task)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ValueError, match=f"is of the task '{task}', the config of 'pretrain'"):
-        run.pretrain_job(pretrain.get_config(), 'configs/pretrain.py', tmp_path)
+        jobs.pretraining(jobs.Job(pretrain.get_config(), 'configs/pretrain.py', tmp_path))
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_other_batches_are_refused_before_any_work(tmp_path):
     workdirs.make(tmp_path, 'pretrain', seed=7)
     with pytest.raises(ValueError, match=r'decide its batches or what is made of them: seed: 7 → 0'):
-        run.pretrain_job(pretrain.get_config(), 'configs/pretrain.py', tmp_path)
+        jobs.pretraining(jobs.Job(pretrain.get_config(), 'configs/pretrain.py', tmp_path))
     assert not (tmp_path / 'corpus').exists()
 
 
@@ -121,15 +121,17 @@ def test_a_source_that_does_not_fit_is_refused_before_any_work(tmp_path):
     for init_from, message in (('source', 'hidden_size=32.*--config.model.hidd'), ('no', 'neither')):
         config.init_from = str(tmp_path / init_from)
         with pytest.raises(ValueError, match=message):
-            run.pretrain_job(config, 'configs/pretrain.py', tmp_path / 'run')
+            jobs.pretraining(jobs.Job(config, 'configs/pretrain.py', tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
 
 def test_the_last_words_go_with_the_data_that_were_given():
     config = pretrain.get_config()
-    assert "--config.data.text='my/*.txt'" in run.farewell('configs/pretrain.py', config, Path('w'), {})
+    assert "--config.data.text='my/*.txt'" in jobs._after_pretraining(
+        jobs.Job(config, 'configs/pretrain.py', Path('w')), {}
+    )
     config.data.corpus = 'mine'
-    said = run.farewell('configs/pretrain.py', config, Path('w'), {})
+    said = jobs._after_pretraining(jobs.Job(config, 'configs/pretrain.py', Path('w')), {})
     assert '--config.data.corpus=mine --config.init_from=w' in said and 'my/*.txt' not in said
 
 

@@ -10,8 +10,7 @@ import synthetic
 import tensorflow as tf
 import workdirs
 
-import run
-from clower_jax import similarity, tasks
+from clower_jax import jobs, similarity, tasks
 from clower_jax.checkpoint import Checkpoints
 from clower_jax.similarity import CONTROL, GROUPS, MEASURES
 from clower_jax.writer import Writer
@@ -179,7 +178,7 @@ def test_summary_is_numpys():
 def test_the_job_compares_models(workdir, small_corpus, tmp_path):
     pretrained(tmp_path / 'other', small_corpus, seed=1)
     config = config_of(models=f'ours={workdir[0]},{tmp_path}/other')
-    text = run.similarity_job(config, 'configs/similarity.py', tmp_path / 'figure')
+    text = jobs.figure3(jobs.Job(config, 'configs/similarity.py', tmp_path / 'figure'))
     results = json.loads((tmp_path / 'figure' / 'similarity.json').read_text('utf-8'))
     assert list(results) == ['ours', 'other']
     for model, about in results.items():
@@ -199,7 +198,7 @@ def test_the_job_compares_models(workdir, small_corpus, tmp_path):
 
 def test_what_cannot_be_measured_is_explained(workdir, small_corpus, tmp_path):
     def job(**changes):
-        return run.similarity_job(config_of(**changes), 'configs/similarity.py', tmp_path / 'figure')
+        return jobs.figure3(jobs.Job(config_of(**changes), 'configs/similarity.py', tmp_path / 'figure'))
 
     with pytest.raises(ValueError, match='--config.init_from=W, or several'):
         job()

@@ -11,8 +11,7 @@ import synthetic
 from test_batches import make_config, text
 from test_tasks import shallow_config
 
-import run
-from clower_jax import replay
+from clower_jax import jobs, replay
 from clower_jax.export import export
 from clower_jax.tasks import Pretrain
 from configs import pretrain
@@ -176,7 +175,7 @@ def test_a_baseline_from_text_to_hugging_face(config, tmp_path, capsys):
     config.total_steps, config.batch_size, config.data.eval_examples = 2, 8, 8
     config.optim.warmup_steps = 0
     config.model.update(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)
-    said = run.pretrain_job(config, 'configs/pretrain.py:bert_wwm', workdir)
+    said = jobs.pretraining(jobs.Job(config, 'configs/pretrain.py:bert_wwm', workdir))
     assert 'finds its own characters' not in said
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     assert 'loss_mlm_char' in rows[-1] and not {'acc_tcl', 'acc_scl', 'acc_sop', 'anchors'} & set(rows[-1])

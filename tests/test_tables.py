@@ -14,8 +14,7 @@ from matplotlib.image import imread
 from ml_collections import ConfigDict
 from test_batches import text
 
-import run
-from clower_jax import finetune, paper_tables, tables
+from clower_jax import finetune, jobs, paper_tables, settings, start, tables
 from clower_jax.paper_tables import Cell
 from configs import tables as config_file
 
@@ -510,8 +509,8 @@ def test_a_real_grid(tmp_path, monkeypatch):
         task.data[split] = str(tmp_path / f'{split}.tsv')
     task.data.update(dataset='', max_length=32)
     task.update(total_steps=2, batch_size=8)
-    for part in run.parts_of(config):
-        run.start.check(part)
+    for part in settings.parts_of(config):
+        start.check(part)
     summary = finetune.summary
 
     def stopped(*args):
@@ -520,9 +519,9 @@ def test_a_real_grid(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(finetune, 'summary', stopped)
-        said = run.tables_job(config, 'configs/tables.py:cpu', tmp_path / 'grid')
+        said = jobs.grid(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
     assert [path.parent.parent.name for path in tmp_path.glob('grid/cells/*/*/results.json')] == ['random']
-    said = run.tables_job(config, 'configs/tables.py:cpu', tmp_path / 'grid')
+    said = jobs.grid(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
     assert said.count('| again |') == 1 and '± ' in said and 'figure2.png' not in said
     cells = {
         cell['model']: cell for cell in json.loads((tmp_path / 'grid' / 'tables.json').read_text('utf-8'))
@@ -536,4 +535,4 @@ def test_a_real_grid(tmp_path, monkeypatch):
     }.items():
         config.models = models
         with pytest.raises(ValueError, match=message):
-            run.tables_job(config, 'configs/tables.py:cpu', tmp_path / 'grid')
+            jobs.grid(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))

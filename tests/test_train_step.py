@@ -237,9 +237,9 @@ def test_rates_are_of_steps_that_were_done(tmp_path):
 
     slow = jax.jit(lambda x: jax.pure_callback(slowly, jax.ShapeDtypeStruct(x.shape, x.dtype), x))
 
-    def train_step(states, batches, keys):
-        states, measured = programs.train_step(states, batches, keys)
-        return states, [{**one, 'bad_steps': slow(one['bad_steps'])} for one in measured]
+    def train_step(state, batch, key):
+        state, measured = programs.train_step(state, batch, key)
+        return state, measured | {'bad_steps': slow(measured['bad_steps'])}
 
     train(
         config, tmp_path, lambda **at: synthetic.batches(config, **at), synthetic.Vocabulary(),

@@ -6,7 +6,7 @@ import finetuned
 import numpy as np
 import pytest
 
-import run
+from clower_jax import jobs
 from configs import classify, mlctl, transfer
 from input_pipeline import finetuning, locations
 from input_pipeline.tokenizer import Vocabulary
@@ -103,7 +103,7 @@ def test_translations_carry_a_classifier_over(tmp_path):
     config.update_from_flattened_dict(finetuned.SIZES | vocab)
     changes = {'data.train': pairs, 'num_epochs': 8.0, 'optim.learning_rate': 1e-2, 'eval_every': 1000}
     config.update_from_flattened_dict(changes | {'batch_size': 32, 'data.segmenter': 'jieba'})
-    run.finetune_job(config, 'configs/mlctl.py', tmp_path / 'mlctl')
+    jobs.fine_tuning(jobs.Job(config, 'configs/mlctl.py', tmp_path / 'mlctl'))
     retrieval = json.loads((tmp_path / 'mlctl' / 'results.json').read_text('utf-8'))['mean']['validation']
     assert retrieval['last']['acc_ab'] > 0.8
 
@@ -122,7 +122,7 @@ def test_translations_carry_a_classifier_over(tmp_path):
         config = transfer.get_config('pawsx')
         config.update_from_flattened_dict(finetuned.SIZES | vocab | source)
         config.update_from_flattened_dict({'data.folder': str(tmp_path), 'num_epochs': 10.0})
-        _, results = run.finetuned(config, tmp_path / f'transfer-{name}')
+        _, results = jobs.finetuned(config, tmp_path / f'transfer-{name}')
         assert results['mean']['validation']['best']['acc'] > 0.9
         accuracy[name] = results['mean']['test']['best']['acc']
     assert accuracy['mlctl'] > 0.8 and accuracy['mlctl'] > accuracy['random'] + 0.1

@@ -10,11 +10,11 @@ import workdirs
 from test_sentence_folder import TEXTS
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-import run
-from clower_jax import Encoder, convert, initial
+from clower_jax import Encoder, convert, finetune, initial, jobs
 from clower_jax.export import export
+from clower_jax.source import as_trained, with_source
 from configs import classify, cmrc, mirror
-from input_pipeline import classification, labelled
+from input_pipeline import classification, finetuning, labelled
 from input_pipeline.tokenizer import Vocabulary
 from input_pipeline.word_tokenizer import WordTokenizer
 
@@ -96,7 +96,7 @@ def job(folder, source, **changes):
 def tuned(pretrained, tmp_path_factory):
     """(workdir, config) of a fine-tuned word encoder, which started from the exported one."""
     folder = tmp_path_factory.mktemp('tuned')
-    config, results = run.finetuned(job(folder, pretrained[1]), folder / 'run')
+    config, results = jobs.finetuned(job(folder, pretrained[1]), folder / 'run')
     assert config.model.kind == 'word' and results['per_seed'][0]['test']['best']['acc'] > 0.9
     return folder / 'run', config
 
@@ -106,7 +106,7 @@ def test_it_starts_from_the_trained_word_encoder(pretrained, tmp_path):
     changes = {'model.kind': 'word'}
     found = []
     for source in pretrained:
-        config, vocabulary = run.with_source(job(tmp_path, source, **changes), tmp_path / 'new')
+        config, vocabulary = with_source(job(tmp_path, source, **changes), tmp_path / 'new')
         assert (config.data.segmenter, len(vocabulary)) == ('jieba', len(workdirs.BASE + workdirs.WORDS))
         config.data.labels = ('a', 'b')
         config.model.vocab_size, config.model.base_vocab_size = len(vocabulary), vocabulary.base_size
@@ -126,9 +126,9 @@ def test_a_fine_tuned_word_encoder_is_exported_and_used(tuned, tmp_path, monkeyp
     workdir, config = tuned
     folder = export(workdir, tmp_path / 'classifier')
     again = job(tmp_path, '', **{'mode': 'predict'})
-    again, vocabulary = run.with_source(run.as_trained(again, workdir), workdir)
-    again, data = run.finetuning.prepare(again, vocabulary)
-    run.finetune.apply(again, workdir, data)
+    again, vocabulary = with_source(as_trained(again, workdir), workdir)
+    again, data = finetuning.prepare(again, vocabulary)
+    finetune.apply(again, workdir, data)
     lines = (workdir / 'predict' / 'predictions.json').read_text('utf-8').splitlines()
     texts = [line.split('\t')[0] for line in (tmp_path / 'test.tsv').read_text('utf-8').split('\n')[1:]]
     names = ('a', 'b')
@@ -183,7 +183,7 @@ def test_what_reads_no_words(pretrained, tmp_path, of, config, changes, message)
         workdirs.make(source, 'pretrain', **{'model.kind': 'ambert', 'loss.contrast_on': 'none'})
     config.update_from_flattened_dict({'init_from': str(source), **changes})
     with pytest.raises(ValueError, match=message):
-        run.with_source(config, tmp_path / 'new')
+        with_source(config, tmp_path / 'new')
 
 
 def test_pre_training_does_not_start_from_words(pretrained):

@@ -9,8 +9,7 @@ import torch
 import transformers
 import workdirs
 
-import run
-from clower_jax import resampling, word_report, word_view
+from clower_jax import jobs, resampling, word_report, word_view
 from clower_jax.export import export
 from clower_jax.hidden_states import HiddenStates
 from configs import words as config_file
@@ -227,7 +226,7 @@ def job(folders, small_corpus, tmp_path_factory):
             'reference': 'other',
         }
     )
-    return folder / 'out', run.words_job(config, 'configs/words.py', folder / 'out'), config
+    return folder / 'out', jobs.words(jobs.Job(config, 'configs/words.py', folder / 'out')), config
 
 
 def test_the_job_leaves_a_table_and_a_picture(job):
@@ -254,10 +253,10 @@ def test_what_was_measured_is_not_measured_again(job, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(word_view, 'measure', refuse)
         patch.setattr(word_materials.similar_words, 'trained', refuse)
-        assert run.words_job(config, 'configs/words.py', workdir) == text
+        assert jobs.words(jobs.Job(config, 'configs/words.py', workdir)) == text
         config.data.occurrences = 5
         with pytest.raises(AssertionError, match='measured again'):
-            run.words_job(config, 'configs/words.py', workdir)
+            jobs.words(jobs.Job(config, 'configs/words.py', workdir))
         config.data.occurrences = 8
 
 
@@ -275,7 +274,7 @@ def test_what_cannot_be_done_is_explained(job, tmp_path, changes, message):
     config = job[2].copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
-        run.words_job(config, 'configs/words.py', tmp_path)
+        jobs.words(jobs.Job(config, 'configs/words.py', tmp_path))
 
 
 def test_vectors_without_a_word_of_the_text_are_refused(job, tmp_path):
@@ -283,4 +282,4 @@ def test_vectors_without_a_word_of_the_text_are_refused(job, tmp_path):
     (tmp_path / 'vectors.txt').write_text('没有的词 1 2\n', 'utf-8')
     config.data.vectors = str(tmp_path / 'vectors.txt')
     with pytest.raises(ValueError, match='no word of the held-out text has a vector in'):
-        run.words_job(config, 'configs/words.py', job[0])
+        jobs.words(jobs.Job(config, 'configs/words.py', job[0]))

@@ -1,0 +1,300 @@
+"""The jobs of run.py: each joins data, a model and the loop, and returns its last words.
+
+A command, which like replay.py and encode.py may import both packages.
+"""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from clower_jax import (
+    export,
+    finetune,
+    initial,
+    output_file,
+    probe,
+    similarity,
+    start,
+    tables,
+    token_rows,
+    train,
+    word_view,
+)
+from clower_jax.encoder import Encoder
+from clower_jax.progress import Stop
+from clower_jax.settings import parts_of
+from clower_jax.source import as_trained, with_source
+from input_pipeline import batches, classification, finetuning, locations, vector_sets, word_lengths
+from input_pipeline.counts import describe
+
+NOT_FINISHED = 'Not finished; the same command goes on.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    config: of configs/. name: the config's file and variant, such as 'configs/pretrain.py:cpu', for the next
+    command that is suggested. stop: a signal that ends it. given: keys of the config that were set by hand.
+    systems: of pre-training, by name: what each changes in a config (configs/pretrain.py).
+    """
+
+    config: ConfigDict
+    name: str
+    workdir: Path
+    stop: Stop = dataclasses.field(default_factory=Stop)
+    given: Collection[str] = ()
+    systems: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+def run(job: Job) -> str:
+    """Checks the settings and does the job that `config.task` names; returns what came of it, for people.
+
+    Raises ValueError, OSError, FloatingPointError or ImportError, with a message for people.
+    """
+    for config in parts_of(job.config):
+        start.check(config)
+    return JOBS.get(job.config.task, fine_tuning)(job)
+
+
+def pretraining(job: Job) -> str:
+    """Pre-training (configs/pretrain.py)."""
+    config, workdir = job.config, job.workdir
+    start.check_workdir(config, workdir)
+    if not config.data.corpus:  # before one is made
+        start.check_source(config)
+    # One process builds what is missing, the others then find it.
+    if jax.process_index() == 0:
+        resolved = batches.resolve(config, workdir)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('corpus')
+        resolved = batches.resolve(config, workdir)
+    vocabulary = batches.vocabulary(resolved)
+    first_step = finetune.latest_step(workdir)
+    held_out = train.train(
+        resolved, workdir, functools.partial(batches.batches, resolved), vocabulary, stop=job.stop
+    )
+    if job.stop.requested and finetune.latest_step(workdir) < resolved.total_steps:
+        return NOT_FINISHED
+    results = pretraining_results(resolved, workdir) | {'held_out': held_out}
+    if first_step < resolved.total_steps and jax.process_index() == 0:
+        output_file.write_json(workdir / 'results.json', results)
+    return f'{read_and_skipped(results)}\n{_after_pretraining(job, held_out)}'
+
+
+def pretraining_results(config: ConfigDict, workdir: Path) -> dict:
+    """How much a finished pre-training has read and skipped, and its corpus kept and dropped."""
+    documents = batches.read_manifest(config.data.corpus)['documents']
+    dropped = {reason: found['count'] for reason, found in documents['dropped'].items()}
+    return {
+        'steps': config.total_steps,
+        'rows_read': config.total_steps * config.batch_size,
+        'skipped_steps': finetune.skipped_steps(workdir),
+        'documents': {'read': documents['read'], 'kept': documents['kept'], 'dropped': dropped},
+    }
+
+
+def read_and_skipped(results: dict) -> str:
+    """`pretraining_results` in a line."""
+    documents = describe({'documents': results['documents']})
+    return (
+        f'{results["steps"]:,} batches with {results["rows_read"]:,} rows; steps skipped, for their gradient '
+        f'was not finite: {results["skipped_steps"]:,}. Corpus: {documents}'
+    )
+
+
+def grid(job: Job) -> str:
+    """Models × tasks × seeds (configs/tables.py)."""
+    config, workdir, stop = job.config, job.workdir, job.stop
+    known = ('random', 'clower', *job.systems)
+    for name in tables.listed(config.models):
+        if '=' not in name and name not in known:
+            raise ValueError(f'models: {name!r} must be one of {", ".join(known)}, or NAME=FOLDER')
+        folder = name.partition('=')[2]
+        if folder and not Path(folder).is_relative_to(workdir):  # there before anything is trained
+            initial.source_info(folder)
+    for task in tables.listed(config.tasks):  # before anything is trained
+        if task in config.finetune:
+            locations.paths(config.finetune[task])
+
+    def run_cell(config: ConfigDict, folder: Path) -> dict:
+        return {} if stop.requested else finetuned(config, folder, stop)[1]
+
+    with stop:
+        text = tables.run(config, workdir, functools.partial(_model_of_grid, job), run_cell)
+    if text:  # of the cells that there are
+        figure = f' · figure: {workdir}/figure2.png' * (workdir / 'figure2.png').is_file()
+        text += f'\nTables: {workdir}/tables.md{figure}'
+    return '\n'.join(filter(None, (text, NOT_FINISHED if stop.requested else '')))
+
+
+def _model_of_grid(job: Job, model: str, folder: Path) -> dict | None:
+    """What the fine-tuning configs take of a model of the grid, which may be trained for it in `folder`;
+    None where that was stopped."""
+    name, _, given = model.partition('=')
+    if given:
+        return {'init_from': given}
+    one = copy.deepcopy(job.config.pretrain)
+    if name == 'random':
+        resolved = batches.resolve(one, folder)
+        vocab = folder / 'vocab.txt'
+        folder.mkdir(parents=True, exist_ok=True)
+        base = batches.vocabulary(resolved).tokens[: resolved.model.base_vocab_size]
+        output_file.write_text(vocab, ''.join(f'{token}\n' for token in base))
+        sizes = ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions')
+        return {'data.vocab': str(vocab)} | {f'model.{size}': one.model[size] for size in sizes}
+    one.update_from_flattened_dict(job.systems.get(name, {}))
+    if finetune.latest_step(folder) < one.total_steps:
+        pretraining(dataclasses.replace(job, config=one, workdir=folder))
+    return {'init_from': str(folder)} if finetune.latest_step(folder) >= one.total_steps else None
+
+
+def figure3(job: Job) -> str:
+    """The paper's Figure 3 (configs/similarity.py)."""
+    config, workdir = job.config, job.workdir
+    found, about = {}, {}
+    for name, folder in similarity.models(config).items():
+        its = batches.resolve(similarity.config_of(config, folder), folder)
+        vocabulary = batches.vocabulary(its)
+        token_rows.check_vocabulary(folder / 'vocab.txt', vocabulary.tokens, f'The run in {folder}')
+        found[name] = similarity.measure(its, folder, batches.batches(its, split='validation'), config.seed)
+        shares = word_lengths.two_character_share(its.data.corpus, vocabulary)
+        about[name] = {'workdir': str(folder), 'corpus': its.data.corpus, 'two_character_words': shares}
+    results = similarity.write(workdir, found, about)
+    return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+
+
+def words(job: Job) -> str:
+    """What frozen character encoders know of words (configs/words.py)."""
+    return word_view.run(job.config, job.workdir)
+
+
+def probes(job: Job) -> str:
+    """Linear probes of frozen encoders (configs/probe.py)."""
+    config, workdir = job.config, job.workdir
+    probe.models(config)  # before any text is read
+    texts = {}
+    for task in tables.listed(config.tasks):
+        if task not in config.data:
+            raise ValueError(f'tasks: {task!r} must be one of {", ".join(config.data)}')
+        its = classification.single_texts(ConfigDict({'mode': 'train', 'data': config.data[task]}))
+        texts[task] = its['train'], its['validation']
+    text = probe.run(config, workdir, texts)
+    return f'{text}\nTable: {workdir}/probe.md · {workdir}/probe.json · figure: {workdir}/probe.png'
+
+
+def vectors(job: Job) -> str:
+    """What an encoder's vectors are worth as they are (configs/vectors.py)."""
+    config, workdir = job.config, job.workdir
+    if not config.init_from:
+        raise ValueError('there is no encoder to judge: give --config.init_from=X, a workdir or a folder')
+    if not config.data.test:
+        raise ValueError('there is nothing to judge it by: give --config.data.test=FILE, or a,b')
+    data = config.data
+    if len(data.text_columns) == 1:
+        data.text_columns = tuple(data.text_columns[0].split(','))
+    judged: Any = vector_sets.judged(config)['test']  # of the one kind or the other
+    encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
+    found = judged.judge(encoder.encode(judged.texts))
+    workdir.mkdir(parents=True, exist_ok=True)
+    with output_file.all_whole(workdir) as partial:
+        judged.write_predictions(partial, found)
+    scores = judged.score(found)
+    results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
+    output_file.write_json(workdir / 'results.json', results)
+    lines = [f'{name} {value:.4f}' for name, value in scores.items()]
+    return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])
+
+
+def fine_tuning(job: Job) -> str:
+    """Fine-tuning, or (`config.mode`) a fine-tuned model put to use."""
+    config, workdir = job.config, job.workdir
+    if config.mode == 'train':
+        config, results = finetuned(config, workdir, job.stop)
+        return _after_fine_tuning(job.name, workdir, results, config)
+    config, vocabulary = with_source(as_trained(config, workdir, job.given), workdir)
+    config, data = finetuning.prepare(config, vocabulary)
+    results = finetune.apply(config, workdir, data)
+    lines = [
+        f'{split}: {", ".join(f"{name} {value:.4f}" for name, value in found.items())}'
+        for split, found in results.items()
+        if found  # no labels, no metrics
+    ]
+    return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
+
+
+def finetuned(config: ConfigDict, workdir: Path, stop: Stop | None = None) -> tuple[ConfigDict, dict]:
+    """Fine-tunes; returns the resolved config and the contents of results.json ({}: stopped before)."""
+    config, vocabulary = with_source(config, workdir)
+    config, data = finetuning.prepare(config, vocabulary)
+    return config, finetune.run(config, workdir, data, vocabulary, stop)
+
+
+def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDict) -> str:
+    """What fine-tuning came to and what to do next."""
+    if not results:
+        return NOT_FINISHED
+    seed = finetune.best_seed(config, results['per_seed'])
+    model = finetune.seed_folder(workdir, seed, config.seeds)
+    lines = [f'Curves: {model}/curves.png · results: {workdir}/results.json']
+    for split, found in results['mean'].items():
+        for which, metrics in found.items():
+            spread = results['std'][split][which]
+            shown = (
+                f'{name} {value:.4f}' + (f' ± {spread[name]:.4f}' if spread[name] is not None else '')
+                for name, value in metrics.items()
+            )
+            lines.append(f'{split}, {which}: {", ".join(shown)}')
+    for split, found in results.get('data', {}).items():  # of before there were counts
+        lines.append(f'{split}: {describe(found)}')
+    if skipped := sum(results.get('skipped_steps', {}).values()):
+        lines.append(f'Steps skipped, for their gradient was not finite: {skipped:,}')
+    if worse := finetune.got_worse(results):
+        lines.append(f'Worse than before training: {"; ".join(worse)}')
+    predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
+    reason = export.why_no_bert(config.model.kind, config.task, config.model.get('classify_from', 'pooler'))
+    if reason:
+        lines += [f'Next: {predict}', f'(For export: this model {reason}.)']
+    else:
+        lines += [
+            f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf',
+            f'  or: {predict}',
+        ]
+    return '\n'.join(lines)
+
+
+def _after_pretraining(job: Job, held_out: dict[str, float]) -> str:
+    """What came of the run of a config, as it was given, and what to do next."""
+    config, workdir = job.config, job.workdir
+    text = f'Curves: {workdir}/curves.png · every figure: {workdir}/metrics.jsonl'
+    if 'acc_tcl' in held_out:
+        text += (
+            f'\nHeld out, a word finds its own characters among {held_out["anchors"]:.0f} words in '
+            f'{held_out["acc_tcl"]:.1%} of the cases (chance: {1 / held_out["anchors"]:.1%}).'
+        )
+    if config.data.text == 'embedded' and not config.data.corpus:
+        what, data = 'your own text', "--config.data.text='my/*.txt' --workdir=runs/mine"
+    else:
+        what = 'another run from these weights'
+        corpus = config.data.corpus or workdir / 'corpus'
+        data = f'--config.data.corpus={corpus} --config.init_from={workdir} --workdir=runs/next'
+        export_it = f'python -m clower_jax.convert export --checkpoint {workdir} --output {workdir}-hf'
+        text += f'\nTo use it elsewhere: {export_it}'
+    return f'{text}\nNext: {what}, python run.py --config={job.name} {data}'
+
+
+JOBS: dict[str, Callable[[Job], str]] = {  # of config.task; the others are fine-tuning
+    'pretrain': pretraining,
+    'tables': grid,
+    'similarity': figure3,
+    'vectors': vectors,
+    'probe': probes,
+    'words': words,
+}
