@@ -45,6 +45,12 @@ def make_mesh(config: ConfigDict) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """'cpu', 'gpu' ('cuda' where it is compiled for one that is not there) or 'tpu': what the devices of a
+    mesh are; None: JAX's default ones."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def data_shards(mesh: Mesh) -> int:
     """The number of parts that a batch is split in."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
