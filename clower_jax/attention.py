@@ -10,7 +10,7 @@ import numpy as np
 from clower_jax.dropout import dropout
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def attention(
     query: jax.Array,
     key: jax.Array,
@@ -18,38 +18,37 @@ def attention(
     attends: jax.Array,
     rate: float = 0.0,
     keys: jax.Array | None = None,
-    place: int = 0,
 ) -> jax.Array:
     """softmax(query·keyᵀ / √H)·value, scores and softmax in fp32.
 
     Args:
       query, key, value: [B, N, L, H].
       attends: bool [B, 1 or L, L], which tokens (last axis) each token attends to.
-      rate, keys, place: dropout of the weights, as `dropout.dropout` has them.
+      rate, keys: dropout of the weights, as `dropout.dropout` has them.
 
     Returns:
       [B, N, L, H] in the dtype of the arguments. A token that attends to nothing gets a mean of all values.
     """
-    return _forward(query, key, value, attends, rate, keys, place)[0]
+    return _forward(query, key, value, attends, rate, keys)[0]
 
 
-def _forward(query, key, value, attends, rate, keys, place):
+def _forward(query, key, value, attends, rate, keys):
     scores = _dot('BNTH,BNSH->BNTS', query, key) * _scale(query)
     scores = jnp.where(attends[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    out = _dot('BNTS,BNSH->BNTH', dropout(weights, rate, keys, place), value).astype(query.dtype)
+    out = _dot('BNTS,BNSH->BNTH', dropout(weights, rate, keys), value).astype(query.dtype)
     return out, (query, key, value, weights, out, keys)
 
 
-def _backward(rate, place, residuals, g):
+def _backward(rate, residuals, g):
     query, key, value, weights, out, keys = residuals
     # Σ_s weights·d_weights is g·out, dropout or not: no sum over the whole matrix is needed.
     shift = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    d_weights = dropout(_dot('BNTH,BNSH->BNTS', g, value), rate, keys, place)
+    d_weights = dropout(_dot('BNTH,BNSH->BNTS', g, value), rate, keys)
     d_scores = (weights.astype(jnp.float32) * (d_weights - shift) * _scale(query)).astype(query.dtype)
     d_query = _dot('BNTS,BNSH->BNTH', d_scores, key)
     d_key = _dot('BNTS,BNTH->BNSH', d_scores, query)
-    d_value = _dot('BNTS,BNTH->BNSH', dropout(weights, rate, keys, place), g)
+    d_value = _dot('BNTS,BNTH->BNSH', dropout(weights, rate, keys), g)
     return *(d.astype(query.dtype) for d in (d_query, d_key, d_value)), None, None
 
 

@@ -92,7 +92,7 @@ class AutoMlm(SentenceTask):
                 'model.dropout=0, model.attention_dropout=0 and model.drophead=0: dropout makes the two '
                 'vectors of a text that Auto-MLM contrasts. Set one of them, 0.1 as a rule'
             )
-        model = AutoMlmEncoder(**encoder_settings(config), pooling=config.model.pooling)
+        model = AutoMlmEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling)
         return cls(model, config.loss.temperature, config.loss.mlm_weight, mesh)
 
     def init(self, key: jax.Array) -> dict:

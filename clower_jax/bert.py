@@ -38,7 +38,8 @@ class BertShape:
 
     `remat` trades time for memory: 'none' keeps all activations, 'full' only every layer's input (a third
     more FLOPs), 'qkv' also queries, keys and values (a tenth more). `attention` is 'own' (every device) or
-    'cudnn' (NVIDIA GPUs, 16 bits, without attention_dropout).
+    'cudnn' (NVIDIA GPUs, 16 bits, without attention_dropout). `scan_layers`: the layers are one loop in the
+    compiled program, which is compiled in the time of one of them.
     """
 
     hidden_size: int
@@ -51,6 +52,7 @@ class BertShape:
     initializer_range: float = 0.02
     remat: str = 'none'
     attention: str = 'own'
+    scan_layers: bool = False
 
     @classmethod
     def of(cls, model: Mapping) -> 'BertShape':
@@ -109,16 +111,6 @@ class Dense(nn.Module):
         return linear(x.astype(self.dtype), kernel, bias)
 
 
-class DropHead(nn.Module):
-    """`dropout.drop_heads` at a place of its own."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        return dropout.drop_heads(x, self.rate, keys, place_of(self))
-
-
 class Dropout(nn.Module):
     """`dropout.dropout` at a place of its own."""
 
@@ -126,12 +118,12 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        return dropout.dropout(x, self.rate, keys, place_of(self))
+        return dropout.dropout(x, self.rate, dropout.keys_at(keys, place_of(self.path)))
 
 
-def place_of(module: nn.Module) -> int:
+def place_of(path: tuple[str, ...]) -> int:
     """Another number for every path in the network."""
-    return zlib.crc32('/'.join(module.path).encode())
+    return zlib.crc32('/'.join(path).encode())
 
 
 def layer_norm(name: str) -> nn.LayerNorm:
@@ -139,19 +131,33 @@ def layer_norm(name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
+# Where a layer drops: attention weights, whole heads, and before either residual sum.
+PLACES = ('', 'attention.drophead', 'attention.output.dropout', 'output.dropout')
+
+
+def places_of(path: tuple[str, ...]) -> np.ndarray:
+    """uint32 [4]: the places of dropout of the layer at this path, in the order of PLACES."""
+    return np.array([place_of((*path, name) if name else path) for name in PLACES], np.uint32)
+
+
 class BertLayer(nn.Module):
     """One post-LayerNorm Transformer layer: [B, L, D] → [B, L, D].
 
     `attends`: bool [B, 1 or L, L], which tokens (last axis) each token sees. `keys`: uint32 [B, 2] of
-    `dropout.row_keys`, None for no dropout.
+    `dropout.row_keys`, None for no dropout. `places`: uint32 [4], of `places_of` this layer.
     """
 
     shape: BertShape
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, attends: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, attends: jax.Array, keys: jax.Array | None, places: jax.Array | np.ndarray
+    ) -> jax.Array:
         shape, dtype = self.shape, self.dtype
+        weights_keys, heads_keys, context_keys, output_keys = (
+            dropout.keys_at(keys, places[i]) for i in range(len(PLACES))
+        )
 
         def linear(features, name):
             return Dense(features, dtype, shape.initializer_range, name=name)
@@ -165,14 +171,13 @@ class BertLayer(nn.Module):
         if shape.attention == 'cudnn':
             context = library_attention(query, key, value, attends, 'cudnn')
         else:
-            rate = shape.attention_dropout
-            context = attention(query, key, value, attends, rate, keys, place_of(self))
-        context = DropHead(shape.drophead, name='attention.drophead')(context, keys)
+            context = attention(query, key, value, attends, shape.attention_dropout, weights_keys)
+        context = dropout.drop_heads(context, shape.drophead, heads_keys)
         context = linear(shape.hidden_size, 'attention.output.dense')(context.swapaxes(1, 2).reshape(x.shape))
-        context = Dropout(shape.dropout, name='attention.output.dropout')(context, keys)
+        context = dropout.dropout(context, shape.dropout, context_keys)
         x = layer_norm('attention.output.LayerNorm')(x + context).astype(dtype)
         h = gelu(linear(shape.intermediate_size, 'intermediate.dense')(x))
-        h = Dropout(shape.dropout, name='output.dropout')(linear(shape.hidden_size, 'output.dense')(h), keys)
+        h = dropout.dropout(linear(shape.hidden_size, 'output.dense')(h), shape.dropout, output_keys)
         return layer_norm('output.LayerNorm')(x + h).astype(dtype)
 
 
@@ -197,9 +202,26 @@ class BertEncoder(nn.Module):
         )
 
     def __call__(self, x: jax.Array, attends: jax.Array, keys: jax.Array | None) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x, attends, keys)
+        places = [places_of((*self.path, layer.name)) for layer in self.layers]
+        if self.shape.scan_layers and self.layers and not self.is_initializing():
+            return self._scanned(x, attends, keys, np.stack(places))
+        for layer, of_layer in zip(self.layers, places):
+            x = layer(x, attends, keys, of_layer)
         return x
+
+    def _scanned(self, x, attends, keys, places):
+        """The same as one loop over parameters that are stacked here: elsewhere every layer has its own."""
+        of_layers = [self.variables['params'][layer.name] for layer in self.layers]
+        layer = BertLayer(self.shape, self.dtype, parent=None)
+
+        def step(x, of_layer):
+            params, places = of_layer
+            return layer.apply({'params': params}, x, attends, keys, places), None
+
+        policy = REMAT[self.shape.remat]
+        step = step if policy is None else jax.checkpoint(step, policy=policy)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_layers)
+        return jax.lax.scan(step, x, (stacked, places))[0]
 
     def pool(self, cls: jax.Array) -> jax.Array:
         """[..., D] → [..., D]."""

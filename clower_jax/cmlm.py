@@ -76,10 +76,10 @@ class Cmlm(Pretrain):
         return super().from_config(config, mesh)
 
     @staticmethod
-    def network(config: ConfigDict) -> ConditionalBert:
+    def network(config: ConfigDict, mesh: Mesh | None) -> ConditionalBert:
         """What is trained."""
         return ConditionalBert(
-            **encoder_settings(config),
+            **encoder_settings(config, mesh),
             base_vocab_size=config.model.base_vocab_size,
             mlm_candidates=config.loss.mlm_candidates,
             views=('char',),

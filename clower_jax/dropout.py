@@ -22,47 +22,56 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.random.bits(key, (rows, KEYS_PER_ROW), jnp.uint32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 3))
-def dropout(x: jax.Array, rate: float, keys: jax.Array | None, place: int) -> jax.Array:
+def keys_at(keys: jax.Array | None, place: int | jax.Array) -> jax.Array | None:
+    """The keys of one application of dropout in the network, out of those of the rows; None stays None.
+
+    Args:
+      keys: uint32 [B, 2] from `row_keys`.
+      place: the application's number, uint32.
+    """
+    if keys is None:
+        return None
+    return keys + jnp.stack([jnp.asarray(place, jnp.uint32) * np.uint32(0x9E3779B9), jnp.uint32(0)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """x with each element 0 with probability `rate`, else divided by 1 − rate.
 
     Args:
       x: [B, ...].
-      keys: uint32 [B, 2] from `row_keys`; None: no dropout.
-      place: which application of dropout in the network this is.
+      keys: uint32 [B, 2] from `keys_at`; None: no dropout.
     """
     if keys is None or rate == 0:
         return x
-    return jnp.where(keep(x.shape, rate, keys, place), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+    return jnp.where(keep(x.shape, rate, keys), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
-def _forward(x, rate, keys, place):
-    return dropout(x, rate, keys, place), keys
+def _forward(x, rate, keys):
+    return dropout(x, rate, keys), keys
 
 
-def _backward(rate, place, keys, g):
-    return dropout(g, rate, keys, place), None
+def _backward(rate, keys, g):
+    return dropout(g, rate, keys), None
 
 
 dropout.defvjp(_forward, _backward)
 
 
-def drop_heads(x: jax.Array, rate: float, keys: jax.Array | None, place: int) -> jax.Array:
+def drop_heads(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """x with each attention head of each row 0 with probability `rate`, else divided by 1 − rate (Zhou et al.
     2020, 'Scheduled DropHead').
 
     Args:
       x: [B, N, L, H], what N heads put out.
-      keys, place: as `dropout` has them.
+      keys: as `dropout` has them.
     """
     if keys is None or rate == 0:
         return x
-    return jnp.where(
-        keep((*x.shape[:2], 1, 1), rate, keys, place), x * np.asarray(1 / (1 - rate), x.dtype), 0
-    )
+    return jnp.where(keep((*x.shape[:2], 1, 1), rate, keys), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
-def keep(shape: tuple[int, ...], rate: float, keys: jax.Array, place: int) -> jax.Array:
+def keep(shape: tuple[int, ...], rate: float, keys: jax.Array) -> jax.Array:
     """bool of `shape`, [B, ...]: False with probability `rate`; see `dropout`."""
     if math.prod(shape[1:]) >= 2**32:
         raise ValueError(f'a row of shape {shape[1:]} has more elements than the hash has numbers')
@@ -72,8 +81,8 @@ def keep(shape: tuple[int, ...], rate: float, keys: jax.Array, place: int) -> ja
         index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
         stride *= shape[axis]
     per_row = (-1,) + (1,) * (len(shape) - 1)
-    first = keys[:, 0].reshape(per_row) + np.uint32(place * 0x9E3779B9 % 2**32)
-    hashed = _mix(_mix(index ^ first) + keys[:, 1].reshape(per_row))
+    first, second = (keys[:, i].reshape(per_row) for i in range(KEYS_PER_ROW))
+    hashed = _mix(_mix(index ^ first) + second)
     return hashed >= np.uint32(round(rate * 2**32))
 
 

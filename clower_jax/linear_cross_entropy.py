@@ -44,13 +44,15 @@ def linear_cross_entropy(
       block: logits that exist at a time, on one device.
     """
     rows = vectors.reshape(-1, vectors.shape[-1])
-    plan = _Plan(mesh if mesh and mesh.size > 1 else None, block)
+    aligned = sharding.platform_of(mesh) != 'cpu'  # which has no preference, and copying costs time
+    plan = _Plan(mesh if mesh and mesh.size > 1 else None, block, ALIGNMENT if aligned else 1)
     return Sums(*_sums(plan, rows, table, bias, labels.reshape(-1)))
 
 
 class _Plan(NamedTuple):
     mesh: Mesh | None
     block: int
+    alignment: int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -74,11 +76,11 @@ _sums.defvjp(_forward, _backward)
 
 def _on_devices(plan: _Plan, vectors, table, bias, labels, *, derivatives: bool):
     """((loss, correct, count), (by vectors, by table, by bias)), over all devices."""
-    work = functools.partial(_work, plan.block, derivatives)
+    work = functools.partial(_work, plan.block, plan.alignment, derivatives)
     if plan.mesh is None:
         return work(vectors, table, bias, labels)
     if plan.mesh.shape['tensor'] > 1:  # the table is split over devices: one block, divided by the compiler
-        return functools.partial(_work, vectors.shape[0] * table.shape[0], derivatives)(
+        return functools.partial(_work, vectors.shape[0] * table.shape[0], plan.alignment, derivatives)(
             vectors, table, bias, labels
         )
 
@@ -99,16 +101,11 @@ def _on_devices(plan: _Plan, vectors, table, bias, labels, *, derivatives: bool)
     )(vectors, table, bias, labels)
 
 
-def _missing(size: int) -> int:
-    """Rows that a table of so many is padded by; a CPU has no such preference, and copying costs time."""
-    return 0 if jax.default_backend() == 'cpu' else -size % ALIGNMENT
-
-
-def _work(block: int, derivatives: bool, vectors, table, bias, labels):
+def _work(block: int, alignment: int, derivatives: bool, vectors, table, bias, labels):
     """As `_on_devices`, on one; the derivatives are zeros of the right shape where they are not wanted."""
     number, width = vectors.shape
     size = len(table)
-    missing = _missing(size)
+    missing = -size % alignment
     padded = jnp.pad(table.astype(vectors.dtype), ((0, missing), (0, 0)))
     padded_bias = jnp.pad(bias, (0, missing), constant_values=-np.inf)
     blocks = max(1, -(-number * size // block))

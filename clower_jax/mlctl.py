@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax import dropout, losses
@@ -46,12 +47,12 @@ class MlCtl(SentenceTask):
     max_aligned: int
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> 'MlCtl':
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'MlCtl':
         """Raises ValueError where a config value is not one of its choices."""
         one_of('loss.contrast', config.loss.contrast, CONTRASTS)
         chosen = ('contrast', 'temperature', 'word_weight', 'within_words', 'align_threshold')
         return cls(
-            SentenceEncoder(**encoder_settings(config), pooling=config.model.pooling),
+            SentenceEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling),
             max_aligned=config.data.max_aligned,
             **{name: config.loss[name] for name in chosen},
         )

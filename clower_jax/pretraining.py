@@ -18,6 +18,8 @@ from clower_jax.linear_cross_entropy import linear_cross_entropy
 from clower_jax.model import PAD_ID, VIEWS, Clower, real_tokens
 from clower_jax.products import rows_at
 
+SCANNED_FROM = 6  # layers of an encoder
+
 SumsByName = dict[str, tuple[jax.Array, jax.Array]]
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
@@ -79,7 +81,7 @@ class Pretrain:
             )
         chosen = ('sop_weight', 'contrast_weight', 'temperature', 'same_word_negatives')
         return cls(
-            model=cls.network(config),
+            model=cls.network(config, mesh),
             contrast_scope=config.loss.contrast_scope,
             sop_on=config.loss.sop_on,
             contrast_on=config.loss.contrast_on,
@@ -89,11 +91,11 @@ class Pretrain:
         )
 
     @staticmethod
-    def network(config: ConfigDict) -> Clower:
+    def network(config: ConfigDict, mesh: Mesh | None) -> Clower:
         """What is trained."""
         kind = KINDS[config.model.kind]
         return kind.network(
-            **encoder_settings(config),
+            **encoder_settings(config, mesh),
             base_vocab_size=config.model.base_vocab_size,
             mlm_candidates=config.loss.mlm_candidates,
             views=kind.views,
@@ -214,10 +216,13 @@ def named(name: str, part: losses.Sums) -> SumsByName:
     return {f'loss_{name}': (part.loss, part.count), f'acc_{name}': (part.correct, part.count)}
 
 
-def encoder_settings(config: ConfigDict) -> dict:
-    """What every network is made with."""
+def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
+    """What every network is made with; `mesh`: of the devices that it is compiled for."""
+    shape = BertShape.of(config.model)
+    # A loop is compiled layer by layer; a CPU is faster without one, and compiles small models.
+    scan_layers = sharding.platform_of(mesh) != 'cpu' and shape.num_layers >= SCANNED_FROM
     return {
-        'shape': BertShape.of(config.model),
+        'shape': dataclasses.replace(shape, scan_layers=scan_layers),
         'vocab_size': config.model.vocab_size,
         'max_positions': config.model.max_positions,
         'dtype': precision.compute_dtype(config.dtype),

@@ -49,9 +49,13 @@ def dot(a: jax.Array, b: jax.Array, transposed: bool = False) -> jax.Array:
 
 def dot_first(a: jax.Array, b: jax.Array) -> jax.Array:
     """fp32 [M, N] = aᵀ · b of a [K, M] and b [K, N]."""
-    if jax.default_backend() != 'cpu' or a.dtype == jnp.float32:
+
+    def plain(a, b):
         return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    return dot(_transposed(a), b)
+
+    if a.dtype == jnp.float32:
+        return plain(a, b)
+    return jax.lax.platform_dependent(a, b, cpu=lambda a, b: dot(_transposed(a), b), default=plain)
 
 
 def _transposed(x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax import dropout, losses
@@ -59,7 +60,7 @@ class Mirror(SentenceTask):
     feature_cutoff: float = 0.0
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> 'Mirror':
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Mirror':
         """`model.{pooling, projection, feature_cutoff}` and `loss.{temperature, within}` matter beside the
         encoder's settings.
 
@@ -74,7 +75,7 @@ class Mirror(SentenceTask):
                 'data.mask_span=0, model.dropout=0, model.attention_dropout=0 and model.drophead=0: both '
                 'sides of every pair are the same. Set one of them'
             )
-        encoder = SentenceEncoder(**encoder_settings(config), pooling=model.pooling)
+        encoder = SentenceEncoder(**encoder_settings(config, mesh), pooling=model.pooling)
         return cls(
             encoder, config.loss.temperature, config.loss.within, model.projection, model.feature_cutoff
         )
@@ -119,7 +120,7 @@ def both_sides(
         positions = _side_by_side(in_order, shuffled)
     if feature_cutoff and keys is not None:
         shape = (len(ids) // 2, model.shape.hidden_size)
-        kept = dropout.keep(shape, feature_cutoff, sides(keys)[0], CUTOFF)
+        kept = dropout.keep(shape, feature_cutoff, dropout.keys_at(sides(keys)[0], CUTOFF))
         features = _side_by_side(kept, jnp.ones_like(kept))
     vectors = model.apply({'params': params}, ids, segments, keys, positions, features, projected)
     return sides(vectors)

@@ -58,6 +58,12 @@ def tensor_spans(processes: np.ndarray) -> bool:
     return bool((processes != processes[..., :1]).any())
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """'cpu', 'gpu' ('cuda' where it is compiled for one that is not there) or 'tpu': what the devices of a
+    mesh are; None: JAX's default ones."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def data_shards(mesh: Mesh) -> int:
     """The number of parts that a batch is split in."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

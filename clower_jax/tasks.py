@@ -40,10 +40,14 @@ def from_config(
     one_of('task', config.task, TASKS)
     if config.task == 'pretrain':
         return (Cmlm if config.model.kind == 'cmlm' else Pretrain).from_config(config, mesh)
-    if config.task == 'auto_mlm':
-        return AutoMlm.from_config(config, mesh)
-    others: dict[str, Any] = {'classify': Classify, 'span': FindSpan, 'mirror': Mirror, 'mlctl': MlCtl}
-    return others[config.task].from_config(config)
+    others: dict[str, Any] = {
+        'classify': Classify,
+        'span': FindSpan,
+        'mirror': Mirror,
+        'mlctl': MlCtl,
+        'auto_mlm': AutoMlm,
+    }
+    return others[config.task].from_config(config, mesh)
 
 
 class _Supervised:
@@ -109,10 +113,10 @@ class Classify(_Supervised):
     _name, _accuracy = 'loss_label', 'acc'
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> 'Classify':
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Classify':
         """Labels are those of `config.data.labels`; `config.model.classify_from` is the pooler where a run
         was begun before it could be chosen."""
-        settings = encoder_settings(config) | {'num_labels': len(config.data.labels)}
+        settings = encoder_settings(config, mesh) | {'num_labels': len(config.data.labels)}
         settings['classify_from'] = config.model.get('classify_from', 'pooler')
         kind = kind_of(config)
         if kind.tables > 1:
@@ -140,9 +144,9 @@ class FindSpan(_Supervised):
     _name, _accuracy = 'loss_span', 'acc_span'
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> 'FindSpan':
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
         """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
-        return cls(kind_of(config).span_finder(**encoder_settings(config)))
+        return cls(kind_of(config).span_finder(**encoder_settings(config, mesh)))
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""

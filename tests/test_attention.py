@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from clower_jax import dropout
+from clower_jax import dropout, pretraining, sharding
 from clower_jax.attention import attention, library_attention
 from clower_jax.bert import BertShape
 from clower_jax.model import attends, pool_tokens, real_tokens
@@ -41,8 +41,8 @@ def textbook(query, key, value, attends, kept=1.0):
 def test_value_and_derivative_are_the_textbooks(attends, rate):
     *inputs, cotangent = arrays()
     keys = dropout.row_keys(jax.random.key(0), B)
-    kept = jnp.where(dropout.keep((B, N, L, L), rate, keys, 5), 1 / (1 - rate), 0.0)
-    own = jax.vjp(lambda *x: attention(*x, attends(), rate, keys, 5), *inputs)
+    kept = jnp.where(dropout.keep((B, N, L, L), rate, dropout.keys_at(keys, 5)), 1 / (1 - rate), 0.0)
+    own = jax.vjp(lambda *x: attention(*x, attends(), rate, dropout.keys_at(keys, 5)), *inputs)
     expected = jax.vjp(lambda *x: textbook(*x, attends(), kept), *inputs)
     np.testing.assert_allclose(own[0], expected[0], atol=1e-5)
     for ours, theirs in zip(own[1](cotangent), expected[1](cotangent), strict=True):
@@ -75,6 +75,28 @@ def test_recomputing_changes_nothing(remat):
         task = Pretrain.from_config(synthetic.tiny_config(**changes))
         grad = jax.jit(jax.grad(lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]))
         found.append(grad(synthetic.random_params(task)))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize('remat', ['none', 'qkv', 'full'])
+@pytest.mark.parametrize('drophead', [0.0, 0.5])
+def test_a_loop_over_layers_is_the_layers_one_by_one(remat, drophead, monkeypatch):
+    """Also what is dropped, and the derivatives, which belong to the same parameters."""
+    rates = {f'model.{name}': 0.3 for name in ('dropout', 'attention_dropout')}
+    changes = {'model.num_layers': 3, 'model.remat': remat, 'model.drophead': drophead}
+    config = synthetic.tiny_config(**rates, **changes)
+    batch = next(synthetic.batches(config))
+    monkeypatch.setattr(pretraining, 'SCANNED_FROM', 3)
+    found = []
+    for platform in ('cpu', 'gpu'):
+        monkeypatch.setattr(sharding, 'platform_of', lambda mesh, platform=platform: platform)
+        task = pretraining.Pretrain.from_config(config)
+        assert task.model.shape.scan_layers == (platform == 'gpu')
+        loss = lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
+        found.append(jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task)))
+    one_by_one, loop = found
+    assert jax.tree.structure(one_by_one) == jax.tree.structure(loop)
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 

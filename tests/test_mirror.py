@@ -138,16 +138,17 @@ def test_a_latin_word_that_is_cut():
 def test_drophead_drops_whole_heads_of_rows():
     keys = dropout.row_keys(jax.random.key(0), 500)
     x = np.random.default_rng(0).normal(size=(500, 8, 3, 4)).astype(np.float32)
-    dropped = np.asarray(jax.jit(dropout.drop_heads, static_argnums=(1, 3))(x, 0.25, keys, 5))
+    dropped = np.asarray(jax.jit(dropout.drop_heads, static_argnums=1)(x, 0.25, dropout.keys_at(keys, 5)))
     ratio = dropped / x
     kept = ratio[:, :, 0, 0] != 0
     np.testing.assert_allclose(
         ratio, np.broadcast_to(np.where(kept, 4 / 3, 0)[..., None, None], x.shape), rtol=1e-6
     )
     assert 0.72 < kept.mean() < 0.78 and 0 < kept.std(axis=0).min()
-    np.testing.assert_array_equal(dropped[100:], dropout.drop_heads(x[100:], 0.25, keys[100:], 5))
-    assert (dropped != dropout.drop_heads(x, 0.25, keys, 6)).any()
-    np.testing.assert_array_equal(x, dropout.drop_heads(x, 0.25, None, 5))
+    others = dropout.drop_heads(x[100:], 0.25, dropout.keys_at(keys[100:], 5))
+    np.testing.assert_array_equal(dropped[100:], others)
+    assert (dropped != dropout.drop_heads(x, 0.25, dropout.keys_at(keys, 6))).any()
+    np.testing.assert_array_equal(x, dropout.drop_heads(x, 0.25, None))
 
 
 # ---- the loss ----
@@ -297,7 +298,7 @@ def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other()
     plain = vectors()
     assert (np.abs(second - plain).max(1) > 1e-4).all() and (np.abs(first - plain).max(1) > 1e-4).all()
     keys = dropout.row_keys(jax.random.key(0), 10)
-    kept = np.asarray(dropout.keep((5, 32), 0.2, keys[::2], sentence_tasks.CUTOFF))
+    kept = np.asarray(dropout.keep((5, 32), 0.2, dropout.keys_at(keys[::2], sentence_tasks.CUTOFF)))
     np.testing.assert_allclose(first, vectors(None, kept), atol=1e-5)
     assert 0.6 < kept.mean() < 0.95
     # Without a key nothing is cut off.

@@ -81,9 +81,9 @@ def test_dropout_depends_on_the_row_and_the_place_only():
     from clower_jax import dropout
 
     keys = dropout.row_keys(jax.random.key(0), 64)
-    mask = np.asarray(dropout.keep((64, 33, 47), 0.1, keys, place=1))
-    np.testing.assert_array_equal(mask[5:9], dropout.keep((4, 33, 47), 0.1, keys[5:9], place=1))
-    assert not np.array_equal(mask, dropout.keep((64, 33, 47), 0.1, keys, place=2))
+    mask = np.asarray(dropout.keep((64, 33, 47), 0.1, dropout.keys_at(keys, 1)))
+    np.testing.assert_array_equal(mask[5:9], dropout.keep((4, 33, 47), 0.1, dropout.keys_at(keys[5:9], 1)))
+    assert not np.array_equal(mask, dropout.keep((64, 33, 47), 0.1, dropout.keys_at(keys, 2)))
     # The share, of all and of each row and column, within five standard deviations.
     for axis in (None, (1, 2), (0, 2), (0, 1)):
         share = 1 - mask.mean(axis)
@@ -95,7 +95,7 @@ def test_dropout_depends_on_the_row_and_the_place_only():
         dropped[:, 1:] * dropped[:, :-1],
         dropped[..., 1:] * dropped[..., :-1],
     ]
-    others.append(dropped * (0.9 - np.asarray(dropout.keep((64, 33, 47), 0.1, keys, place=2))))
+    others.append(dropped * (0.9 - np.asarray(dropout.keep((64, 33, 47), 0.1, dropout.keys_at(keys, 2)))))
     for product in others:
         assert abs(product.mean()) < 5 * 0.09 / np.sqrt(product.size)
 
@@ -105,11 +105,11 @@ def test_dropout_keeps_the_mean_and_its_derivative_is_its_mask():
 
     keys = dropout.row_keys(jax.random.key(1), 8)
     x = jax.random.normal(jax.random.key(2), (8, 1000))
-    out, back = jax.vjp(lambda x: dropout.dropout(x, 0.25, keys, 7), x)
+    out, back = jax.vjp(lambda x: dropout.dropout(x, 0.25, dropout.keys_at(keys, 7)), x)
     kept = np.asarray(out) != 0
     np.testing.assert_allclose(np.asarray(out)[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
     np.testing.assert_allclose(back(x)[0], out, rtol=1e-6)
-    assert dropout.dropout(x, 0.25, None, 7) is x
+    assert dropout.dropout(x, 0.25, None) is x
 
 
 def table_case(rows=37, width=16, size=300, dtype=jnp.float32):
@@ -132,11 +132,12 @@ def value_and_gradients(function, vectors, table, bias, labels):
     return jax.jit(jax.value_and_grad(mean, argnums=(0, 1, 2), has_aux=True))(vectors, table, bias)
 
 
-@pytest.mark.parametrize('padding', [0, 84])  # rows that accelerators would like the table to have more
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])  # which would like the table to have 84 rows more
 @pytest.mark.parametrize('block', [2**26, 5 * 384, 384])
-def test_linear_cross_entropy_equals_the_plain_one(block, padding, monkeypatch):
-    monkeypatch.setattr(sys.modules[linear_cross_entropy.__module__], '_missing', lambda size: padding)
+def test_linear_cross_entropy_equals_the_plain_one(block, platform, monkeypatch):
     case = table_case()
+    monkeypatch.setattr(sharding, 'platform_of', lambda mesh: platform)
+    monkeypatch.setattr(sys.modules[linear_cross_entropy.__module__], 'ALIGNMENT', len(case[1]) + 84)
     blocked = lambda *arrays: linear_cross_entropy(*arrays, block=block)  # noqa: E731
     with jax.default_matmul_precision('highest'):
         assert_close(value_and_gradients(blocked, *case), value_and_gradients(plain, *case))
