@@ -118,7 +118,8 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        return dropout.dropout(x, self.rate, dropout.keys_at(keys, place_of(self.path)))
+        keys = None if keys is None else dropout.keys_at(keys, place_of(self.path))
+        return dropout.dropout(x, self.rate, keys)
 
 
 def place_of(path: tuple[str, ...]) -> int:
@@ -156,7 +157,7 @@ class BertLayer(nn.Module):
     ) -> jax.Array:
         shape, dtype = self.shape, self.dtype
         weights_keys, heads_keys, context_keys, output_keys = (
-            dropout.keys_at(keys, places[i]) for i in range(len(PLACES))
+            None if keys is None else dropout.keys_at(keys, places[i]) for i in range(len(PLACES))
         )
 
         def linear(features, name):

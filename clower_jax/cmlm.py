@@ -76,7 +76,7 @@ class Cmlm(Pretrain):
         return super().from_config(config, mesh)
 
     @staticmethod
-    def network(config: ConfigDict, mesh: Mesh | None) -> ConditionalBert:
+    def network(config: ConfigDict, mesh: Mesh | None = None) -> ConditionalBert:
         """What is trained."""
         return ConditionalBert(
             **encoder_settings(config, mesh),

@@ -22,15 +22,13 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.random.bits(key, (rows, KEYS_PER_ROW), jnp.uint32)
 
 
-def keys_at(keys: jax.Array | None, place: int | jax.Array) -> jax.Array | None:
-    """The keys of one application of dropout in the network, out of those of the rows; None stays None.
+def keys_at(keys: jax.Array, place: int | jax.Array) -> jax.Array:
+    """uint32 [B, 2]: the keys of one application of dropout in the network, out of those of the rows.
 
     Args:
       keys: uint32 [B, 2] from `row_keys`.
       place: the application's number, uint32.
     """
-    if keys is None:
-        return None
     return keys + jnp.stack([jnp.asarray(place, jnp.uint32) * np.uint32(0x9E3779B9), jnp.uint32(0)])
 
 

@@ -91,7 +91,7 @@ class Pretrain:
         )
 
     @staticmethod
-    def network(config: ConfigDict, mesh: Mesh | None) -> Clower:
+    def network(config: ConfigDict, mesh: Mesh | None = None) -> Clower:
         """What is trained."""
         kind = KINDS[config.model.kind]
         return kind.network(
