@@ -16,7 +16,7 @@ from configs import pretrain
 from input_pipeline import batches, loader
 
 SHORT = {
-    'total_steps': 4, 'log_every': 1, 'eval_every': 0, 'checkpoint_every': 2, 'model.num_layers': 0,
+    'total_steps': 6, 'log_every': 1, 'eval_every': 0, 'checkpoint_every': 2, 'model.num_layers': 0,
 }  # fmt: skip
 ERRORS = (ValueError, OSError, FloatingPointError)  # that run.py tells in one line
 
