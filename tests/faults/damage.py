@@ -6,6 +6,7 @@ does with it what is to notice, and says what it noticed, or raises the error th
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +79,7 @@ def of_every_file(
     damage, for whatever else it raises or returns.
     """
     rng = random.Random(f'{part} {seed}')
-    counts = dict.fromkeys(('noticed', 'refused', 'harmless'), 0)
+    counts: Counter[str] = Counter()
     for number, damage in enumerate(damages(folder / part)):
         at = random.Random(rng.random())
         if number % every:
@@ -91,4 +92,4 @@ def of_every_file(
             counts[use(copy)] += 1
         except Exception as error:
             raise AssertionError(f'{damage}, seed {seed}: {type(error).__name__}: {error}') from error
-    return counts
+    return dict(sorted(counts.items()))
