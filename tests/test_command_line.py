@@ -44,11 +44,13 @@ def command(*flags, python=()):
         ('--config=configs/classify.py --config.batch_size=0', r'batch_size=0 must be at least 1'),
         ('--config=configs/classify.py --config.dtype=int8', r"dtype='int8' must be one of float32"),
         ('--config=configs/tables.py --config.pretrain.seed=-1', r'seed=-1 must be'),
+        ('--config=configs/' + 'x' * 300, 'no such file'),
+        ('--config=configs/classify.py\nx', r'classify.py.nx: there is no such file'),
         ('--config=configs/classify.py --num_processes=2', r'need --coordinator='),
     ],
 )
 def test_a_mistake_is_one_line(flags, message):
-    done = command(*flags.split())
+    done = command(*flags.split(' '))
     assert done.returncode == 1 and not done.stdout
     assert re.fullmatch('run.py: [^\n]+\n', done.stderr) and re.search(message, done.stderr), done.stderr
 

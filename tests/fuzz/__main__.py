@@ -5,49 +5,13 @@ input that a target failed on as a file beside it. Ends with 1 where there is on
 """
 
 import argparse
-import dataclasses
 import json
-import mmap
-import multiprocessing
-import os
 import platform
-import struct
 import sys
-import tempfile
 from pathlib import Path
 
-from fuzz import engine, targets
-
-
-def _attack(name: str, count: int, seed: int, last: str, queue: multiprocessing.Queue) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write what they think of an input
-    with open(last, 'r+b') as file:
-        outcome = engine.attack(targets.all_targets()[name], count, seed, mmap.mmap(file.fileno(), 0))
-    queue.put(dataclasses.asdict(outcome))
-
-
-def attack_apart(name: str, count: int, seed: int) -> dict:
-    """The outcome of a target in a process of its own, whatever becomes of that."""
-    context = multiprocessing.get_context('spawn')
-    queue = context.Queue()
-    with tempfile.NamedTemporaryFile() as last:
-        last.truncate(engine.LARGEST + 4)
-        process = context.Process(target=_attack, args=(name, count, seed, last.name, queue))
-        process.start()
-        while True:
-            try:
-                outcome = queue.get(timeout=5)
-                break
-            except multiprocessing.queues.Empty:
-                if not process.is_alive():
-                    data = Path(last.name).read_bytes()
-                    (size,) = struct.unpack('<I', data[:4])
-                    problem = f'the process ended with {process.exitcode}'
-                    failure = {'problem': problem, 'input': data[4 : 4 + size].hex()}
-                    outcome = dataclasses.asdict(engine.Outcome(failures=[failure]))
-                    break
-        process.join()
-    return outcome
+from fuzz import targets
+from fuzz.processes import attack_apart
 
 
 def main() -> None:
