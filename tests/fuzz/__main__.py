@@ -26,7 +26,9 @@ def main() -> None:
     names = flags.only.split(',') if flags.only else list(known)
     shares = sum(known[name].share for name in names)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
-    outcomes = {}
+    # Targets by themselves join those that were attacked before.
+    before = json.loads(flags.output.read_text('utf-8')) if flags.only and flags.output.exists() else {}
+    outcomes = before.get('targets', {})
     for name in names:
         count = max(len(known[name].seeds), round(flags.inputs * known[name].share / shares))
         outcome = attack_apart(name, count, flags.seed)
@@ -41,18 +43,24 @@ def main() -> None:
             f'memory +{outcome["peak_growth_mb"]:.0f} MB, {outcome["seconds"]:.0f} s',
         )
         print(f'{name}: {"; ".join(said)}', flush=True)
-    figure = {
-        'inputs': sum(outcome['inputs'] for outcome in outcomes.values()),
-        'failures': sum(len(outcome['failures']) for outcome in outcomes.values()),
-        'slowest_ms': max(outcome['slowest_ms'] for outcome in outcomes.values()),
-        'peak_growth_mb': max(outcome['peak_growth_mb'] for outcome in outcomes.values()),
-        'seed': flags.seed,
+        figure = summary(outcomes, flags.seed)  # also of what is cut off
+        flags.output.write_text(json.dumps(figure, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    print(f'{figure["inputs"]:,} inputs, {figure["failures"]} failures: {flags.output}')
+    sys.exit(bool(figure['failures']))
+
+
+def summary(outcomes: dict[str, dict], seed: int) -> dict:
+    """The outcomes of all targets, and what they come to."""
+    each = outcomes.values()
+    return {
+        'inputs': sum(outcome['inputs'] for outcome in each),
+        'failures': sum(len(outcome['failures']) for outcome in each),
+        'slowest_ms': max(outcome['slowest_ms'] for outcome in each),
+        'peak_growth_mb': max(outcome['peak_growth_mb'] for outcome in each),
+        'seed': seed,
         'python': platform.python_version(),
         'targets': outcomes,
     }
-    flags.output.write_text(json.dumps(figure, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
-    print(f'{figure["inputs"]:,} inputs, {figure["failures"]} failures: {flags.output}')
-    sys.exit(bool(figure['failures']))
 
 
 if __name__ == '__main__':
