@@ -44,6 +44,7 @@ def command(*flags, python=()):
         ('--config=configs/classify.py --config.batch_size=0', r'batch_size=0 must be at least 1'),
         ('--config=configs/classify.py --config.dtype=int8', r"dtype='int8' must be one of float32"),
         ('--config=configs/tables.py --config.pretrain.seed=-1', r'seed=-1 must be'),
+        ('--config=configs/classify.py --config.model[x=1', r'model.x|cannot be read'),
         ('--config=configs/' + 'x' * 300, 'no such file'),
         ('--config=configs/classify.py\nx', r'classify.py.nx: there is no such file'),
         ('--config=configs/classify.py --num_processes=2', r'need --coordinator='),
