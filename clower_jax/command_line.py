@@ -50,6 +50,8 @@ def parse(argv: Sequence[str], about: str) -> None:
         match = re.match(r'flag (--config\.([^=]+)=.*?): ', str(error).splitlines()[0])
         wanted = WANTED.get(type(_at(config, match[2].split('.')))) if match else None
         refuse(f'{match[1]}: {wanted} is wanted' if match and wanted else _one_line(str(error)))
+    except (ValueError, RecursionError) as error:  # of a key that is no name, such as 'model[x'
+        refuse(f'the command line cannot be read ({_one_line(str(error))})')
     if rest[1:]:
         refuse(f'unknown arguments: {" ".join(rest[1:])}; a key is set as --config.KEY=VALUE')
     try:

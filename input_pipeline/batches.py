@@ -276,7 +276,12 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
     def is_made() -> bool:
         if not record.is_file():
             return False
-        before = json.loads(record.read_text('utf-8'))
+        try:
+            before = json.loads(record.read_text('utf-8'))
+        except ValueError as error:
+            raise ValueError(
+                f'{record} is damaged ({error}); remove {folder}, and the corpus is made again'
+            ) from error
         if begun and 'min_count' not in before:  # of an old run, which took every word; it goes on with them
             before |= {'min_count': made_from['min_count']}
         return before == made_from

@@ -10,6 +10,14 @@ _JSON = json.JSONDecoder(strict=False, parse_int=float)
 _SPACE, _SEPARATOR = re.compile(r'\s*'), re.compile(r'\s*([,\]])')
 
 
+_BREAKS = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029]')
+
+
+def one_line(text: str) -> str:
+    """What a file calls something, for a message: line breaks and control characters as escapes."""
+    return _BREAKS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
 class BrokenArrayError(Exception):
     """What is wrong, for a person."""
 

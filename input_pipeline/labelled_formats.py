@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from input_pipeline import hub
+from input_pipeline.json_values import one_line
 
 # The names that columns have in the public data sets and their copies, compared in lower case. Where a file
 # has several, the first listed here is used.
@@ -188,6 +189,7 @@ def _delimited(
 ) -> Table:
     rows: list[tuple[str, dict[str, Any]]] = []
     columns: tuple[str, ...] = ()
+    listed = ''
     named, blank_lines = False, 0
     for number, fields in lines:
         if not fields:
@@ -195,14 +197,15 @@ def _delimited(
             continue
         if not columns:
             columns, named = _header(fields, names)
+            listed = one_line(', '.join(columns))
             if len(set(columns)) < len(columns):
-                raise ValueError(f'{path}:{number}: the header names a column twice: {", ".join(columns)}')
+                raise ValueError(f'{path}:{number}: the header names a column twice: {listed}')
             if named:
                 continue
         if len(fields) != len(columns):
             raise ValueError(
                 f'{path}:{number}: {len(fields)} columns where the file has {len(columns)} '
-                f'({", ".join(columns)}), in the row that begins {chr(9).join(fields)[:40]!r}; {advice}'
+                f'({listed}), in the row that begins {chr(9).join(fields)[:40]!r}; {advice}'
             )
         rows.append((f'{path}:{number}', dict(zip(columns, fields))))
     return Table(path, columns, rows, named, blank_lines)
@@ -292,7 +295,8 @@ def roles(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
 
 def _unclear(table: Table, problem: str) -> ValueError:
     kind = 'its columns are' if table.named else 'it has no header; its columns, by number, are'
-    return ValueError(f'{table.path}: {problem}; {kind}: {", ".join(table.columns)}; set {KEYS}')
+    columns = ', '.join(table.columns)
+    return ValueError(one_line(f'{table.path}: {problem}; {kind}: {columns}; set {KEYS}'))
 
 
 def _found(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:

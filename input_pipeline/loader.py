@@ -25,7 +25,7 @@ from tqdm import tqdm
 from input_pipeline import corpus_files, packing
 from input_pipeline.corpus_files import REMEDY
 from input_pipeline.examples import SPECIAL_TOKENS
-from input_pipeline.partial_folder import partial_folder
+from input_pipeline.partial_folder import DiskFullError, partial_folder
 from input_pipeline.records import FEATURES
 
 log = logging.getLogger(__name__)
@@ -357,7 +357,7 @@ def _plan_rows(
                 plan.save(partial / 'plan')
                 if not folder.exists():  # else another process was faster, with the same plan
                     (partial / 'plan').rename(folder)
-        except (OSError, ValueError) as error:
+        except (OSError, DiskFullError) as error:
             log.warning('%s cannot be written (%s): the next run plans its rows again', folder, error)
             return plan
     try:

@@ -86,11 +86,18 @@ class Plan:
 
     @classmethod
     def load(cls, folder: Path) -> 'Plan':
-        """What `save` wrote, the rows memory-mapped. Raises OSError or ValueError where it cannot be read."""
+        """What `save` wrote, the rows memory-mapped. Raises OSError or ValueError where it cannot be read, or
+        where a text is not in one row exactly."""
+        rows = np.load(folder / 'rows.npy', mmap_mode='r')
+        texts = rows[rows >= 0]
+        if rows.min(initial=0) < -1 or texts.max(initial=0) >= max(rows.size, 1):
+            raise ValueError('it has numbers that no text has')
+        if (np.bincount(texts) != 1).any():
+            raise ValueError('a text is in no row, or in two')
         with np.load(folder / 'patterns.npz') as arrays:
             chars, words = arrays['capacity'].tolist()
             return cls(
-                np.load(folder / 'rows.npy', mmap_mode='r'),
+                rows,
                 arrays['patterns'],
                 arrays['copies'],
                 (chars, words),

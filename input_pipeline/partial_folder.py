@@ -78,12 +78,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _remove_abandoned(folder: Path) -> None:
     try:
-        with open(folder / LOCK) as file:
+        with open(folder / LOCK, 'r+') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder)
         log.warning('Removed %s, which a process left that was killed', folder)
     except BlockingIOError:
-        log.warning('%s is being worked in by another process', folder)
+        log.debug('%s is being worked in by another process', folder)
     except OSError as error:
         if folder.is_dir():  # else its process has just ended
             log.warning(

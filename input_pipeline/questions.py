@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from input_pipeline.json_values import one_line
 from input_pipeline.tokenizer import read_utf8
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def parse_questions(document: Any, name: str) -> list[Question]:
             raise ValueError(f'{place}: the list "qas" is missing; {_LAYOUT}')
         for index, row in enumerate(rows, 1):
             identity = _text(row, _ID, f'{place}, question {index}')
-            where = f'{place}, question {identity}'
+            where = f'{place}, question {one_line(identity)}'
             if identity in questions:
                 raise ValueError(
                     f'{where}: this id occurs before, in {questions[identity].where}; predictions are '
@@ -115,7 +116,8 @@ def _text(row: Any, names: Sequence[str], place: str) -> str:
         raise ValueError(f'{place}: an object with {names[0]!r} should stand here, not {str(row)[:40]!r}')
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
-        raise ValueError(f'{place}: the field {names[0]!r} is missing; it has {", ".join(row) or "nothing"}')
+        listed = one_line(', '.join(row))
+        raise ValueError(f'{place}: the field {names[0]!r} is missing; it has {listed or "nothing"}')
     value = row[name]
     if isinstance(value, int) and names is _ID:
         value = str(value)

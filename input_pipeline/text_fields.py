@@ -5,6 +5,8 @@ from typing import Any
 
 from absl import logging
 
+from input_pipeline.json_values import one_line
+
 # Of the public corpora: the first listed here that a file has is read. A title is no text by itself.
 KNOWN = (
     *('text', 'content', 'body', 'article', 'document', 'raw_content', 'maintext', 'passage'),
@@ -32,9 +34,10 @@ def choose(path: str, names: Iterable[str], wanted: str = '') -> tuple[str, ...]
     if not names:
         return tuple(asked) or KNOWN[:1]
     if not found:
+        listed = one_line(', '.join(names))
         problem = f'no field {" or ".join(asked)}' if asked else 'no field with a usual name'
         raise ValueError(
-            f'{path} has {problem}; its fields are: {", ".join(names)}. Name the one that holds the text, or '
+            f'{path} has {problem}; its fields are: {listed}. Name the one that holds the text, or '
             'several to be joined, separated by commas: --text_field (of a run: --config.data.text_field)'
         )
     if missing := set(asked) - set(found):

@@ -229,6 +229,14 @@ def test_an_old_run_goes_on_with_its_own_words(tmp_path, capsys):
     assert 'changed' in capsys.readouterr().out and json.loads(record.read_text('utf-8'))['min_count'] == 2
 
 
+def test_a_damaged_record_of_what_a_corpus_was_made_from(small_corpus, tmp_path):
+    folder = shutil.copytree(small_corpus, tmp_path / 'corpus')
+    (folder / 'made_from.json').write_text('{"text": [')
+    config = make_config(text=str(batches.EMBEDDED / 'everyday.txt'))
+    with pytest.raises(ValueError, match=rf'{folder}/made_from.json is damaged .*; remove {folder}'):
+        batches.resolve(config, tmp_path)
+
+
 def test_a_folder_in_the_way_is_left_alone(tmp_path):
     (tmp_path / 'a.txt').write_text(text(range(5)), 'utf-8')
     precious = tmp_path / 'corpus' / 'precious'

@@ -49,11 +49,14 @@ def command(*flags, python=()):
             r'own.dev_fraction=nan must be from',
         ),
         ('--config=configs/classify.py --config.model.hidden_size=1000000000', r'hidden_size=.* to 65536'),
+        ('--config=configs/classify.py --config.model[x=1', r'model.x|cannot be read'),
+        ('--config=configs/' + 'x' * 300, 'no such file'),
+        ('--config=configs/classify.py\nx', r'classify.py.nx: there is no such file'),
         ('--config=configs/classify.py --num_processes=2', r'need --coordinator='),
     ],
 )
 def test_a_mistake_is_one_line(flags, message):
-    done = command(*flags.split())
+    done = command(*flags.split(' '))
     assert done.returncode == 1 and not done.stdout
     assert re.fullmatch('run.py: [^\n]+\n', done.stderr) and re.search(message, done.stderr), done.stderr
 

@@ -171,6 +171,14 @@ def test_a_class_is_told_from_the_vector_that_it_was_trained_on(tmp_path):
     resolved, results = jobs.finetuned(config, tmp_path / 'run')
     farewell = jobs._after_fine_tuning('configs/classify.py', tmp_path / 'run', results, resolved)
     assert 'convert export' not in farewell and 'classifies from cls' in farewell
+    rows = results['data']['train']['rows']
+    assert rows['kept'] == rows['read'] - sum(rows['dropped'].values()) > 0
+    assert f'train: {rows["read"]:,} rows read, {rows["kept"]:,} used' in farewell
+    assert results == json.loads((tmp_path / 'run' / 'results.json').read_text('utf-8'))
+    assert results['skipped_steps'] == {str(config.seed): 0} and 'skipped' not in farewell
+    rows = [{'step': 1, 'split': 'train', 'skipped_steps': 2.0}, {'step': 2, 'split': 'train'}]
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    assert finetune.skipped_steps(tmp_path) == 2
     assert farewell.count('--config.mode=predict') == 1
     later = copy.deepcopy(config)
     later.mode, later.model.classify_from = 'evaluate', 'pooler'

@@ -116,6 +116,15 @@ def test_quotation_marks_in_tsv_are_text(write):
     assert triples(labelled.read(path)[0]) == [('"引号"没有配对"', None, '1'), ('"又一个', None, '0')]
 
 
+def test_digits_that_nobody_counts_with_are_text(write):
+    """Python reads no more than 4,300."""
+    many = '9' * 5000
+    examples, _ = labelled.read(write('a.tsv', f'甲\t1\n乙\t{many}\n'))
+    assert labelled.discover_labels(examples) == ('1', many)
+    examples, _ = labelled.read(write('b.tsv', f'1\t甲\t0\n{many}\t乙\t1\n'))
+    assert [example.label for example in examples] == ['0', '1']
+
+
 def test_numbers_and_gaps_in_json(write):
     rows = [
         {'text': '甲', 'label': 3},

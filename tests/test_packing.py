@@ -303,6 +303,18 @@ def test_a_plan_is_made_once_and_anew_for_another_corpus(small_corpus, tmp_path,
         plan()
 
 
+@pytest.mark.parametrize('number', [-2, 1, 1 << 30])
+def test_a_plan_with_another_number_is_damaged(tmp_path, number):
+    plan = packing.plan(np.full((9, 2), 10), (30, 30), 3)
+    plan.save(tmp_path / 'plan')
+    np.testing.assert_array_equal(packing.Plan.load(tmp_path / 'plan').rows, plan.rows)
+    rows = plan.rows.copy()
+    rows[tuple(np.argwhere(rows == 0)[0])] = number
+    np.save(tmp_path / 'plan' / 'rows.npy', rows)
+    with pytest.raises(ValueError, match='no text has|in no row, or in two'):
+        packing.Plan.load(tmp_path / 'plan')
+
+
 def test_a_folder_that_cannot_be_written(small_corpus, tmp_path, caplog, monkeypatch):
     def fail(*_):
         raise OSError(30, 'Read-only file system')

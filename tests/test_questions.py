@@ -98,6 +98,7 @@ def changed(**fields) -> dict:
         (b'{"data":\n[}', r'file.json:2: not JSON \(Expecting value'),
         (b'{"data": []}\n{"data": []}', 'file.json:2: not JSON'),
         (b'{}\n\xff', 'file.json:2: not UTF-8'),
+        (b'[{"context": "a", "i\\nd": "1", "question": "b"}]', r'is missing; it has context, i.nd, question'),
         (b'[' * 100_000, 'file.json:1: not JSON'),
         ({'data': []}, 'file.json holds no question'),
         ({'data': {}}, 'file.json: the list "data" is missing'),

@@ -1,5 +1,6 @@
 """The commands as people type them: a run on one's own text, a look back at a step, and what goes wrong."""
 
+import json
 import re
 import subprocess
 import sys
@@ -56,6 +57,16 @@ def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
     assert list((workdir / 'tensorboard').iterdir())
     rows = [(row['step'], row['split']) for row in read_metrics(workdir / 'metrics.jsonl')]
     assert rows == [(2, 'train'), (2, 'validation'), (4, 'train'), (4, 'validation')]
+    results = json.loads((workdir / 'results.json').read_text('utf-8'))
+    documents = results['documents']
+    assert documents['read'] == documents['kept'] + sum(documents['dropped'].values()) > 0
+    assert (results['steps'], results['rows_read'], results['skipped_steps']) == (
+        4,
+        4 * TINY['batch_size'],
+        0,
+    )
+    assert results['held_out']['loss'] > 0
+    assert f'4 batches with {results["rows_read"]} rows' in output and 'documents read' in output
     last = output.strip().splitlines()[-1]
     assert last.startswith('Next: ') and 'configs/pretrain.py' in last
     assert f'--config.data.corpus={workdir}/corpus' in last

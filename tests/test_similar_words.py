@@ -89,6 +89,7 @@ def test_vectors_may_come_from_a_file(corpus, tmp_path, vocabulary):
     [
         ('今天 1 0\n天气 1 x\n', r'vectors.txt:2 is no word'),
         ('今天 1 0\n天气 1\n', r'vectors.txt:2 has 1 numbers, those before have 2'),
+        ('今天 1 0\n天气 nan 1\n', r'vectors.txt:2 has numbers that are not finite'),
         ('nothing 1 0\n', 'no word of .*vocab.txt has a vector'),
     ],
 )
@@ -163,9 +164,10 @@ def test_a_table_is_read_as_ids_and_as_pieces(vocabulary, tmp_path):
     [
         ('今天\t天气\n今天 天气\n', r'similar.txt:2 must be a word'),
         ('今天\t天\n', r'similar.txt:1: 今天 has 2 tokens'),
+        ('今天\t天气\n\udcff\n', r'similar.txt:2: not UTF-8'),
     ],
 )
 def test_a_bad_table_is_named(vocabulary, tmp_path, lines, message):
-    (tmp_path / 'similar.txt').write_text(lines, encoding='utf-8')
+    (tmp_path / 'similar.txt').write_text(lines, encoding='utf-8', errors='surrogateescape')
     with pytest.raises(ValueError, match=message):
         similar_words.load(tmp_path / 'similar.txt', vocabulary)

@@ -105,6 +105,11 @@ def test_read_alignment(tmp_path):
     assert word_groups.read_alignment(path, texts) == {1: [(0, 0), (12, 3)], 2: [], 3: [(1, 0)]}
     with pytest.raises(ValueError, match=r"links:2: '1:2' is no link of two words"):
         word_groups.read_alignment(write(tmp_path / 'links', '0-0', '0-1 1:2', ''), texts)
+    with pytest.raises(ValueError, match=r"links:1: '0-9{400}.*' is no link"):
+        word_groups.read_alignment(write(tmp_path / 'links', f'0-{"9" * 5000}', '', ''), texts)
+    (tmp_path / 'links').write_bytes(b'0-0\n\xff\n\n')
+    with pytest.raises(ValueError, match=r'links:2: not UTF-8'):
+        word_groups.read_alignment(str(tmp_path / 'links'), texts)
     with pytest.raises(ValueError, match=r'links has 2 lines, .*texts.tsv has 3'):
         word_groups.read_alignment(write(tmp_path / 'links', '0-0', '0-1'), texts)
 

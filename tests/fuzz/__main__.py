@@ -5,49 +5,13 @@ input that a target failed on as a file beside it. Ends with 1 where there is on
 """
 
 import argparse
-import dataclasses
 import json
-import mmap
-import multiprocessing
-import os
 import platform
-import struct
 import sys
-import tempfile
 from pathlib import Path
 
-from fuzz import engine, targets
-
-
-def _attack(name: str, count: int, seed: int, last: str, queue: multiprocessing.Queue) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write what they think of an input
-    with open(last, 'r+b') as file:
-        outcome = engine.attack(targets.all_targets()[name], count, seed, mmap.mmap(file.fileno(), 0))
-    queue.put(dataclasses.asdict(outcome))
-
-
-def attack_apart(name: str, count: int, seed: int) -> dict:
-    """The outcome of a target in a process of its own, whatever becomes of that."""
-    context = multiprocessing.get_context('spawn')
-    queue = context.Queue()
-    with tempfile.NamedTemporaryFile() as last:
-        last.truncate(engine.LARGEST + 4)
-        process = context.Process(target=_attack, args=(name, count, seed, last.name, queue))
-        process.start()
-        while True:
-            try:
-                outcome = queue.get(timeout=5)
-                break
-            except multiprocessing.queues.Empty:
-                if not process.is_alive():
-                    data = Path(last.name).read_bytes()
-                    (size,) = struct.unpack('<I', data[:4])
-                    problem = f'the process ended with {process.exitcode}'
-                    failure = {'problem': problem, 'input': data[4 : 4 + size].hex()}
-                    outcome = dataclasses.asdict(engine.Outcome(failures=[failure]))
-                    break
-        process.join()
-    return outcome
+from fuzz import targets
+from fuzz.processes import attack_apart
 
 
 def main() -> None:
@@ -62,7 +26,9 @@ def main() -> None:
     names = flags.only.split(',') if flags.only else list(known)
     shares = sum(known[name].share for name in names)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
-    outcomes = {}
+    # Targets by themselves join those that were attacked before.
+    before = json.loads(flags.output.read_text('utf-8')) if flags.only and flags.output.exists() else {}
+    outcomes = before.get('targets', {})
     for name in names:
         count = max(len(known[name].seeds), round(flags.inputs * known[name].share / shares))
         outcome = attack_apart(name, count, flags.seed)
@@ -77,18 +43,24 @@ def main() -> None:
             f'memory +{outcome["peak_growth_mb"]:.0f} MB, {outcome["seconds"]:.0f} s',
         )
         print(f'{name}: {"; ".join(said)}', flush=True)
-    figure = {
-        'inputs': sum(outcome['inputs'] for outcome in outcomes.values()),
-        'failures': sum(len(outcome['failures']) for outcome in outcomes.values()),
-        'slowest_ms': max(outcome['slowest_ms'] for outcome in outcomes.values()),
-        'peak_growth_mb': max(outcome['peak_growth_mb'] for outcome in outcomes.values()),
-        'seed': flags.seed,
+        figure = summary(outcomes, flags.seed)  # also of what is cut off
+        flags.output.write_text(json.dumps(figure, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    print(f'{figure["inputs"]:,} inputs, {figure["failures"]} failures: {flags.output}')
+    sys.exit(bool(figure['failures']))
+
+
+def summary(outcomes: dict[str, dict], seed: int) -> dict:
+    """The outcomes of all targets, and what they come to."""
+    each = outcomes.values()
+    return {
+        'inputs': sum(outcome['inputs'] for outcome in each),
+        'failures': sum(len(outcome['failures']) for outcome in each),
+        'slowest_ms': max(outcome['slowest_ms'] for outcome in each),
+        'peak_growth_mb': max(outcome['peak_growth_mb'] for outcome in each),
+        'seed': seed,
         'python': platform.python_version(),
         'targets': outcomes,
     }
-    flags.output.write_text(json.dumps(figure, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
-    print(f'{figure["inputs"]:,} inputs, {figure["failures"]} failures: {flags.output}')
-    sys.exit(bool(figure['failures']))
 
 
 if __name__ == '__main__':

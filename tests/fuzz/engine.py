@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 SECONDS = 2.0  # of processor time, for an input
@@ -145,7 +146,8 @@ def _problem(target: Target, data: bytes, outcome: Outcome) -> str:
         if isinstance(error, KeyboardInterrupt):
             raise
         at = traceback.extract_tb(error.__traceback__)[-1]
-        return f'{type(error).__name__} at {at.filename}:{at.lineno}: {str(error)[:200]}'
+        place = '/'.join(Path(at.filename).parts[-2:])
+        return f'{type(error).__name__} at {place}:{at.lineno}: {str(error)[:200]}'
     outcome.read += 1
     return ''
 
