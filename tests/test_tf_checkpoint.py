@@ -172,3 +172,15 @@ def test_a_damaged_checkpoint(pretrained, tmp_path, damage):
         ValueError, match='is no TensorFlow checkpoint that can be read .*copy or unpack both'
     ):
         convert.import_weights(folder, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('kind', ['index', 'data'])
+def test_a_checkpoint_that_is_cut_short(pretrained, tmp_path, kind):
+    folder = write(tmp_path / 'tf', pretrained[0], optimizer=False)
+    path = next(folder.glob(f'*.{kind}*'))
+    whole = path.read_bytes()
+    for left in (0, 1, len(whole) // 2, len(whole) - 50, len(whole) - 1):
+        path.write_bytes(whole[:left])
+        with pytest.raises(ValueError, match='is no TensorFlow checkpoint that can be read') as error:
+            tf_checkpoint.read_tensors(folder / 'bert_model.ckpt')
+        assert '\n' not in str(error.value)
