@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -113,7 +114,9 @@ def _arrays(checkpoint: Path) -> dict[str, str]:
     import jax
     from orbax.checkpoint import v1 as ocp
 
-    loaded = ocp.load_checkpointables(checkpoint)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Sharding info not provided')  # as it was saved is as wanted
+        loaded = ocp.load_checkpointables(checkpoint)
     leaves = jax.tree_util.tree_leaves_with_path(loaded)
     return {
         jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()

@@ -36,11 +36,13 @@ def test_what_is_used_in_silence_fails(tmp_path):
         damage.of_every_file(tmp_path / 'whole', '.', tmp_path, use)
 
 
+@pytest.mark.slow
 def test_no_damaged_checkpoint_is_gone_on_from(tmp_path):
     counts = damaged.of_checkpoints(tmp_path, every=9)
     assert counts.get('noticed', 0) + counts.get('refused', 0) > 5
 
 
+@pytest.mark.slow
 def test_no_damaged_corpus_is_read(small_corpus, tmp_path):
     counts = damaged.of_corpora(small_corpus, tmp_path, every=3)
     assert counts['refused'] > 5
