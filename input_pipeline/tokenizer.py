@@ -206,7 +206,9 @@ class Vocabulary:
             )
         try:
             details = json.loads(sidecar.read_text('utf-8'))
-            base_size, sha256 = int(details.pop('base_size')), details.pop('sha256')
+            base_size, sha256 = details.pop('base_size'), details.pop('sha256')
+            if not isinstance(base_size, int):
+                raise TypeError(f'base_size is {base_size!r:.40}')
             details.pop('num_words', None)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f'{sidecar} is no vocabulary sidecar ({error!r}); {remedy}') from error

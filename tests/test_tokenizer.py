@@ -274,9 +274,14 @@ def test_a_vocabulary_without_its_own_sidecar_is_refused(tiny, tmp_path):
     sidecar.unlink()
     with pytest.raises(ValueError, match='vocab.json is missing.*--base_vocab'):
         Vocabulary.load(path)
-    sidecar.write_text('{"base_size": 3}')
-    with pytest.raises(ValueError, match='vocab.json is no vocabulary sidecar.*build_vocab'):
-        Vocabulary.load(path)
+    for wrong in (
+        '{"base_size": 3}',
+        '{"base_size": 1e999, "sha256": ""}',
+        '{"base_size": 3.5, "sha256": ""}',
+    ):
+        sidecar.write_text(wrong)
+        with pytest.raises(ValueError, match='vocab.json is no vocabulary sidecar.*build_vocab'):
+            Vocabulary.load(path)
     sidecar.write_text(text)
     with path.open('a') as file:
         file.write('学人\n')
