@@ -64,8 +64,7 @@ def run(
             batches = functools.partial(data.batches, one)
             train.train(one, folder, batches, vocabulary, score, programs, stop, before)
             lines = writer.read_metrics(folder / 'metrics.jsonl')
-            rows = [row for row in lines if row['split'] == 'validation']
-            if stop.requested or not _finished(one, folder, rows):
+            if stop.requested or not _finished(one, folder, lines):
                 return {}
             if not known:
                 per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
@@ -192,8 +191,7 @@ def _results_of_finished(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     for seed in seeds:
         folder = seed_folder(workdir, seed, config.seeds)
         step = latest_step(folder)
-        rows = writer.rows_until(folder, step)
-        if not _finished(config, folder, [row for row in rows if row['split'] == 'validation']):
+        if not _finished(config, folder, writer.rows_until(folder, step)):
             return {}
     return results
 

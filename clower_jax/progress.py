@@ -134,11 +134,17 @@ class Best:
 
     def __init__(self, metric: str, patience: int, rows: Iterable[Mapping[str, Any]] = ()):
         self._metric, self._patience = metric, patience
-        self._value, self._since = -math.inf, 0
         self.step: int | None = None  # at which the best one was
+        self.forget()
         for row in rows:
             if row['split'] == 'validation':
                 self.improves(row['step'], row)
+            elif 'best_lost' in row:
+                self.forget()
+
+    def forget(self) -> None:
+        """The best so far is at hand no more: it is looked for among those to come."""
+        self._value, self._since, self.step = -math.inf, 0, None
 
     def improves(self, step: int, held_out: Mapping[str, Any]) -> bool:
         """Takes note of one evaluation: is it better than all before it? The first of equals stays."""

@@ -264,26 +264,26 @@ def _settings_at(workdir: Path, step: int) -> tuple[dict, list[dict]]:
     return found, [entry for entry in entries if entry['until_step'] < step]
 
 
-def keep_best(workdir: str | Path, step: int | None) -> list[str]:
-    """Keeps best/ if it is of `step`: what a run that was killed saved after its last checkpoint, or by
-    another metric, is not the best of the run that goes on. Returns what was wrong with it where it is
-    damaged; it is then set aside."""
+def keep_best(workdir: str | Path, step: int | None) -> str:
+    """Empties best/ unless it is of `step`: what a run that was killed saved after its last checkpoint, or by
+    another metric, is not the best of the run that goes on. Where it is damaged it is set aside; returns what
+    was wrong with it, else ''."""
     folder = Path(workdir) / BEST
     if not folder.is_dir():
-        return []
+        return ''
     stale = steps(folder) != ([] if step is None else [step])
     reason = '' if stale or step is None else damage(folder / str(step))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('best')  # all have looked before one removes
-    told = [f'{BEST}/{SET_ASIDE}{step}: {reason}'] if reason else []
     if jax.process_index() == 0:
         if stale:
-            shutil.rmtree(folder)
+            for old in steps(folder):
+                shutil.rmtree(folder / str(old))
         elif step is not None and reason:
             set_aside(folder, step)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('best is gone')
-    return told
+    return f'{BEST}/{SET_ASIDE}{step}: {reason}' if reason else ''
 
 
 def _settings_before(workdir: Path, config: ConfigDict, step: int) -> dict:

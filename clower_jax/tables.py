@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from clower_jax import output_file, paper_tables, start
+from clower_jax import hugging_face, output_file, paper_tables, start
 from clower_jax.paper_tables import SPLITS, Cell, Grid, columns_of
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
     now = start.flatten(settings)
     # A setting that there was not yet is of no account, unless it is another than what was done without it.
     then = {key: start.WITHOUT.get(key.partition('.')[2], value) for key, value in now.items()}
-    then |= start.flatten(json.loads(path.read_text(encoding='utf-8')))
+    then |= start.flatten(hugging_face.read_json(path))
     keys = [key for key in sorted(then) if then[key] != now.get(key)]
     if keys:
         changed = ', '.join(f'{key}: {then[key]} → {now.get(key)}' for key in keys)
@@ -131,7 +131,7 @@ def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
             '--workdir, or the settings that it was made with; or remove it, and it is made anew'
         )
     results = folder / 'results.json'
-    return json.loads(results.read_text(encoding='utf-8')) if results.is_file() else None
+    return hugging_face.read_json(results) if results.is_file() else None
 
 
 def read_cells(task: str, results: Mapping[str, Any]) -> dict[str, Cell]:

@@ -172,7 +172,8 @@ class _Run:
         self._evaluator = evaluator = programs.evaluator
         rows = sharding.local_rows(evaluator.mesh, config.batch_size)
         self._checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
-        damaged = self._checkpoints.set_damaged_aside()
+        if damaged := self._checkpoints.set_damaged_aside():
+            log.warning('Damaged checkpoints in %s were set aside: %s', workdir, '; '.join(damaged))
         self.state = start.first_state(
             config, workdir, evaluator.mesh, evaluator.task, programs.optimizer, self._checkpoints, vocabulary
         )
@@ -184,11 +185,10 @@ class _Run:
         self.writer.run(config, vocabulary.tokens, start.history(workdir, config, self.step))
         if config.select and goes_on:
             if lost := start.keep_best(workdir, self.best.step):
-                damaged += lost
-                self.best = Best(config.select, config.patience)  # of those to come
+                log.warning('The best so far in %s is lost, and was set aside: %s', workdir, lost)
+                self.writer.event(self.first_step, {'best_lost': lost})
+                self.best.forget()
             self._best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
-        for text in damaged:
-            log.warning('In %s a damaged checkpoint was set aside: %s', workdir, text)
         if damaged:
             self.writer.event(self.step, {'damaged_checkpoints': damaged})
         self.key = jax.random.key(config.seed)

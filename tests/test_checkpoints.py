@@ -196,7 +196,7 @@ def test_a_run_goes_on_from_the_newest_intact_one(begun, undisturbed, programs, 
     for path, value in undisturbed[1].items():
         np.testing.assert_array_equal(again[path], value, path)
     (line,) = (record.getMessage() for record in caplog.records if 'damaged' in record.getMessage())
-    assert line.endswith(f'was set aside: checkpoints/damaged-3: {name} has changed since it was saved')
+    assert line.endswith(f'were set aside: checkpoints/damaged-3: {name} has changed since it was saved')
     assert (begun / FOLDER / 'damaged-3').is_dir() and steps(begun / FOLDER) == [2, 3]
     (event,) = (row for row in read_metrics(begun / 'metrics.jsonl') if row['split'] == 'event')
     assert event['step'] == 2 and event['damaged_checkpoints'][0].startswith('checkpoints/damaged-3: rest/')
@@ -260,6 +260,11 @@ def test_a_damaged_best_is_set_aside(begun, programs, caplog):
     run(begun, programs, total_steps=4, **settings)
     assert 'best/damaged-3: params/_METADATA is missing' in caplog.text
     assert steps(begun / BEST) == [4]
+    (event,) = (row for row in read_metrics(begun / 'metrics.jsonl') if 'best_lost' in row)
+    assert event['step'] == 3
+    run(begun, programs, total_steps=5, **settings)  # a later start knows it, too
+    assert steps(begun / BEST) in ([4], [5])
+    assert (begun / BEST / 'damaged-3').is_dir()
 
 
 def test_checkpoints_of_before_there_were_digests(tmp_path, caplog):
