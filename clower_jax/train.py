@@ -186,7 +186,7 @@ class _Run:
         if config.select and goes_on:
             if lost := start.keep_best(workdir, self.best.step):
                 log.warning('The best so far in %s is lost, and was set aside: %s', workdir, lost)
-                self.writer.event(self.first_step, {'best_lost': lost})
+                self.writer.event(self.step, {'best_lost': lost})
                 self.best.forget()
             self._best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
         if damaged:
