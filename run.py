@@ -12,7 +12,7 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import config_flags
 
-from clower_jax import command_line, last_words
+from clower_jax.utils import command_line, last_words
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The job: configs/<job>.py[:variant].', lock_config=True
@@ -31,7 +31,9 @@ if __name__ == '__main__':  # before the libraries are imported, which takes sec
 import absl.logging
 import jax
 
-from clower_jax import jobs, start
+from clower_jax import jobs
+from clower_jax.training import init_state
+from clower_jax.utils import compile_cache
 from configs import pretrain
 
 LOST = (
@@ -64,7 +66,7 @@ def log_to_console() -> None:
 def main(argv: list[str]) -> None:
     """Resolves the config and hands it to the one call that it names."""
     log_to_console()
-    start.keep_compiled()
+    compile_cache.keep_compiled()
     if COORDINATOR.value or CLUSTER.value:
         join()
     name = config_flags.get_config_filename(flags.FLAGS['config'])
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
         absl.logging.debug('The traceback:', exc_info=True)
         end(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if start.is_out_of_memory(error):
+        if init_state.is_out_of_memory(error):
             first = str(error).partition('\n')[0]
             end(f'\nrun.py: out of memory ({first}): lower batch_size, lengths, model.*; raise microbatches')
         # Of one process alone it is its own mistake; of several it is what a collective ends with whose other

@@ -21,10 +21,11 @@ from jax.sharding import AxisType, Mesh  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from bench import harness, step_case  # noqa: E402
-from clower_jax import optim, sharding  # noqa: E402
-from clower_jax.pretraining import Pretrain  # noqa: E402
-from clower_jax.train_state import TrainState, abstract_state  # noqa: E402
-from clower_jax.train_step import make_train_step  # noqa: E402
+from clower_jax.checkpoints.train_state import TrainState, abstract_state  # noqa: E402
+from clower_jax.objectives.pretraining import Pretrain  # noqa: E402
+from clower_jax.parallel import sharding  # noqa: E402
+from clower_jax.training import optim  # noqa: E402
+from clower_jax.training.train_step import make_train_step  # noqa: E402
 from configs import common, pretrain  # noqa: E402
 
 OPERATIONS = 'all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast'

@@ -44,7 +44,7 @@ def jax_contender(name: str, a: np.ndarray, b: np.ndarray):
     import jax
     import jax.numpy as jnp
 
-    from clower_jax.contrast import nt_xent
+    from clower_jax.ops.nt_xent import nt_xent
 
     def dense(a, b):
         a, b = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))

@@ -28,8 +28,18 @@ import harness
 from segmentation import agreement
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from input_pipeline import build_corpus, build_vocab, examples, records, segment, sources  # noqa: E402
-from input_pipeline.tokenizer import Tokenizer, Vocabulary  # noqa: E402
+from input_pipeline.corpus import (
+    corpus_builder,  # noqa: E402
+    readers,  # noqa: E402
+    record_files,  # noqa: E402
+    sources,  # noqa: E402
+    vocab_builder,  # noqa: E402
+)
+from input_pipeline.corpus import windows as corpus_windows  # noqa: E402
+from input_pipeline.text import segmenters as text_segmenters  # noqa: E402
+from input_pipeline.text import sentences  # noqa: E402
+from input_pipeline.text.dual_tokenizer import Tokenizer  # noqa: E402
+from input_pipeline.text.vocabulary import Vocabulary  # noqa: E402
 
 PAPER = 72e9  # characters, arXiv 2208.10844, section 4.1
 CHUNK_BYTES = 1 << 20  # so that a few megabytes are work for two
@@ -47,9 +57,9 @@ def lines_of(folder: Path) -> list[str]:
 def segmenters() -> dict[str, Callable[[str], list[str]]]:
     """jieba is what a user calls: `jieba.lcut`, its dictionary loaded, guessing on."""
     return {
-        'jieba': segment._jieba().lcut,
-        'rjieba': segment.segmenter('rjieba'),
-        'ours': segment.segmenter('jieba'),
+        'jieba': text_segmenters._jieba().lcut,
+        'rjieba': text_segmenters.segmenter('rjieba'),
+        'ours': text_segmenters.segmenter('jieba'),
     }
 
 
@@ -58,8 +68,8 @@ def cut_lines(folder: Path, name: str) -> dict:
     lines, cut = lines_of(folder), segmenters()[name]
     characters = sum(map(len, lines))
     if name == 'ours':
-        batches = examples.in_batches(lines, lambda line: [line])
-        lines = [examples.END.join(batch) for batch in batches]
+        batches = sentences.in_batches(lines, lambda line: [line])
+        lines = [sentences.END.join(batch) for batch in batches]
     cut('先加载词典 Wi-Fi')
     start = time.perf_counter()
     for line in lines:
@@ -73,8 +83,8 @@ def build(folder: Path, command: str, workers: int) -> dict:
 
     def run(text: str, scratch: str) -> int:
         if command == 'vocabulary':
-            return build_vocab.build(text, f'{scratch}/vocab.txt', **settings).details['characters']
-        made = build_corpus.build(text, folder.parent / 'vocab.txt', f'{scratch}/corpus', **ROW, **settings)
+            return vocab_builder.build(text, f'{scratch}/vocab.txt', **settings).details['characters']
+        made = corpus_builder.build(text, folder.parent / 'vocab.txt', f'{scratch}/corpus', **ROW, **settings)
         return made['characters']
 
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as scratch:
@@ -101,33 +111,36 @@ def stages(folder: Path) -> dict:
         spent[name] += time.perf_counter() - start
 
     tokenizer = Tokenizer(Vocabulary.load(folder.parent / 'vocab.txt'))
-    cut, pauses = segment.segmenter('jieba'), examples.pause_ids(tokenizer)
+    cut, pauses = text_segmenters.segmenter('jieba'), corpus_windows.pause_ids(tokenizer)
     lengths = tuple(ROW.values())
     characters = 0
     for warm in (True, False):
         spent.clear()
         for chunk in sources.plan(f'{folder}/*.txt', CHUNK_BYTES):
             with timed('read'):
-                documents = list(sources.read(chunk, sources.Report()))
+                documents = list(sources.read(chunk, readers.Report()))
             with timed('hash'):
                 for document in documents:
-                    build_corpus._digest(document)
-            with tempfile.TemporaryDirectory() as scratch, records.ShardWriter(Path(scratch, 'x')) as shard:
-                for batch in examples.in_batches(documents, lambda document: document.paragraphs):
+                    corpus_builder._digest(document)
+            with (
+                tempfile.TemporaryDirectory() as scratch,
+                record_files.ShardWriter(Path(scratch, 'x')) as shard,
+            ):
+                for batch in sentences.in_batches(documents, lambda document: document.paragraphs):
                     texts = [document.paragraphs for document in batch]
                     characters += 0 if warm else sum(map(len, chain.from_iterable(texts)))
                     with timed('sentences'):
-                        parts = [examples.sentences(examples.END.join(text)) for text in texts]
-                        text = examples.END.join(chain.from_iterable(parts))
+                        parts = [sentences.sentences(sentences.END.join(text)) for text in texts]
+                        text = sentences.END.join(chain.from_iterable(parts))
                     with timed('segment'):
                         words = cut(text)
                     with timed('look up words'):
-                        tokenizer.numbers(words, examples.END)
+                        tokenizer.numbers(words, sentences.END)
                     with timed('tokens and windows'):
-                        encoded = examples.encode_documents(texts, cut, tokenizer, pauses, *lengths)
+                        encoded = corpus_windows.encode_documents(texts, cut, tokenizer, pauses, *lengths)
                     windows = list(chain.from_iterable(made.windows for made in encoded))
                     with timed('serialise'):
-                        protos = records.examples([window._asdict() for window in windows])
+                        protos = record_files.examples([window._asdict() for window in windows])
                     with timed('compress and write'):
                         for proto in protos:
                             shard._writer.write(proto)
@@ -243,7 +256,7 @@ def main() -> None:
     try:
         for name, size in {'warm': 0.06, '×1': flags.megabytes, '×4': 4 * flags.megabytes}.items():
             sample(files, int(1e6 * size), scratch / name)
-        build_vocab.build(f'{scratch}/×4/*.txt', scratch / 'vocab.txt', chunk_bytes=CHUNK_BYTES)
+        vocab_builder.build(f'{scratch}/×4/*.txt', scratch / 'vocab.txt', chunk_bytes=CHUNK_BYTES)
 
         def command(folder: str, *contender: object) -> list[str]:
             return [sys.executable, __file__, '--contender', str(scratch / folder), *map(str, contender)]

@@ -35,8 +35,8 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from bench import harness  # noqa: E402
 from configs import classify, cmrc, common  # noqa: E402
-from input_pipeline.buckets import MOST_WIDTHS  # noqa: E402
-from input_pipeline.tokenizer import read_tokens  # noqa: E402
+from input_pipeline.finetuning.buckets import MOST_WIDTHS  # noqa: E402
+from input_pipeline.text.vocabulary import read_tokens  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 JOBS = {
@@ -123,14 +123,16 @@ def ours(case: Path) -> dict:
     import jax
     import numpy as np
 
-    from clower_jax import train, writer
-    from clower_jax.source import with_source
-    from input_pipeline import buckets, finetuning
+    from clower_jax.training import loop
+    from clower_jax.training.source import with_source
+    from clower_jax.utils import metrics_file
+    from input_pipeline.finetuning import buckets
+    from input_pipeline.finetuning import data as finetuning_data
 
     with tempfile.TemporaryDirectory() as folder:
         config, vocabulary = with_source(config_of(case), Path(folder))
-        config, data = finetuning.prepare(config, vocabulary)
-        programs = train.programs_of(config)
+        config, data = finetuning_data.prepare(config, vocabulary)
+        programs = loop.programs_of(config)
         held_out = data.splits['validation']
         found = {'computed_tokens': 0}
 
@@ -150,13 +152,13 @@ def ours(case: Path) -> dict:
         def train_once(name: str, batches, score=None, **changes) -> Path:
             one, workdir = copy.deepcopy(config), Path(folder, name)
             one.update(changes)
-            train.train(one, workdir, functools.partial(batches, one), vocabulary, score, programs)
+            loop.train(one, workdir, functools.partial(batches, one), vocabulary, score, programs)
             return workdir
 
         train_once('warm', one_of_each_width, total_steps=len(data.widths['train']), select='')
         workdir = train_once('run', counted, lambda outputs: held_out.score(held_out.decode(outputs)))
         seconds = time.perf_counter() - found.pop('began')
-        rows = writer.read_metrics(workdir / 'metrics.jsonl')
+        rows = metrics_file.read_metrics(workdir / 'metrics.jsonl')
     trained, measured = (
         [row for row in rows if row['split'] == split][-1] for split in ('train', 'validation')
     )

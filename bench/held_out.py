@@ -18,9 +18,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import harness  # noqa: E402
-from clower_jax import initial, tasks  # noqa: E402
+from clower_jax.interop import (
+    init_weights,  # noqa: E402
+    weight_sources,  # noqa: E402
+)
+from clower_jax.objectives import registry  # noqa: E402
 from configs import pretrain  # noqa: E402
-from input_pipeline import batches  # noqa: E402
+from input_pipeline.pretraining import batches  # noqa: E402
 
 SAMPLES = 2000
 
@@ -30,13 +34,13 @@ def per_record(folder: str, corpus: str, batch_size: int) -> tuple[np.ndarray, n
     config = pretrain.get_config('cpu,bert_wwm_sop')
     config.data.corpus, config.data.eval_examples, config.batch_size = corpus, 0, batch_size
     config.init_from = folder
-    info = initial.source_info(folder)
+    info = weight_sources.source_info(folder)
     config.model.update({key: info.model[key] for key in ('hidden_size', 'num_layers', 'num_heads')})
     config.model.intermediate_size = info.model['intermediate_size']
     config = batches.resolve(config, Path('nowhere'))
     vocabulary = batches.vocabulary(config)
-    task = tasks.from_config(config)
-    params, report = initial.load_initial(
+    task = registry.from_config(config)
+    params, report = init_weights.load_initial(
         task.init(jax.random.key(0)), folder, vocabulary, config.model.num_heads
     )
     if missing := [name for name in report.random if '_sop' not in name]:

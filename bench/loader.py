@@ -37,7 +37,7 @@ FAR = 10**6  # steps
 def config_of(corpus: Path, pack: bool):
     """The config of a run on this corpus, resolved, whose batches have about TEXTS texts."""
     from configs import pretrain
-    from input_pipeline import batches
+    from input_pipeline.pretraining import batches
 
     config = pretrain.get_config('cpu')
     config.data.corpus, config.data.pack = os.fspath(corpus), pack
@@ -47,7 +47,7 @@ def config_of(corpus: Path, pack: bool):
 
 def measure_rate(corpus: Path, pack: bool, texts: int) -> dict:
     """Seconds for each 1,000 texts, by the clock and of all cores' work, after a warm-up."""
-    from input_pipeline import batches
+    from input_pipeline.pretraining import batches
 
     stream = batches.batches(config_of(corpus, pack))
     for _ in range(20):
@@ -71,7 +71,7 @@ def measure_start(corpus: Path, pack: bool, step: int) -> dict:
     """Seconds from a resolved config to its first batch; of it the making of the graph, and Python's garbage
     collection, whose first pass over all that was imported falls into it."""
     config = config_of(corpus, pack)
-    from input_pipeline import batches
+    from input_pipeline.pretraining import batches
 
     collecting = [0.0]
 
@@ -90,7 +90,7 @@ def measure_start(corpus: Path, pack: bool, step: int) -> dict:
 def measure_reading(corpus: Path, cold: bool, records: int) -> dict:
     """Seconds for each 1,000 records in random order, TEXTS at a time; cold: the page cache is emptied of the
     corpus's files before each 1,000."""
-    from input_pipeline import loader
+    from input_pipeline.pretraining import loader
 
     source = loader.open_split(corpus, 'train')
     numbers = np.random.default_rng(0).integers(len(source), size=(records // TEXTS, TEXTS)).tolist()
@@ -115,7 +115,7 @@ def measure_reading(corpus: Path, cold: bool, records: int) -> dict:
 def make_corpora(work: Path, data: Path, megabytes: float) -> dict[str, Path]:
     """A corpus for each of LENGTHS from the first megabytes of each text file; those that are there already
     are used again."""
-    from input_pipeline import build_corpus, build_vocab
+    from input_pipeline.corpus import corpus_builder, vocab_builder
 
     files = sorted(data.glob('pretrain/*.txt'))
     if not files:
@@ -128,11 +128,11 @@ def make_corpora(work: Path, data: Path, megabytes: float) -> dict[str, Path]:
             (text / file.name).write_bytes(stream.read(int(megabytes * 1e6)).rpartition(b'\n')[0])
     vocab = folder / 'vocab.txt'
     if not vocab.is_file():
-        build_vocab.build(os.fspath(text), vocab, data / 'vocab' / 'bert_base_chinese_vocab.txt', 20_000)
+        vocab_builder.build(os.fspath(text), vocab, data / 'vocab' / 'bert_base_chinese_vocab.txt', 20_000)
     corpora = {name: folder / name.replace('/', '-') for name in LENGTHS}
     for name, corpus in corpora.items():
         if not corpus.is_dir():
-            build_corpus.build(os.fspath(text), vocab, corpus, *LENGTHS[name])
+            corpus_builder.build(os.fspath(text), vocab, corpus, *LENGTHS[name])
     return corpora
 
 

@@ -45,7 +45,7 @@ def config_of(case: Path) -> ConfigDict:
 
 def write_case(folder: Path, flags: argparse.Namespace) -> Path:
     """The sentences, the model, and what the config of both sides says of them."""
-    from input_pipeline import sentences
+    from input_pipeline.finetuning import sentences
 
     columns = ConfigDict({'text_columns': (), 'label_column': ''})
     files = (flags.data / 'similarity' / f'sts-b-{split}.txt' for split in ('train', 'dev'))
@@ -72,15 +72,17 @@ def ours(case: Path) -> dict:
     """This project's training loop, every width compiled before."""
     import jax
 
-    from clower_jax import train, writer
-    from clower_jax.source import with_source
-    from input_pipeline import buckets, finetuning
+    from clower_jax.training import loop
+    from clower_jax.training.source import with_source
+    from clower_jax.utils import metrics_file
+    from input_pipeline.finetuning import buckets
+    from input_pipeline.finetuning import data as finetuning_data
 
     with tempfile.TemporaryDirectory() as folder:
         config, vocabulary = with_source(config_of(case), Path(folder))
-        config, data = finetuning.prepare(config, vocabulary)
+        config, data = finetuning_data.prepare(config, vocabulary)
         split, widths = data.splits['train'], data.widths['train']
-        programs = train.programs_of(config)
+        programs = loop.programs_of(config)
         found = {'computed_tokens': 0}
 
         def one_of_each_width(start_step=0, split='train', rows=None):
@@ -103,13 +105,13 @@ def ours(case: Path) -> dict:
         warm = config.copy_and_resolve_references()
         warm.total_steps = len(widths)
         began = time.perf_counter()
-        train.train(warm, Path(folder, 'warm'), one_of_each_width, vocabulary, programs=programs)
+        loop.train(warm, Path(folder, 'warm'), one_of_each_width, vocabulary, programs=programs)
         compiling = time.perf_counter() - began
-        train.train(config, Path(folder, 'run'), counted, vocabulary, programs=programs)
+        loop.train(config, Path(folder, 'run'), counted, vocabulary, programs=programs)
         seconds = time.perf_counter() - found.pop('began')
         (measured,) = (
             row
-            for row in writer.read_metrics(Path(folder, 'run', 'metrics.jsonl'))
+            for row in metrics_file.read_metrics(Path(folder, 'run', 'metrics.jsonl'))
             if row['split'] == 'train'
         )
     return found | {
@@ -143,7 +145,7 @@ def recipe(case: Path) -> dict:
     import torch
     import transformers
 
-    from input_pipeline.mirror import Masks
+    from input_pipeline.finetuning.mirror_bert import Masks
 
     config = config_of(case)
     transformers.logging.set_verbosity_error()

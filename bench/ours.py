@@ -16,8 +16,12 @@ import jax  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from bench import step_case  # noqa: E402
-from clower_jax import precision, sharding, train  # noqa: E402
-from clower_jax.train_state import TrainState, sharded_state  # noqa: E402
+from clower_jax.checkpoints.train_state import TrainState, sharded_state  # noqa: E402
+from clower_jax.parallel import (
+    precision,  # noqa: E402
+    sharding,  # noqa: E402
+)
+from clower_jax.training import loop  # noqa: E402
 
 
 def main() -> None:
@@ -33,7 +37,7 @@ def main() -> None:
         step_case.memory_may_run_out(),
         jax.default_matmul_precision(precision.matmul_precision(config.dtype)),
     ):
-        evaluator, optimizer, train_step = train.programs_of(config)
+        evaluator, optimizer, train_step = loop.programs_of(config)
         key = jax.random.key(config.seed)
 
         def create() -> TrainState:

@@ -19,8 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax  # noqa: E402
 
 from bench import harness, step_case  # noqa: E402
-from clower_jax import metrics, precision, sharding, train  # noqa: E402
-from clower_jax.train_state import TrainState, sharded_state  # noqa: E402
+from clower_jax.checkpoints.train_state import TrainState, sharded_state  # noqa: E402
+from clower_jax.parallel import (
+    precision,  # noqa: E402
+    sharding,  # noqa: E402
+)
+from clower_jax.training import loop  # noqa: E402
+from clower_jax.utils import flops  # noqa: E402
 from configs import common, pretrain  # noqa: E402
 
 STEPS = 5
@@ -93,7 +98,7 @@ def main() -> None:
         config.update_from_flattened_dict({key: ast.literal_eval(value) if value[0].isdigit() else value})
 
     with jax.default_matmul_precision(precision.matmul_precision(config.dtype)):
-        evaluator, optimizer, train_step = train.programs_of(config)
+        evaluator, optimizer, train_step = loop.programs_of(config)
         key = jax.random.key(0)
         state = sharded_state(
             evaluator.mesh, lambda: TrainState.create(evaluator.task.init(key), optimizer, config.dtype)
@@ -123,11 +128,9 @@ def main() -> None:
     tokens = ' + '.join(map(str, flags.lengths))
     print(f'{device}, {flags.size}, {flags.dtype}, batch {flags.batch}, {tokens} tokens\n')
     print(harness.table(['class', 'ms a step', 'share'], rows))
-    peak = metrics.peak_flops()
+    peak = flops.peak_flops()
     if peak:
-        print(
-            f'\nMFU of the time in kernels: {metrics.step_flops(config) / (total / 1e9 / STEPS) / peak:.1%}'
-        )
+        print(f'\nMFU of the time in kernels: {flops.step_flops(config) / (total / 1e9 / STEPS) / peak:.1%}')
     rows = [
         [f'`{name}`', known.get(name, ''), f'{value / 1e6 / STEPS:.2f}']
         for name, value in times.most_common(flags.top)

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from input_pipeline import segment  # noqa: E402  (run as a script)
+from input_pipeline.text import segmenters  # noqa: E402  (run as a script)
 
 
 def spans(words: list[str]) -> set[tuple[int, int]]:
@@ -47,7 +47,7 @@ def main() -> None:
         for hmm in (True, False):
             speeds, words = {}, {}
             for name in ('jieba', 'rjieba'):
-                cut = segment.segmenter(name, hmm)
+                cut = segmenters.segmenter(name, hmm)
                 cut('先加载词典')
                 start = time.perf_counter()
                 words[name] = [cut(line) for line in lines]

@@ -8,12 +8,12 @@ out the search, for what a run before has found.
 
 Same batch, same lengths, same losses, AdamW, clipping and schedule for
 
-  ours    this project: the step of `clower_jax.train`, with a config of configs/pretrain.py
+  ours    this project: the step of `clower_jax.training.loop`, with a config of configs/pretrain.py
   plain   PyTorch and transformers as a user writes it: two BertForMaskedLM, logits at every position
   best    the best PyTorch that we can write, see bench/torch_steps.py; of its options (--best) the fastest,
           which one launch of each shows before the rounds
 
-Speed is useful tokens a second: of both views, padding left out. MFU is of the FLOPs of `metrics.step_flops`
+Speed is useful tokens a second: of both views, padding left out. MFU is of the FLOPs of `flops.step_flops`
 (heads at the masked positions only) for every contender. On a GPU each contender has the batch that it is
 fastest with, found by doubling until memory is out. The time to compile is the first step's less a later
 one's, with empty caches and with full ones. Peak memory is that of the process on a CPU, that of the
@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ml_collections import ConfigDict  # noqa: E402
 
 from bench import harness, step_case  # noqa: E402
-from clower_jax import metrics  # noqa: E402
+from clower_jax.utils import flops  # noqa: E402
 from configs import common, pretrain  # noqa: E402
 
 VARIANTS = {'tiny': '', 'small': 'cpu', 'medium': 'small', 'base': 'base'}  # of configs/pretrain.py
@@ -120,14 +120,14 @@ class Bench:
             part[name] = value
         if not flags.corpus:
             return config
-        from input_pipeline import batches  # TensorFlow, which synthetic batches do not need
+        from input_pipeline.pretraining import batches  # TensorFlow, which synthetic batches do not need
 
         return batches.resolve(config, self.folder)
 
     def command(self, contender: Contender, config: ConfigDict, seconds: float) -> list[str]:
         """The command line of a launch, its case written."""
         if self.flags.corpus:
-            from input_pipeline import batches
+            from input_pipeline.pretraining import batches
 
             batch = next(iter(batches.batches(config)))
         else:
@@ -226,14 +226,14 @@ class Bench:
 def summary(contender: Contender, config: ConfigDict, runs: list[dict]) -> dict:
     """The figures of one contender over its launches: medians."""
     seconds = statistics.median(statistics.median(run['seconds']) for run in runs)
-    peak = metrics.PEAK_FLOPS.get(runs[0]['device'])
+    peak = flops.PEAK_FLOPS.get(runs[0]['device'])
     return {
         'options': contender.details,
         'batch_size': config.batch_size,
         'step_seconds': seconds,
         'useful_tokens_per_s': runs[0]['tokens'] / seconds,
         'examples_per_s': runs[0]['examples'] / seconds,
-        'mfu': metrics.step_flops(config) / seconds / peak if peak else None,
+        'mfu': flops.step_flops(config) / seconds / peak if peak else None,
         'peak_bytes': max(run['peak_bytes'] for run in runs),
         'compile_seconds_cold': runs[0]['compile_seconds'],
         'compile_seconds_warm': min(run['compile_seconds'] for run in runs),

@@ -23,8 +23,9 @@ import transformers  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from bench import finetune  # noqa: E402
-from input_pipeline import buckets, finetuning  # noqa: E402
-from input_pipeline.tokenizer import Vocabulary, read_tokens  # noqa: E402
+from input_pipeline.finetuning import buckets  # noqa: E402
+from input_pipeline.finetuning import data as finetuning_data  # noqa: E402
+from input_pipeline.text.vocabulary import Vocabulary, read_tokens  # noqa: E402
 
 WARM_UP_STEPS = 2
 MULTIPLE = 8  # rows are padded to a multiple of it, as this project's are
@@ -71,7 +72,7 @@ class Watch(transformers.TrainerCallback):
         self._training = False
 
 
-def rows_of(split: finetuning.Split, numbers: Sequence[int]) -> list[dict]:
+def rows_of(split: finetuning_data.Split, numbers: Sequence[int]) -> list[dict]:
     """Rows of a split as the Trainer takes them."""
     found = []
     for number in numbers:
@@ -90,7 +91,7 @@ def rows_of(split: finetuning.Split, numbers: Sequence[int]) -> list[dict]:
     return found
 
 
-def score(split: finetuning.Split, order: np.ndarray, prediction: transformers.EvalPrediction) -> dict:
+def score(split: finetuning_data.Split, order: np.ndarray, prediction: transformers.EvalPrediction) -> dict:
     """The metrics of a pass over rows in this order, by this project's scorers."""
     logits = prediction.predictions
     names = ('start_logits', 'end_logits') if isinstance(logits, tuple) else ('logits',)
@@ -109,7 +110,7 @@ def train(config: ConfigDict, folder: Path, device: str, compiled: bool = False)
     """
     tokenizer = transformers.BertTokenizerFast.from_pretrained(config.init_from)
     tokens = read_tokens(Path(config.init_from, 'vocab.txt'))
-    config, data = finetuning.prepare(config, Vocabulary(tokens, len(tokens)))
+    config, data = finetuning_data.prepare(config, Vocabulary(tokens, len(tokens)))
     training, held_out = data.splits['train'], data.splits['validation']
     order = np.argsort(held_out.rows.lengths, kind='stable')
     trained_on, evaluated_on = rows_of(training, range(len(training.rows))), rows_of(held_out, order)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clower_jax.encoder import Encoder
+    from clower_jax.inference.encoder import Encoder
 
 __all__ = ['Encoder']
 
@@ -11,7 +11,7 @@ __all__ = ['Encoder']
 def __getattr__(name: str) -> Any:
     """`Encoder` when it is asked for: it brings JAX and Orbax along, which take seconds to import."""
     if name == 'Encoder':
-        from clower_jax.encoder import Encoder
+        from clower_jax.inference.encoder import Encoder
 
         return Encoder
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

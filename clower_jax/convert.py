@@ -19,11 +19,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from clower_jax import export, hugging_face, output_folder, tasks, token_rows
-from clower_jax.bert import BertShape
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.initial import Report, SourceInfo, is_workdir, load_initial, source_info
-from clower_jax.model import VIEWS, Clower
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.interop import export, hf_bert, vocab_alignment
+from clower_jax.interop.init_weights import Report, load_initial
+from clower_jax.interop.weight_sources import SourceInfo, is_workdir, source_info
+from clower_jax.models.bert import BertShape
+from clower_jax.models.clower import VIEWS, Clower
+from clower_jax.objectives import registry
+from clower_jax.utils import output_folder
 
 
 def import_weights(source: str | Path, workdir: str | Path) -> Report:
@@ -55,10 +58,10 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(init, jax.random.key(0)),
     )
-    hugging_face.warn_of_tokenizer(info.folder)
+    hf_bert.warn_of_tokenizer(info.folder)
     heads = info.model['num_heads']
     params, report = load_initial(
-        abstract, source, token_rows.OwnVocabulary(info.tokens, info.base_size), heads, info.labels
+        abstract, source, vocab_alignment.OwnVocabulary(info.tokens, info.base_size), heads, info.labels
     )
     random = [path.partition(' ')[0] for path in report.random]
     optional = () if info.task else ('_mlm/', '_sop/', 'pooler.dense/')
@@ -68,7 +71,7 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     flat |= _draw(init, random)
     config.imported = {'source': Path(source).name, 'random': random, 'unused': report.unused}
-    config.imported.segmenter = hugging_face.read_segmenter(info.folder)
+    config.imported.segmenter = hf_bert.read_segmenter(info.folder)
 
     with output_folder.whole(workdir, sum(value.nbytes for value in flat.values())) as folder:
         text = json.dumps(config.to_dict(), ensure_ascii=False, indent=2)
@@ -103,7 +106,7 @@ def _config(source: str | Path, info: SourceInfo) -> ConfigDict:
 def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
     """The `init` of the network that a config describes."""
     if config.task != 'pretrain':
-        return tasks.from_config(config).init
+        return registry.from_config(config).init
     model = config.model
     shape = BertShape.of(model)
     network = Clower(shape, model.vocab_size, model.base_vocab_size, model.max_positions)

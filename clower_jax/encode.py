@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clower_jax import output_file, start
-from clower_jax.encoder import Encoder
+from clower_jax.inference.encoder import Encoder
+from clower_jax.utils import compile_cache, output_file
 
 LINES = 1 << 16  # in memory at a time
 
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--batch_size', type=int, help='texts in a batch, at most')
     parser.add_argument('--normalize', action='store_true', help='vectors of length 1')
     args = parser.parse_args(argv)
-    start.keep_compiled()
+    compile_cache.keep_compiled()
     try:
         encoder = Encoder.load(args.model, args.pooling, args.dtype, args.max_length)
         rows, size = encode_file(encoder, args.input, args.output, args.batch_size, args.normalize)

@@ -14,25 +14,20 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from clower_jax import (
-    export,
-    finetune,
-    initial,
-    output_file,
-    probe,
-    similarity,
-    start,
-    tables,
-    token_rows,
-    train,
-    word_view,
-)
-from clower_jax.encoder import Encoder
-from clower_jax.progress import Stop
-from clower_jax.settings import parts_of
-from clower_jax.source import as_trained, with_source
-from input_pipeline import batches, classification, finetuning, locations, vector_sets, word_lengths
-from input_pipeline.counts import describe
+from clower_jax.experiments import figure3, grid, probe, word_view
+from clower_jax.inference.encoder import Encoder
+from clower_jax.interop import export, vocab_alignment, weight_sources
+from clower_jax.training import finetune, init_state, loop
+from clower_jax.training.signals import Stop
+from clower_jax.training.source import as_trained, with_source
+from clower_jax.utils import output_file
+from clower_jax.utils.settings import parts_of
+from input_pipeline.datasets import files
+from input_pipeline.finetuning import classification, sentence_eval
+from input_pipeline.finetuning.data import prepare
+from input_pipeline.pretraining import batches
+from input_pipeline.probing import word_lengths
+from input_pipeline.utils.counts import describe
 
 NOT_FINISHED = 'Not finished; the same command goes on.'
 
@@ -60,16 +55,16 @@ def run(job: Job) -> str:
     Raises ValueError, OSError, FloatingPointError or ImportError, with a message for people.
     """
     for config in parts_of(job.config):
-        start.check(config)
+        init_state.check(config)
     return JOBS.get(job.config.task, fine_tuning)(job)
 
 
 def pretraining(job: Job) -> str:
     """Pre-training (configs/pretrain.py)."""
     config, workdir = job.config, job.workdir
-    start.check_workdir(config, workdir)
+    init_state.check_workdir(config, workdir)
     if not config.data.corpus:  # before one is made
-        start.check_source(config)
+        init_state.check_source(config)
     # One process builds what is missing, the others then find it.
     if jax.process_index() == 0:
         resolved = batches.resolve(config, workdir)
@@ -78,7 +73,7 @@ def pretraining(job: Job) -> str:
         resolved = batches.resolve(config, workdir)
     vocabulary = batches.vocabulary(resolved)
     first_step = finetune.latest_step(workdir)
-    held_out = train.train(
+    held_out = loop.train(
         resolved, workdir, functools.partial(batches.batches, resolved), vocabulary, stop=job.stop
     )
     if job.stop.requested and finetune.latest_step(workdir) < resolved.total_steps:
@@ -110,25 +105,25 @@ def read_and_skipped(results: dict) -> str:
     )
 
 
-def grid(job: Job) -> str:
+def tables(job: Job) -> str:
     """Models × tasks × seeds (configs/tables.py)."""
     config, workdir, stop = job.config, job.workdir, job.stop
     known = ('random', 'clower', *job.systems)
-    for name in tables.listed(config.models):
+    for name in grid.listed(config.models):
         if '=' not in name and name not in known:
             raise ValueError(f'models: {name!r} must be one of {", ".join(known)}, or NAME=FOLDER')
         folder = name.partition('=')[2]
         if folder and not Path(folder).is_relative_to(workdir):  # there before anything is trained
-            initial.source_info(folder)
-    for task in tables.listed(config.tasks):  # before anything is trained
+            weight_sources.source_info(folder)
+    for task in grid.listed(config.tasks):  # before anything is trained
         if task in config.finetune:
-            locations.paths(config.finetune[task])
+            files.paths(config.finetune[task])
 
     def run_cell(config: ConfigDict, folder: Path) -> dict:
         return {} if stop.requested else finetuned(config, folder, stop)[1]
 
     with stop:
-        text = tables.run(config, workdir, functools.partial(_model_of_grid, job), run_cell)
+        text = grid.run(config, workdir, functools.partial(_model_of_grid, job), run_cell)
     if text:  # of the cells that there are
         figure = f' · figure: {workdir}/figure2.png' * (workdir / 'figure2.png').is_file()
         text += f'\nTables: {workdir}/tables.md{figure}'
@@ -156,19 +151,19 @@ def _model_of_grid(job: Job, model: str, folder: Path) -> dict | None:
     return {'init_from': str(folder)} if finetune.latest_step(folder) >= one.total_steps else None
 
 
-def figure3(job: Job) -> str:
+def similarity(job: Job) -> str:
     """The paper's Figure 3 (configs/similarity.py)."""
     config, workdir = job.config, job.workdir
     found, about = {}, {}
-    for name, folder in similarity.models(config).items():
-        its = batches.resolve(similarity.config_of(config, folder), folder)
+    for name, folder in figure3.models(config).items():
+        its = batches.resolve(figure3.config_of(config, folder), folder)
         vocabulary = batches.vocabulary(its)
-        token_rows.check_vocabulary(folder / 'vocab.txt', vocabulary.tokens, f'The run in {folder}')
-        found[name] = similarity.measure(its, folder, batches.batches(its, split='validation'), config.seed)
+        vocab_alignment.check_vocabulary(folder / 'vocab.txt', vocabulary.tokens, f'The run in {folder}')
+        found[name] = figure3.measure(its, folder, batches.batches(its, split='validation'), config.seed)
         shares = word_lengths.two_character_share(its.data.corpus, vocabulary)
         about[name] = {'workdir': str(folder), 'corpus': its.data.corpus, 'two_character_words': shares}
-    results = similarity.write(workdir, found, about)
-    return f'{similarity.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
+    results = figure3.write(workdir, found, about)
+    return f'{figure3.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
 
 
 def words(job: Job) -> str:
@@ -181,7 +176,7 @@ def probes(job: Job) -> str:
     config, workdir = job.config, job.workdir
     probe.models(config)  # before any text is read
     texts = {}
-    for task in tables.listed(config.tasks):
+    for task in grid.listed(config.tasks):
         if task not in config.data:
             raise ValueError(f'tasks: {task!r} must be one of {", ".join(config.data)}')
         its = classification.single_texts(ConfigDict({'mode': 'train', 'data': config.data[task]}))
@@ -200,7 +195,7 @@ def vectors(job: Job) -> str:
     data = config.data
     if len(data.text_columns) == 1:
         data.text_columns = tuple(data.text_columns[0].split(','))
-    judged: Any = vector_sets.judged(config)['test']  # of the one kind or the other
+    judged: Any = sentence_eval.judged(config)['test']  # of the one kind or the other
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
     found = judged.judge(encoder.encode(judged.texts))
     workdir.mkdir(parents=True, exist_ok=True)
@@ -220,7 +215,7 @@ def fine_tuning(job: Job) -> str:
         config, results = finetuned(config, workdir, job.stop)
         return _after_fine_tuning(job.name, workdir, results, config)
     config, vocabulary = with_source(as_trained(config, workdir, job.given), workdir)
-    config, data = finetuning.prepare(config, vocabulary)
+    config, data = prepare(config, vocabulary)
     results = finetune.apply(config, workdir, data)
     lines = [
         f'{split}: {", ".join(f"{name} {value:.4f}" for name, value in found.items())}'
@@ -233,7 +228,7 @@ def fine_tuning(job: Job) -> str:
 def finetuned(config: ConfigDict, workdir: Path, stop: Stop | None = None) -> tuple[ConfigDict, dict]:
     """Fine-tunes; returns the resolved config and the contents of results.json ({}: stopped before)."""
     config, vocabulary = with_source(config, workdir)
-    config, data = finetuning.prepare(config, vocabulary)
+    config, data = prepare(config, vocabulary)
     return config, finetune.run(config, workdir, data, vocabulary, stop)
 
 
@@ -292,8 +287,8 @@ def _after_pretraining(job: Job, held_out: dict[str, float]) -> str:
 
 JOBS: dict[str, Callable[[Job], str]] = {  # of config.task; the others are fine-tuning
     'pretrain': pretraining,
-    'tables': grid,
-    'similarity': figure3,
+    'tables': tables,
+    'similarity': similarity,
     'vectors': vectors,
     'probe': probes,
     'words': words,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from clower_jax import hugging_face
+from clower_jax.utils import folder_files
 
 PREDICTED = '\033[1m{}\033[0m' if sys.stdout.isatty() else '«{}»'
 
@@ -26,12 +26,12 @@ def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[st
     path = Path(workdir) / 'config.json'
     if not path.is_file():
         raise ValueError(f'{workdir} is not a workdir: it has no config.json')
-    config = ConfigDict(hugging_face.read_json(path))
+    config = ConfigDict(folder_files.read_json(path))
     if config.get('task', 'pretrain') != 'pretrain':
         raise ValueError(f'{workdir} is of fine-tuning; only the batches of pre-training are shown as text')
     if not 1 <= step <= config.total_steps:
         raise ValueError(f'--step {step}: the run in {workdir} has the steps 1 to {config.total_steps}')
-    from input_pipeline import batches  # takes seconds
+    from input_pipeline.pretraining import batches  # takes seconds
 
     batch = next(batches.batches(config, start_step=step - 1))
     return batch, batches.vocabulary(config).tokens

@@ -51,12 +51,13 @@ def data_dir() -> Path:
 @pytest.fixture(scope='session')
 def small_corpus(tmp_path_factory) -> Path:
     """A corpus of short rows made from the embedded text, once for all tests of a process."""
-    from input_pipeline import batches, build_corpus, build_vocab
+    from input_pipeline.corpus import corpus_builder, vocab_builder
+    from input_pipeline.pretraining import batches
 
     folder = tmp_path_factory.mktemp('small')
     text = str(batches.EMBEDDED / 'everyday.txt')
-    build_vocab.build(text, folder / 'vocab.txt', num_words=300)
-    build_corpus.build(
+    vocab_builder.build(text, folder / 'vocab.txt', num_words=300)
+    corpus_builder.build(
         text, folder / 'vocab.txt', folder / 'corpus', char_length=32, word_length=24, validation_fraction=0.1
     )
     return folder / 'corpus'

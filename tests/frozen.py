@@ -21,15 +21,19 @@ import numpy as np
 import synthetic
 from ml_collections import ConfigDict
 
-from clower_jax import Encoder, optim, tasks
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.export import export
-from clower_jax.train_state import TrainState
-from clower_jax.train_step import make_train_step
-from clower_jax.writer import Writer
+from clower_jax import Encoder
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.interop.export import export
+from clower_jax.objectives import registry
+from clower_jax.training import optim
+from clower_jax.training.run_log import Writer
+from clower_jax.training.train_step import make_train_step
 from configs import auto_mlm, classify, cmrc, mirror, mlctl, pretrain
-from input_pipeline import batches, build_corpus, build_vocab, finetuning
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.corpus import corpus_builder, vocab_builder
+from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.pretraining import batches
+from input_pipeline.text.vocabulary import Vocabulary
 
 FILE = Path(__file__).parent / 'frozen.json'
 WORKDIR = Path(__file__).parent / 'frozen'
@@ -62,9 +66,9 @@ STEPPED = (
 def corpus(folder: Path) -> Path:
     """A corpus of short rows from the embedded text, and a table of similar words (drawn, not learned)."""
     text = str(batches.EMBEDDED / 'everyday.txt')
-    build_vocab.build(text, folder / 'vocab.txt', num_words=300)
+    vocab_builder.build(text, folder / 'vocab.txt', num_words=300)
     out = folder / 'corpus'
-    build_corpus.build(
+    corpus_builder.build(
         text, folder / 'vocab.txt', out, char_length=32, word_length=24, validation_fraction=0.1
     )
     tokens = Vocabulary.load(out / 'vocab.txt').tokens
@@ -162,7 +166,7 @@ def finetuned(folder: Path) -> Iterator[tuple[str, ConfigDict, list[dict[str, np
         config.update_from_flattened_dict(sizes | RUN | {'model.kind': 'bert', 'data.buckets': 2} | changes)
         if vocabulary is whole:
             config.data.segmenter = 'jieba'
-        config, data = finetuning.prepare(config, vocabulary)
+        config, data = finetuning_data.prepare(config, vocabulary)
         train = data.batches(config)
         held_out = next(data.batches(config, split='validation'))
         yield name, config, [*(next(train) for _ in range(STEPS)), held_out]
@@ -180,7 +184,7 @@ def digest(tree) -> str:
 
 def steps(config: ConfigDict, its_batches: list[dict[str, np.ndarray]]) -> tuple[dict[str, list], dict]:
     """The metrics of three steps from random parameters and of what is held out, and the parameters then."""
-    task = tasks.from_config(config)
+    task = registry.from_config(config)
     optimizer = optim.optimizer(config)
     step = make_train_step(task, optimizer, optim.learning_rate(config))
     state = TrainState.create(jax.jit(task.init)(jax.random.key(0)), optimizer, config.dtype)
@@ -199,7 +203,7 @@ def steps(config: ConfigDict, its_batches: list[dict[str, np.ndarray]]) -> tuple
 
 def begin(config: ConfigDict) -> tuple[TrainState, Callable]:
     """The first state of a tiny run, and its step."""
-    task, optimizer = tasks.from_config(config), optim.optimizer(config)
+    task, optimizer = registry.from_config(config), optim.optimizer(config)
     state = TrainState.create(task.init(jax.random.key(config.seed)), optimizer, config.dtype)
     return state, make_train_step(task, optimizer, optim.learning_rate(config))
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import synthetic
 
-from clower_jax import sharding
-from clower_jax.tasks import Pretrain
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.parallel import sharding
 
 
 def shrunk_config(**mesh):

@@ -19,7 +19,7 @@ VIEWS = ('char', 'word')
 
 
 class Vocabulary:
-    """Stands in for `input_pipeline.tokenizer.Vocabulary`."""
+    """Stands in for `input_pipeline.text.vocabulary.Vocabulary`."""
 
     def __init__(self, base_size: int = BASE_SIZE, vocab_size: int = VOCAB_SIZE):
         special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
@@ -68,7 +68,7 @@ def random_params(task, spread: float = 0.2) -> dict:
 def batches(
     config: ConfigDict, start_step: int = 0, split: str = 'train', rows: tuple[int, int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """As `input_pipeline.batches.batches`: endless in 'train'; a padded pass in 'validation'."""
+    """As `input_pipeline.pretraining.batches.batches`: endless in 'train'; a padded pass in 'validation'."""
     vocabulary = Vocabulary(config.model.base_vocab_size, config.model.vocab_size)
     size = config.batch_size
     steps = -(-VALIDATION_EXAMPLES // size) if split == 'validation' else 10**9

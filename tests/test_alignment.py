@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from test_batches import make_config, records_of
 from test_masking import check_batch, chosen_positions, ragged, unmask
 
-from input_pipeline import batches, examples, loader, masking, segment
-from input_pipeline.tokenizer import Tokenizer, is_chinese
+from input_pipeline.corpus import windows as corpus_windows
+from input_pipeline.pretraining import batches, loader, masking
+from input_pipeline.text import constants, segmenters
+from input_pipeline.text.dual_tokenizer import Tokenizer
+from input_pipeline.text.vocabulary import is_chinese
 
 NASTY = [
     *'[MASK] [CLS] [SEP] [PAD] [UNK] [unused1] ##的 [ ##'.split(),
@@ -57,7 +60,7 @@ def tools(tmp_path_factory):
     """Segmenter, tokenizer and pauses for the vocabulary of the embedded text."""
     config = batches.resolve(make_config(text='embedded'), tmp_path_factory.mktemp('embedded'))
     tokenizer = Tokenizer(batches.vocabulary(config))
-    return segment.segmenter('jieba'), tokenizer, examples.pause_ids(tokenizer)
+    return segmenters.segmenter('jieba'), tokenizer, corpus_windows.pause_ids(tokenizer)
 
 
 def documents():
@@ -76,8 +79,8 @@ def test_nasty_text(tools, texts, lengths, seed):
     tokenizer = tools[1]
     windows = []
     for text in texts:
-        windows += examples.encode_document([text], *tools, *lengths).windows
-    records = [examples.record(window) for window in windows]
+        windows += corpus_windows.encode_document([text], *tools, *lengths).windows
+    records = [corpus_windows.record(window) for window in windows]
     batch = masking.make_batch(
         ragged(records),
         tf.range(len(records), dtype=tf.int64),
@@ -133,6 +136,6 @@ def test_real_text_fills_the_budget(real):
         ids = np.concatenate([batch[f'{view}_ids'] for batch in passes])
         labels = np.concatenate([batch[f'{view}_mlm_labels'] for batch in passes])
         tokens = np.maximum((ids != 0).sum(axis=1) - 3, 0)
-        shares[view] = (labels != masking.IGNORE).sum() / tokens.sum()
+        shares[view] = (labels != constants.IGNORE).sum() / tokens.sum()
     assert shares['char'] == pytest.approx(0.15, abs=0.002)
     assert shares['word'] == pytest.approx(0.15, abs=0.002)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from test_tokenizer import BASE, nasty_text
 from test_windows import VOCABULARY, context_score, question
 
-from input_pipeline.answers import Candidate, best_answers, nbest_json, predictions
-from input_pipeline.questions import align, read_questions, simplify
-from input_pipeline.tokenizer import Vocabulary, read_tokens
-from input_pipeline.windows import encode, targets
+from input_pipeline.datasets.squad import align, read_questions, simplify
+from input_pipeline.finetuning.reading_windows import encode, targets
+from input_pipeline.finetuning.span_decoding import Candidate, best_answers, nbest_json, predictions
+from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 
 
 def one_hot(windows, spans):

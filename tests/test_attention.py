@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import synthetic
 
-from clower_jax import dropout, pretraining, sharding
-from clower_jax.attention import attention, library_attention
-from clower_jax.bert import BertShape
-from clower_jax.model import attends, pool_tokens, real_tokens
+from clower_jax.models.bert import BertShape
+from clower_jax.models.clower import attends, real_tokens
+from clower_jax.models.finetuned import pool_tokens
+from clower_jax.objectives import pretraining
+from clower_jax.ops import dropout
+from clower_jax.ops.attention import attention, library_attention
+from clower_jax.parallel import sharding
 
 B, N, L, H = 3, 2, 10, 4
 LENGTHS = (10, 7, 4)
@@ -66,7 +69,7 @@ def test_what_cudnn_cannot_do_is_refused():
 
 @pytest.mark.parametrize('remat', ['qkv', 'full'])
 def test_recomputing_changes_nothing(remat):
-    from clower_jax.pretraining import Pretrain
+    from clower_jax.objectives.pretraining import Pretrain
 
     batch = next(synthetic.batches(synthetic.tiny_config()))
     found = []

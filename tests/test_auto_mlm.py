@@ -12,13 +12,15 @@ from test_losses import cross_entropy
 from test_mlctl import contrast, embedded, pooled
 
 from bench.collectives import mesh_of
-from clower_jax import jobs, sharding, tasks
-from clower_jax.export import export
-from clower_jax.writer import read_metrics
+from clower_jax import jobs
+from clower_jax.interop.export import export
+from clower_jax.objectives import registry
+from clower_jax.parallel import sharding
+from clower_jax.utils.metrics_file import read_metrics
 from configs import auto_mlm
-from input_pipeline import masked_texts
-from input_pipeline.buckets import Planned
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.finetuning import auto_mlm as finetuning_auto_mlm
+from input_pipeline.finetuning.buckets import Planned
+from input_pipeline.text.vocabulary import Vocabulary
 
 VOCAB, D, LENGTH = 14, 4, 8
 TOLERANCE = {'rtol': 1e-5, 'atol': 1e-5}
@@ -64,7 +66,7 @@ def task_of(mesh=None, **changes):
     sizes = {'vocab_size': VOCAB, 'base_vocab_size': VOCAB, 'hidden_size': D, 'num_layers': 0, 'num_heads': 1}
     config.model.update(sizes | {'intermediate_size': 8, 'max_positions': LENGTH})
     config.update_from_flattened_dict(changes)
-    return tasks.from_config(config, mesh)
+    return registry.from_config(config, mesh)
 
 
 @pytest.fixture(scope='module')
@@ -155,7 +157,7 @@ def texts(count):
 
 @pytest.fixture(scope='module')
 def split():
-    return masked_texts.MaskedTexts(texts(2000), Vocabulary(TOKENS, len(TOKENS)), 32, 0.15)
+    return finetuning_auto_mlm.MaskedTexts(texts(2000), Vocabulary(TOKENS, len(TOKENS)), 32, 0.15)
 
 
 def test_masks_are_those_of_bert(split):
@@ -191,7 +193,9 @@ def test_masks_are_a_function_of_seed_epoch_and_row(split):
 
 
 def test_a_text_without_tokens_has_nothing_to_predict():
-    chosen, new = masked_texts.mask(np.array([2, 3]), 0.15, 4, np.arange(5, 9), np.random.default_rng(0))
+    chosen, new = finetuning_auto_mlm.mask(
+        np.array([2, 3]), 0.15, 4, np.arange(5, 9), np.random.default_rng(0)
+    )
     assert len(chosen) == len(new) == 0
 
 

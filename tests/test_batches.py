@@ -11,8 +11,8 @@ from test_loader import assert_same
 from test_masking import check_batch
 
 from configs import pretrain
-from input_pipeline import batches, loader
-from input_pipeline.tokenizer import is_chinese
+from input_pipeline.pretraining import batches, loader
+from input_pipeline.text.vocabulary import is_chinese
 
 LENGTHS = {'char_length': 64, 'word_length': 48}
 

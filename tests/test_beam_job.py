@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.sources import Report, plan, read
+from input_pipeline.corpus.readers import Report
+from input_pipeline.corpus.sources import plan, read
 
 beam_job = pytest.importorskip(
-    'input_pipeline.beam_job', reason="needs the extra 'beam'", exc_type=ImportError
+    'input_pipeline.corpus.beam_runner', reason="needs the extra 'beam'", exc_type=ImportError
 )
 
 ROOT = Path(__file__).parent.parent
@@ -163,14 +164,14 @@ def test_a_command_that_is_stopped_cleans_up(tmp_path, capsys, sent, code, reque
 
 
 def test_import_is_quiet_and_leaves_logging_alone():
-    code = 'import logging, input_pipeline.beam_job; logging.warning("heard")'
+    code = 'import logging, input_pipeline.corpus.beam_runner; logging.warning("heard")'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == '' and done.stderr.splitlines() == ['WARNING:root:heard']
     assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_without_beam_the_message_says_what_to_install():
-    code = 'import sys; sys.modules["apache_beam"] = None; import input_pipeline.beam_job'
+    code = 'import sys; sys.modules["apache_beam"] = None; import input_pipeline.corpus.beam_runner'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert (
         "ImportError: building a vocabulary or corpus needs Apache Beam: pip install 'clower-jax[beam]'"

@@ -16,10 +16,13 @@ import synthetic
 import torch
 
 from bench import check, mirror, step, step_case, torch_steps
-from clower_jax import hugging_face, losses, metrics, optim, tasks
-from clower_jax.train_state import TrainState
-from clower_jax.train_step import make_train_step
-from input_pipeline.mirror import Masks
+from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.interop import hf_bert
+from clower_jax.objectives import registry
+from clower_jax.ops import losses
+from clower_jax.training import metrics, optim
+from clower_jax.training.train_step import make_train_step
+from input_pipeline.finetuning.mirror_bert import Masks
 
 ROOT = Path(__file__).parent.parent
 VIEWS = ('char', 'word')
@@ -45,7 +48,7 @@ def case():
     batch = step_case.synthetic_batch(config, fill=0.75)
     batch['anchor_char_length'][0, 1:] = 0
     batch['sop_labels'][:2] = 0, 1
-    task, optimizer = tasks.from_config(config), optim.optimizer(config)
+    task, optimizer = registry.from_config(config), optim.optimizer(config)
     train_step = make_train_step(task, optimizer, optim.learning_rate(config))
     params = synthetic.random_params(task, spread=0.1)
     state = TrainState.create(jax.tree.map(jnp.asarray, params), optimizer, config.dtype)
@@ -61,7 +64,7 @@ def named_tensors(params: dict):
     for path, value in flax.traverse_util.flatten_dict(params, sep='/').items():
         view = 'word' if path.startswith('word_') else 'char'
         value = np.array(value.T if path.endswith('/kernel') else value)
-        yield view, hugging_face.tensor_name(path), torch.from_numpy(value)
+        yield view, hf_bert.tensor_name(path), torch.from_numpy(value)
 
 
 def fill_plain(module, params):

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from input_pipeline import examples, segment
-from input_pipeline.records import FEATURES
-from input_pipeline.tokenizer import Tokenizer, Vocabulary
+from input_pipeline.corpus import windows
+from input_pipeline.corpus.record_files import FEATURES
+from input_pipeline.text import segmenters
+from input_pipeline.text.dual_tokenizer import Tokenizer
+from input_pipeline.text.vocabulary import Vocabulary
 
 build_corpus = pytest.importorskip(
-    'input_pipeline.build_corpus', reason="needs the extra 'beam'", exc_type=ImportError
+    'input_pipeline.corpus.corpus_builder', reason="needs the extra 'beam'", exc_type=ImportError
 )
-build_vocab = pytest.importorskip('input_pipeline.build_vocab', exc_type=ImportError)
+build_vocab = pytest.importorskip('input_pipeline.corpus.vocab_builder', exc_type=ImportError)
 
 ROOT = Path(__file__).parent.parent
 ROW = {'char_length': 40, 'word_length': 24}
@@ -96,16 +98,16 @@ def test_records_are_the_documents(text, corpus):
     """Read back by TFDS, the records are every kept document in order, and hold what `examples` says."""
     vocabulary = Vocabulary.load(corpus / 'vocab.txt')
     tokenizer = Tokenizer(vocabulary)
-    pauses = examples.pause_ids(tokenizer)
-    cut = segment.segmenter('jieba')
+    pauses = windows.pause_ids(tokenizer)
+    cut = segmenters.segmenter('jieba')
     expected, seen, sentences = [], set(), 0
     for file in ('a.txt', 'b.txt'):
         for lines in (text / file).read_text(encoding='utf-8').split('\n\n'):
             if ''.join(lines.split()) not in seen:
                 seen.add(''.join(lines.split()))
                 paragraphs = [line.strip() for line in lines.split('\n')]
-                made = examples.encode_document(paragraphs, cut, tokenizer, pauses, 40, 24)
-                expected += [examples.record(window) for window in made.windows]
+                made = windows.encode_document(paragraphs, cut, tokenizer, pauses, 40, 24)
+                expected += [windows.record(window) for window in made.windows]
                 sentences += made.sentences if made.windows else 0
     assert json.loads((corpus / 'manifest.json').read_text(encoding='utf-8'))['sentences'] == sentences
     found = {split: records(corpus, split) for split in ('train', 'validation')}
@@ -146,7 +148,7 @@ def test_manifest_adds_up(text, corpus):
         'num_words': 40,
     }
     assert (manifest['char_length'], manifest['word_length']) == (40, 24)
-    assert manifest['segmenter'] == segment.describe('jieba')
+    assert manifest['segmenter'] == segmenters.describe('jieba')
     assert manifest['records'] == {split: len(records(corpus, split)) for split in ('train', 'validation')}
     assert manifest['tokens'] == {
         view: sum(len(row[f'{view}_ids']) for row in rows) for view in ('char', 'word')
@@ -346,5 +348,5 @@ def test_an_output_in_use_is_left_alone(text, vocab, tmp_path, capsys):
 def test_another_segmenter_than_the_vocabularys(text, vocab, tmp_path, caplog):
     pytest.importorskip('rjieba')
     manifest = build_corpus.build(str(text), vocab, tmp_path / 'corpus', **ROW, segmenter='rjieba', hmm=False)
-    assert manifest['segmenter'] == segment.describe('rjieba', hmm=False)
+    assert manifest['segmenter'] == segmenters.describe('rjieba', hmm=False)
     assert 'rjieba' in manifest['versions'] and 'jieba' not in manifest['versions']

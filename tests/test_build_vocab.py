@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline import base_block, segment
-from input_pipeline.tokenizer import Tokenizer, Vocabulary, is_chinese, read_tokens
+from input_pipeline.corpus import base_block
+from input_pipeline.text import segmenters
+from input_pipeline.text.dual_tokenizer import Tokenizer
+from input_pipeline.text.vocabulary import Vocabulary, is_chinese, read_tokens
 
 build_vocab = pytest.importorskip(
-    'input_pipeline.build_vocab', reason="needs the extra 'beam'", exc_type=ImportError
+    'input_pipeline.corpus.vocab_builder', reason="needs the extra 'beam'", exc_type=ImportError
 )
 
 SPECIALS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
@@ -154,7 +156,7 @@ def test_what_occurs_too_seldom_is_no_word(text, tmp_path, capsys):
 def test_the_segmenter_and_hmm_are_recorded(text, tmp_path):
     pytest.importorskip('rjieba')
     vocabulary = build_vocab.build(text, tmp_path / 'vocab.txt', segmenter='rjieba', hmm=False)
-    assert vocabulary.details['segmenter'] == segment.describe('rjieba', hmm=False)
+    assert vocabulary.details['segmenter'] == segmenters.describe('rjieba', hmm=False)
 
 
 def test_same_bytes_for_any_workers_and_chunks(text, base, tmp_path):

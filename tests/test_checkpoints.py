@@ -15,10 +15,12 @@ import pytest
 import synthetic
 import workdirs
 
-from clower_jax import checkpoints, initial, train
-from clower_jax.checkpoint import BEST, FOLDER, Checkpoints
-from clower_jax.checkpoint_files import DIGESTS, damage, newest_intact, steps
-from clower_jax.writer import read_metrics
+from clower_jax.checkpoints import verify
+from clower_jax.checkpoints.digests import BEST, DIGESTS, FOLDER, damage, newest_intact, steps
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.interop import init_weights
+from clower_jax.training import loop
+from clower_jax.utils.metrics_file import read_metrics
 
 PARAMS = {'layer': {'kernel': jnp.arange(12.0).reshape(3, 4), 'bias': jnp.ones(4)}}
 SHORT = {
@@ -158,13 +160,13 @@ def test_what_a_power_cut_leaves_of_the_last_file(tmp_path):
 
 @pytest.fixture(scope='module')
 def programs():
-    return train.programs_of(synthetic.tiny_config(**SHORT))
+    return loop.programs_of(synthetic.tiny_config(**SHORT))
 
 
 def run(workdir, programs, **changes) -> dict[str, np.ndarray]:
     """Trains; the parameters at the end."""
     config = synthetic.tiny_config(**SHORT | changes)
-    train.train(
+    loop.train(
         config, workdir, lambda **at: synthetic.batches(config, **at), synthetic.Vocabulary(), None, programs
     )
     with Checkpoints(workdir, read_only=True) as found:
@@ -220,7 +222,7 @@ def test_where_none_is_intact_nothing_begins_anew(begun, programs):
     assert '\n' not in str(e.value)
     assert {path: path.read_bytes() for path in begun.rglob('*') if path.is_file()} == before
     with pytest.raises(ValueError, match='is intact'):
-        initial.is_begun(begun)
+        init_weights.is_begun(begun)
 
 
 def test_who_reads_a_workdir_is_told(begun, tmp_path, programs):
@@ -228,12 +230,12 @@ def test_who_reads_a_workdir_is_told(begun, tmp_path, programs):
     harm_value(begun / FOLDER / '3')
     message = r'of step 3 is damaged: rest/.* intact one is that of step 2: .*: mv (\S+)/3 (\S+)/damaged-3$'
     with pytest.raises(ValueError, match=message) as error:
-        initial.open_checkpoints(begun)
+        init_weights.open_checkpoints(begun)
     assert '\n' not in str(error.value)
     with pytest.raises(ValueError, match=message):
         run(tmp_path / 'next', programs, init_from=str(begun))
     (begun / FOLDER / '3').rename(begun / FOLDER / 'damaged-3')  # as it says
-    with initial.open_checkpoints(begun) as found:
+    with init_weights.open_checkpoints(begun) as found:
         assert found.latest_step == 2 and found.load_params()
 
 
@@ -244,8 +246,8 @@ def test_the_best_is_verified(tmp_path):
     with pytest.raises(
         ValueError, match=rf'in \S+{BEST} is intact: .*params/ is missing.*move \S+{BEST} away'
     ):
-        initial.open_checkpoints(tmp_path)
-    with initial.open_checkpoints(tmp_path, 'last') as found:
+        init_weights.open_checkpoints(tmp_path)
+    with init_weights.open_checkpoints(tmp_path, 'last') as found:
         assert found.latest_step == 3
 
 
@@ -270,12 +272,12 @@ def test_a_damaged_best_is_set_aside(begun, programs, caplog):
 def test_checkpoints_of_before_there_were_digests(tmp_path, caplog):
     folder = saved(tmp_path, 1)
     (folder / '1' / DIGESTS).unlink()
-    with initial.open_checkpoints(tmp_path) as found:
+    with init_weights.open_checkpoints(tmp_path) as found:
         np.testing.assert_array_equal(found.load_params()['layer/bias'], np.full(4, 2.0))
     assert caplog.text.count('cannot be verified') == 1
     (folder / '1' / 'params' / 'manifest.ocdbt').write_bytes(b'')
     with (
-        initial.open_checkpoints(tmp_path) as found,
+        init_weights.open_checkpoints(tmp_path) as found,
         pytest.raises(ValueError, match=r'/1 cannot be read:') as e,
     ):
         found.load_params()
@@ -286,7 +288,7 @@ def test_a_full_disk_names_the_folder(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('clower_jax.checkpoint.write_digests', full)
+    monkeypatch.setattr('clower_jax.checkpoints.orbax_store.write_digests', full)
     with pytest.raises(OSError, match=r'checkpoints/1 could not be saved: .*No space left') as error:
         saved(tmp_path, 1)
     assert '\n' not in str(error.value)
@@ -297,7 +299,7 @@ def test_verify(three, tmp_path, monkeypatch, capsys):
     def status(workdir):
         monkeypatch.setattr(sys, 'argv', ['checkpoints', 'verify', str(workdir)])
         with pytest.raises(SystemExit) as end:
-            checkpoints.main()
+            verify.main()
         return end.value.code, capsys.readouterr().out.splitlines()
 
     folder = tmp_path / 'seed-1' / FOLDER

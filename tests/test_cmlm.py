@@ -18,12 +18,14 @@ from test_masking import CLS, SEP, chosen_positions, random_records, run
 from test_tasks import shallow_config
 
 import run as job
-from clower_jax import Encoder, hugging_face, replay, tasks
-from clower_jax.cmlm import Cmlm
-from clower_jax.export import export, state_dict
+from clower_jax import Encoder, replay
+from clower_jax.interop import hf_bert
+from clower_jax.interop.export import export, state_dict
+from clower_jax.objectives import registry
+from clower_jax.objectives.cmlm import Cmlm
 from configs import pretrain
 from configs import vectors as configs_vectors
-from input_pipeline import batches, layout, masking
+from input_pipeline.pretraining import batches, masking, sentence_pairs
 
 SYSTEM = pretrain.SYSTEMS['cmlm']
 RECIPE = masking.Recipe(views=('char',), anchors=False, swap=False, context=True)
@@ -62,9 +64,9 @@ def test_sentences_stand_apart_and_the_second_is_masked():
 
 def test_second_alone_where_a_row_is_full():
     segments = tf.constant([[0, 0, 0, 1, 1, 1]])
-    alone = layout.second_alone(tf.constant([[2, 10, 3, 11, 12, 3]]), segments)
+    alone = sentence_pairs.second_alone(tf.constant([[2, 10, 3, 11, 12, 3]]), segments)
     assert alone.numpy().tolist() == [[2, 11, 12, 3, 0, 0]]
-    alone = layout.second_alone(tf.constant([[False, True, False, True, True, True]]), segments)
+    alone = sentence_pairs.second_alone(tf.constant([[False, True, False, True, True, True]]), segments)
     assert alone.numpy().tolist() == [[False, True, True, True, False, False]]
 
 
@@ -73,7 +75,7 @@ def test_second_alone_where_a_row_is_full():
 
 def task_of(**changes) -> Cmlm:
     sizes = {'loss.cmlm_vectors': N, 'model.vocab_size': V}
-    return tasks.from_config(shallow_config(**SYSTEM | sizes | changes))
+    return registry.from_config(shallow_config(**SYSTEM | sizes | changes))
 
 
 @pytest.fixture(scope='module')
@@ -167,10 +169,10 @@ def test_in_parts_and_with_dropout(batch, params):
 def test_flops_count_both_passes():
     config = shallow_config(**SYSTEM, **{'loss.cmlm_vectors': 1})
     bert = shallow_config(**pretrain.SYSTEMS['bert_wwm'], **{'data.mask_rate': 0.3})
-    once, twice = (tasks.from_config(c).step_flops(c) for c in (bert, config))
+    once, twice = (registry.from_config(c).step_flops(c) for c in (bert, config))
     config.loss.cmlm_vectors = 15
-    assert once < twice < 2.1 * once < tasks.from_config(config).step_flops(config) * 1.2
-    assert twice < tasks.from_config(config).step_flops(config)
+    assert once < twice < 2.1 * once < registry.from_config(config).step_flops(config) * 1.2
+    assert twice < registry.from_config(config).step_flops(config)
 
 
 @pytest.mark.parametrize('sop_on', ['both', 'char'])
@@ -235,7 +237,7 @@ def test_from_text_to_hugging_face(tmp_path):
     assert not report['unexpected_keys'] and not report['missing_keys']
     assert bert.config.num_hidden_layers == 1
     assert 'vector of the sentence before' in (folder / 'README.md').read_text('utf-8')
-    assert hugging_face.tensor_name('projection/kernel') == 'projection.weight'
+    assert hf_bert.tensor_name('projection/kernel') == 'projection.weight'
 
     judged_by_its_mean_vector(workdir, tmp_path)
 

@@ -6,7 +6,7 @@ import pytest
 import synthetic
 
 from bench.collectives import collectives, compiled_step, mesh_of
-from clower_jax.pretraining import Pretrain
+from clower_jax.objectives.pretraining import Pretrain
 
 WIDTH = 32
 ROWS, ANCHORS = 16, 16 * 4

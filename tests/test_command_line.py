@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clower_jax import command_line, settings
+from clower_jax.utils import command_line, settings
 from configs import classify, pretrain
 
 ROOT = Path(__file__).parent.parent

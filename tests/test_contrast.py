@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from test_losses import TOLERANCE, D, N, contrast
 
 from bench.collectives import mesh_of
-from clower_jax import sharding
-from clower_jax.contrast import nt_xent
+from clower_jax.ops.nt_xent import nt_xent
+from clower_jax.parallel import sharding
 
 TILES = {'one tile': N, 'tiles': 3}  # 3 does not divide 8: the last tile has padding
 

@@ -14,11 +14,14 @@ import transformers
 import workdirs
 from ml_collections import ConfigDict
 
-from clower_jax import convert, initial, sharding, tasks
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.export import export
-from clower_jax.train_state import TrainState, abstract_params
-from input_pipeline.tokenizer import Vocabulary
+from clower_jax import convert
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.checkpoints.train_state import TrainState, abstract_params
+from clower_jax.interop import init_weights, weight_sources
+from clower_jax.interop.export import export
+from clower_jax.objectives import registry
+from clower_jax.parallel import sharding
+from input_pipeline.text.vocabulary import Vocabulary
 
 ARCHITECTURES = {
     'BertModel': {},
@@ -90,7 +93,7 @@ def test_our_own_folders_come_back(tmp_path, options):
     """With the sentence-order head, which is none for next sentences, and the words."""
     workdirs.make(tmp_path / 'run', 'pretrain')
     first = export(tmp_path / 'run', tmp_path / 'first', **options)
-    assert convert.import_weights(first, tmp_path / 'again') == initial.Report([], [])
+    assert convert.import_weights(first, tmp_path / 'again') == init_weights.Report([], [])
     second = export(tmp_path / 'again', tmp_path / 'second', **options)
     assert_same(workdirs.tensors(second), workdirs.tensors(first))
     assert 'cls.seq_relationship.weight' in workdirs.tensors(first)
@@ -116,9 +119,9 @@ def test_our_own_fine_tuned_folders_come_back(tmp_path, task):
 def test_an_imported_head_is_ready_to_evaluate(imported, name):
     model, _, workdir, report = imported(name)
     config = ConfigDict(workdirs.settings(workdir))
-    network = tasks.from_config(config)
+    network = registry.from_config(config)
     mesh = sharding.make_mesh(workdirs.config_of('span'))
-    assert report == initial.Report([], []) and config.dtype == 'float32'
+    assert report == init_weights.Report([], []) and config.dtype == 'float32'
     with Checkpoints(workdir, read_only=True) as checkpoints:
         params = checkpoints.restore_params(abstract_params(mesh, network.init))
     batch = workdirs.padded_batch(len(workdirs.BASE))
@@ -137,11 +140,11 @@ def test_an_imported_head_is_ready_to_evaluate(imported, name):
 def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
     """What the source has not is absent from the workdir too, though random values are saved there."""
     _, folder, workdir, report = imported(name)
-    task = tasks.from_config(workdirs.config_of('pretrain'))
+    task = registry.from_config(workdirs.config_of('pretrain'))
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
     loaded = []
     for source in (folder, workdir):
-        params, found = initial.load_initial(fresh, source, workdirs.vocabulary(), 4)
+        params, found = init_weights.load_initial(fresh, source, workdirs.vocabulary(), 4)
         flat = flax.traverse_util.flatten_dict(params, sep='/')
         loaded.append({path: np.asarray(value) for path, value in flat.items()})
         assert sorted(found.random) == sorted(report.random) and found.unused == []
@@ -152,10 +155,10 @@ def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
 def test_what_was_drawn_is_not_taken_though_all_the_shapes_are_the_same(imported):
     _, _, workdir, report = imported('BertModel')
     changes = {'model.vocab_size': len(workdirs.BASE)}
-    task = tasks.from_config(workdirs.config_of('pretrain', **changes))
+    task = registry.from_config(workdirs.config_of('pretrain', **changes))
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
     vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
-    params, found = initial.load_initial(fresh, workdir, vocabulary, 4)
+    params, found = init_weights.load_initial(fresh, workdir, vocabulary, 4)
     assert sorted(found.random) == sorted(report.random)
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     assert {path for path, value in flat.items() if not np.any(value)} == set(report.random)
@@ -166,7 +169,7 @@ def test_what_a_source_has_not_is_drawn_as_a_new_run_draws_it(imported):
     assert set(workdirs.settings(workdir)['imported']['random']) == set(report.random)
     assert all(('_mlm/' in path) or ('_sop/' in path) for path in report.random) and len(report.random) == 14
     base = len(workdirs.BASE)
-    task = tasks.from_config(workdirs.config_of('pretrain', **{'model.vocab_size': base}))
+    task = registry.from_config(workdirs.config_of('pretrain', **{'model.vocab_size': base}))
     drawn = flax.traverse_util.flatten_dict(task.init(jax.random.key(0)), sep='/')
     with Checkpoints(workdir, read_only=True) as checkpoints:
         saved = checkpoints.load_params(report.random)
@@ -228,7 +231,7 @@ def test_a_classifier_of_another_kind_is_no_classifier(tmp_path, change, message
     folder = workdirs.saved(model, tmp_path / 'bert')
     with pytest.raises(ValueError, match=f'a classifier of another kind: {message}'):
         convert.import_weights(folder, tmp_path / 'run')
-    assert initial.source_info(folder).task is None  # an encoder all the same
+    assert weight_sources.source_info(folder).task is None  # an encoder all the same
     assert [path.name for path in tmp_path.iterdir()] == ['bert']
 
 
@@ -237,7 +240,7 @@ def test_a_word_encoder_is_no_source_of_characters(tmp_path):
     folder = export(tmp_path / 'run', tmp_path / 'words', encoder='word')
     with pytest.raises(ValueError, match='holds a word encoder.*export the character encoder'):
         convert.import_weights(folder, tmp_path / 'again')
-    assert initial.source_info(folder).kind == 'word'
+    assert weight_sources.source_info(folder).kind == 'word'
 
 
 def test_a_decoder_of_its_own_leaves_the_head_behind(tmp_path):
@@ -255,7 +258,7 @@ def test_the_output_may_be_a_link_to_an_empty_folder_but_not_below_a_file(import
     (tmp_path / 'disk').mkdir()
     (tmp_path / 'link').symlink_to(tmp_path / 'disk')
     convert.import_weights(folder, tmp_path / 'link')
-    assert (tmp_path / 'link').is_symlink() and initial.is_workdir(tmp_path / 'disk')
+    assert (tmp_path / 'link').is_symlink() and weight_sources.is_workdir(tmp_path / 'disk')
     (tmp_path / 'file').write_text('mine')
     with pytest.raises(ValueError, match='file is a file, no folder'):
         convert.import_weights(folder, tmp_path / 'file' / 'run')
@@ -274,5 +277,5 @@ def test_the_commands(imported, tmp_path, capsys):
 def test_a_vocabulary_keeps_its_rows(imported):
     """U+2028 is a token, no end of a line."""
     *_, workdir, _ = imported('BertModel')
-    tokens = initial.source_info(workdir).tokens
+    tokens = weight_sources.source_info(workdir).tokens
     assert tokens == workdirs.BASE and Vocabulary(tokens, len(tokens)).tokens == workdirs.BASE

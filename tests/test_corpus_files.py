@@ -9,11 +9,12 @@ import tensorflow as tf
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from configs import pretrain
-from input_pipeline import batches, corpus_files, loader
-from input_pipeline.records import ShardWriter, assemble, examples
+from input_pipeline.corpus import corpus_files
+from input_pipeline.corpus.record_files import ShardWriter, assemble, examples
+from input_pipeline.pretraining import batches, loader
 
 build_corpus = pytest.importorskip(
-    'input_pipeline.build_corpus', reason="needs the extra 'beam'", exc_type=ImportError
+    'input_pipeline.corpus.corpus_builder', reason="needs the extra 'beam'", exc_type=ImportError
 )
 
 

@@ -7,13 +7,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import classify, cmrc, mirror, mlctl
-from input_pipeline import counts, finetuning, sentences
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.finetuning import sentences
+from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils import counts
 
 build_corpus = pytest.importorskip(
-    'input_pipeline.build_corpus', reason="needs the extra 'beam'", exc_type=ImportError
+    'input_pipeline.corpus.corpus_builder', reason="needs the extra 'beam'", exc_type=ImportError
 )
-build_vocab = pytest.importorskip('input_pipeline.build_vocab', exc_type=ImportError)
+build_vocab = pytest.importorskip('input_pipeline.corpus.vocab_builder', exc_type=ImportError)
 
 GOOD = '我们喜欢{}。他们也喜欢。'
 BASE = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *'我们喜欢他也好不是一二三四五六abc？。']
@@ -96,10 +98,10 @@ def test_a_corpus(text, tmp_path, beam):
 
 
 def test_a_long_document_is_cut_and_counted(tmp_path):
-    from input_pipeline import sources
+    from input_pipeline.corpus import readers, sources
 
     (tmp_path / 'a.txt').write_text('\n'.join(['一' * 60] * 5) + '\n\n好', 'utf-8')
-    report = sources.Report()
+    report = readers.Report()
     documents = [d for chunk in sources.plan(str(tmp_path)) for d in sources.read(chunk, report, 100)]
     assert report.documents.read == report.documents.kept == 2 and report.pieces == len(documents) == 6
 
@@ -111,7 +113,7 @@ def prepared(config, folder, **files):
         config.data[key] = str(folder / name)
     config.model.max_positions = 64
     config.data.max_length = 16
-    _, data = finetuning.prepare(config, VOCABULARY)
+    _, data = finetuning_data.prepare(config, VOCABULARY)
     for split, found in data.counts.items():
         for unit in found.values():
             adds_up(unit)

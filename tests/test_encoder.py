@@ -17,8 +17,9 @@ import workdirs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clower_jax import Encoder, encode, encoder
-from clower_jax.export import export
+from clower_jax import Encoder, encode
+from clower_jax.inference import encoder
+from clower_jax.interop.export import export
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -96,7 +97,7 @@ def test_vectors_are_those_of_transformers(folders, pooling, max_length):
 
 def test_what_is_too_long_loses_its_end_but_not_its_sep(folders, caplog):
     short = Encoder.load(folders[1], max_length=9)
-    with workdirs.warnings_of('clower_jax.encoder') as logged:
+    with workdirs.warnings_of('clower_jax.inference.encoder') as logged:
         cut, same = short.encode(['亚洲第一大河' * 20, '亚洲第一大河亚'])
     assert logged == ['1 of 2 texts were cut to 9 tokens']
     np.testing.assert_array_equal(cut, same)

@@ -25,9 +25,12 @@ from transformers import (
 )
 from workdirs import BASE, LABELS, TEXTS, WORDS
 
-from clower_jax import convert, initial, tasks
-from clower_jax.checkpoint import BEST, Checkpoints
-from clower_jax.export import export, write_tokenizer
+from clower_jax import convert
+from clower_jax.checkpoints.digests import BEST
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.interop import init_weights
+from clower_jax.interop.export import export, write_tokenizer
+from clower_jax.objectives import registry
 
 ALL = len(BASE) + len(WORDS)
 VIEWS = ('char', 'word')
@@ -70,7 +73,7 @@ def load(architecture, folder):
 
 def ours(task, params, method, *args, **changes):
     """What a method of our network gives for these parameters by path."""
-    model = tasks.from_config(workdirs.config_of(task, **changes)).model
+    model = registry.from_config(workdirs.config_of(task, **changes)).model
     return model.apply({'params': flax.traverse_util.unflatten_dict(params, sep='/')}, *args, method=method)
 
 
@@ -436,9 +439,9 @@ def test_a_part_of_a_larger_vocabulary_is_told(larger, tmp_path, caplog):
 def test_a_run_from_a_part_of_a_larger_vocabulary_comes_back_as_it_was(larger, tmp_path):
     """Weights → a run with a part of the rows → the same weights, to the bit."""
     _, bert, _ = larger
-    task = tasks.from_config(workdirs.config_of('pretrain'))
+    task = registry.from_config(workdirs.config_of('pretrain'))
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(task.init, jax.random.key(0)))
-    params, report = initial.load_initial(fresh, bert, workdirs.vocabulary(), 4)
+    params, report = init_weights.load_initial(fresh, bert, workdirs.vocabulary(), 4)
     assert all('_sop/' in path or 'pooler' in path for path in report.random)
     workdirs.make(tmp_path / 'run', 'pretrain')
     with Checkpoints(tmp_path / 'run', keep=1) as checkpoints:

@@ -8,8 +8,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.image import imread
 
-from clower_jax import figures, similarity, writer
-from clower_jax.similarity import CONTROL, GROUPS, MEASURES
+from clower_jax.experiments import figure3
+from clower_jax.experiments.figure3 import CONTROL, GROUPS, MEASURES
+from clower_jax.training import plots
+from clower_jax.utils import figures
 
 MADE_UP = '\ue123\ue124'  # private characters, in no font but the one that a test makes
 COUNTS = np.array([[3, 1], [1, 4]])
@@ -63,17 +65,17 @@ def test_an_installed_font_stands_in(tmp_path, monkeypatch):
     )
     texts = [f'{MADE_UP} and more', 'plain']
     assert figures.drawable(texts, tmp_path / 'a.png') == texts
-    writer.draw_confusion(COUNTS, texts, tmp_path / 'a.png')  # a missing glyph is a warning, an error here
+    plots.draw_confusion(COUNTS, texts, tmp_path / 'a.png')  # a missing glyph is a warning, an error here
     assert not (tmp_path / 'a-key.txt').exists()
 
 
 def confusion(name, path):
-    writer.draw_confusion(COUNTS, [name, 'other'], path)
+    plots.draw_confusion(COUNTS, [name, 'other'], path)
 
 
 def figure_3(name, path):
     values = {measure + side: np.arange(9.0) for measure in MEASURES for side in ('', CONTROL)}
-    similarity.draw({name: dict.fromkeys(GROUPS, values)}, path)
+    figure3.draw({name: dict.fromkeys(GROUPS, values)}, path)
 
 
 @pytest.mark.parametrize('draw', [confusion, figure_3])

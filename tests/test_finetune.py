@@ -14,12 +14,15 @@ import pytest
 import transformers
 from ml_collections import ConfigDict
 
-from clower_jax import finetune, initial, jobs, start, writer
-from clower_jax.checkpoint import BEST, Checkpoints
-from clower_jax.progress import Best
-from clower_jax.source import as_trained, with_source
-from clower_jax.writer import read_metrics
-from input_pipeline import finetuning
+from clower_jax import jobs
+from clower_jax.checkpoints.digests import BEST
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.interop import init_weights
+from clower_jax.training import finetune, init_state, plots
+from clower_jax.training.early_stopping import Best
+from clower_jax.training.source import as_trained, with_source
+from clower_jax.utils.metrics_file import read_metrics
+from input_pipeline.finetuning import data as finetuning_data
 
 
 def go(config: ConfigDict, workdir: Path) -> dict:
@@ -27,7 +30,7 @@ def go(config: ConfigDict, workdir: Path) -> dict:
     if config.mode != 'train':
         config = as_trained(config, workdir)
     config, vocabulary = with_source(config, workdir)
-    config, data = finetuning.prepare(config, vocabulary)
+    config, data = finetuning_data.prepare(config, vocabulary)
     if config.mode != 'train':
         return finetune.apply(config, workdir, data)
     return finetune.run(config, workdir, data, vocabulary)
@@ -36,7 +39,7 @@ def go(config: ConfigDict, workdir: Path) -> dict:
 def killed_after(steps: int, config: ConfigDict, workdir: Path) -> None:
     """A run whose data ends too early."""
     config, vocabulary = with_source(config, workdir)
-    config, data = finetuning.prepare(config, vocabulary)
+    config, data = finetuning_data.prepare(config, vocabulary)
     batches = data.batches
 
     def broken(config, start_step=0, split='train', rows=None):
@@ -254,7 +257,7 @@ def test_the_best_of_a_killed_run_is_not_that_of_the_next(tmp_path):
     first = finetuned.classify_config(tmp_path, num_epochs=6.0, checkpoint_every=100)
     killed = tmp_path / 'run'
     killed_after(21, first, killed)
-    assert list((killed / BEST).iterdir()) and not initial.is_begun(killed)
+    assert list((killed / BEST).iterdir()) and not init_weights.is_begun(killed)
     second = finetuned.classify_config(
         tmp_path, num_epochs=6.0, batch_size=8, **{'optim.learning_rate': 1e-12}
     )
@@ -293,23 +296,23 @@ def test_errors_of_the_command_are_messages(tmp_path):
     ],
 )  # fmt: skip
 def test_settings_that_no_data_could_make_good(tmp_path, key, value):
-    start.check(finetuned.span_config(tmp_path))
+    init_state.check(finetuned.span_config(tmp_path))
     with pytest.raises(ValueError, match=key):
-        start.check(finetuned.span_config(tmp_path, **{key: value}))
+        init_state.check(finetuned.span_config(tmp_path, **{key: value}))
 
 
 def test_what_classification_may_read(tmp_path):
     for value in ('sep', ''):
         with pytest.raises(ValueError, match=f"classify_from='{value}' must be one of cls, pooler, mean"):
-            start.check(finetuned.classify_config(tmp_path, **{'model.classify_from': value}))
+            init_state.check(finetuned.classify_config(tmp_path, **{'model.classify_from': value}))
     changes = {'model.new_pooler': True, 'model.classify_from': 'cls'}
     with pytest.raises(ValueError, match='classify_from=cls reads no pooler'):
-        start.check(finetuned.classify_config(tmp_path, **changes))
+        init_state.check(finetuned.classify_config(tmp_path, **changes))
 
 
 def test_patience_needs_a_metric(tmp_path):
     with pytest.raises(ValueError, match='patience=2 needs select'):
-        start.check(finetuned.classify_config(tmp_path, patience=2, select=''))
+        init_state.check(finetuned.classify_config(tmp_path, patience=2, select=''))
 
 
 def test_without_a_development_set(tmp_path):
@@ -403,5 +406,5 @@ def test_an_unknown_metric_to_select_by():
 @pytest.mark.parametrize('labels', [['0', '1'], ['好', '坏'], ['$a', 'b$_^']])
 def test_a_confusion_matrix_of_any_labels(tmp_path, labels):
     """A missing glyph would be a warning, and so an error here."""
-    writer.draw_confusion(np.array([[3, 1], [0, 0]]), labels, tmp_path / 'confusion.png')
+    plots.draw_confusion(np.array([[3, 1], [0, 0]]), labels, tmp_path / 'confusion.png')
     assert (tmp_path / 'confusion.png').stat().st_size > 1000

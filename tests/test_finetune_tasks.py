@@ -9,8 +9,8 @@ import torch
 import transformers
 from test_losses import cross_entropy
 
-from clower_jax import tasks
-from clower_jax.hugging_face import tensor_name
+from clower_jax.interop.hf_bert import tensor_name
+from clower_jax.objectives import registry, supervised
 
 VOCAB, LABELS = 40, 3
 
@@ -26,7 +26,7 @@ def config_of(kind: str, tmp_path, **changes):
 @pytest.fixture(params=['classify', 'span'])
 def case(request, tmp_path):
     """(task, params, batch): a full row, a short one, one without a label or answer, and padding."""
-    task = tasks.from_config(config_of(request.param, tmp_path))
+    task = registry.from_config(config_of(request.param, tmp_path))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
@@ -48,7 +48,7 @@ def torch_logits(task, params: dict, batch: dict) -> np.ndarray:
         jax.tree_util.keystr(path, simple=True, separator='/'): value
         for path, value in jax.tree_util.tree_leaves_with_path(params)
     }
-    classify = isinstance(task, tasks.Classify)
+    classify = isinstance(task, supervised.Classify)
     shape = task.model.shape
     config = transformers.BertConfig(
         vocab_size=VOCAB, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_layers,
@@ -102,7 +102,7 @@ def test_outputs_are_torchs(case):
     _, out = jax.jit(task.evaluate)(params, batch)
     theirs = torch_logits(task, params, batch)
     assert out['example'].tolist() == [4, 2, 7, -1]
-    if isinstance(task, tasks.Classify):
+    if isinstance(task, supervised.Classify):
         np.testing.assert_allclose(out['logits'][:3], theirs[:3], atol=1e-5)
         return
     real = batch['char_ids'] != 0
@@ -115,7 +115,7 @@ def test_outputs_are_torchs(case):
 def test_what_a_class_is_told_from(classify_from, tmp_path):
     """Of torch's last hidden states and the formula; without a pooler there are no weights of one."""
     changes = {'model.classify_from': classify_from}
-    task = tasks.from_config(config_of('classify', tmp_path, **changes))
+    task = registry.from_config(config_of('classify', tmp_path, **changes))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
@@ -133,7 +133,7 @@ def test_what_a_class_is_told_from(classify_from, tmp_path):
         vectors = np.stack([row[:n].mean(0) for row, n in zip(hidden, (9, 5))])
     expected = vectors @ params['classifier']['kernel'] + params['classifier']['bias']
     np.testing.assert_allclose(task.evaluate(params, batch)[1]['logits'], expected, atol=1e-5)
-    half = tasks.from_config(config_of('classify', tmp_path, **changes, dtype='bfloat16'))
+    half = registry.from_config(config_of('classify', tmp_path, **changes, dtype='bfloat16'))
     np.testing.assert_allclose(half.evaluate(params, batch)[1]['logits'], expected, atol=0.1)
 
 
@@ -141,7 +141,7 @@ def test_loss_is_the_mean_over_what_has_a_label(case):
     task, params, batch = case
     loss, sums = jax.jit(lambda p, b: task.loss(p, b, None))(params, batch)
     sums_of_evaluation, out = jax.jit(task.evaluate)(params, batch)
-    if isinstance(task, tasks.Classify):
+    if isinstance(task, supervised.Classify):
         logits, labels = out['logits'][:2], batch['labels'][:2]
     else:
         logits, labels = np.stack([out['start_logits'], out['end_logits']], axis=1)[:2], batch['span'][:2]
@@ -171,7 +171,7 @@ def test_padding_changes_nothing(case):
 
 
 def test_dropout_follows_its_key(tmp_path):
-    task = tasks.from_config(config_of('classify', tmp_path))
+    task = registry.from_config(config_of('classify', tmp_path))
     params = task.init(jax.random.key(0))
     ids = np.full((8, 6), 7, np.int32)
     batch = {'char_ids': ids, 'char_segments': 0 * ids, 'labels': np.zeros(8, np.int32)}
@@ -182,4 +182,4 @@ def test_dropout_follows_its_key(tmp_path):
 
 def test_an_unknown_task(tmp_path):
     with pytest.raises(ValueError, match="task='tag' must be one of pretrain, classify, span"):
-        tasks.from_config(config_of('classify', tmp_path, **{'task': 'tag'}))
+        registry.from_config(config_of('classify', tmp_path, **{'task': 'tag'}))

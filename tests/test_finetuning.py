@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import classify, cmrc, drcd
-from input_pipeline import classification, finetuning, hub, locations
-from input_pipeline.tokenizer import Vocabulary, read_tokens
+from input_pipeline.datasets import files, hub
+from input_pipeline.finetuning import classification
+from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 
 TASKS = ('chnsenticorp', 'thucnews', 'tnews', 'bq', 'lcqmc', 'afqmc', 'ocnli', 'xnli')
 
@@ -24,7 +26,7 @@ def prepared(config: ConfigDict):
     config = copy.deepcopy(config)
     config.model.max_positions = config.model.max_positions or 512
     tokens = read_tokens(config.data.vocab)
-    return finetuning.prepare(config, Vocabulary(tokens, len(tokens)))
+    return finetuning_data.prepare(config, Vocabulary(tokens, len(tokens)))
 
 
 # ---- which files ----
@@ -34,7 +36,7 @@ def prepared(config: ConfigDict):
 def test_a_missing_data_set_says_what_is_expected_where(task, tmp_path):
     config = classify.get_config(task)
     with pytest.raises(FileNotFoundError) as error:
-        locations.paths(config)
+        files.paths(config)
     message = str(error.value)
     names = (name.format(language='zh') for name in hub.SOURCES[task].files['train'])
     for part in (*names, f'data/{task}', '--config.data.train=', 'hf:'):
@@ -45,7 +47,7 @@ def test_a_missing_data_set_says_what_is_expected_where(task, tmp_path):
 def test_a_missing_reading_data_set_too(module):
     config = module.get_config()
     with pytest.raises(FileNotFoundError, match=r'train.*--config\.data\.train=FILE'):
-        locations.paths(config)
+        files.paths(config)
 
 
 def test_official_files_are_found_and_named_ones_go_first(tmp_path):
@@ -57,7 +59,7 @@ def test_official_files_are_found_and_named_ones_go_first(tmp_path):
     def found(**changes):
         one = copy.deepcopy(config)
         one.update_from_flattened_dict(changes)
-        return {split: path.removeprefix(f'{tmp_path}/') for split, path in locations.paths(one).items()}
+        return {split: path.removeprefix(f'{tmp_path}/') for split, path in files.paths(one).items()}
 
     official = {'train': 'train.json', 'validation': 'dev.json', 'test': 'test.json'}
     mine = {'data.test': f'{tmp_path}/mine.json'}

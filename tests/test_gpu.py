@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import synthetic
 
-from clower_jax import optim, precision
-from clower_jax.attention import attention, library_attention
-from clower_jax.pretraining import Pretrain
-from clower_jax.train_state import TrainState
-from clower_jax.train_step import make_train_step
+from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.ops.attention import attention, library_attention
+from clower_jax.parallel import precision
+from clower_jax.training import optim
+from clower_jax.training.train_step import make_train_step
 
 pytestmark = pytest.mark.gpu
 

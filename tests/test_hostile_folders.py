@@ -14,8 +14,12 @@ import synthetic
 import transformers
 import workdirs
 
-from clower_jax import Encoder, convert, export, finetune, initial, precision, tasks
-from clower_jax.checkpoint import Checkpoints
+from clower_jax import Encoder, convert
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.interop import export, init_weights, weight_sources
+from clower_jax.objectives import registry
+from clower_jax.parallel import precision
+from clower_jax.training import finetune
 
 QUERY = 'bert.encoder.layer.1.attention.self.query.weight'
 
@@ -44,7 +48,7 @@ def change(path, **changes):
 
 def refused(folder, message):
     """That it is refused in one line, and soon, by whoever reads such a folder."""
-    for read in (Encoder.load, initial.source_info):
+    for read in (Encoder.load, weight_sources.source_info):
         began = time.perf_counter()
         with pytest.raises(ValueError, match=message) as error:
             read(folder)
@@ -246,10 +250,10 @@ def test_export_refuses_what_is_not_finite(spoilt, tmp_path):
 
 
 def test_a_run_does_not_start_from_what_is_not_finite(spoilt):
-    drawn = synthetic.random_params(tasks.from_config(workdirs.config_of('pretrain')))
+    drawn = synthetic.random_params(registry.from_config(workdirs.config_of('pretrain')))
     params = jax.tree.map(jax.numpy.asarray, drawn)
     with pytest.raises(ValueError, match=r'run has NaN or infinity in char_mlm/bias \(1 of '):
-        initial.load_initial(params, spoilt, workdirs.vocabulary(), num_heads=4)
+        init_weights.load_initial(params, spoilt, workdirs.vocabulary(), num_heads=4)
 
 
 def test_a_model_is_not_used_that_is_not_finite(tmp_path):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from input_pipeline import hub, labelled
+from input_pipeline.datasets import catalog, hub, labelled
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_class_numbers_become_names(tnews):
 
 
 def test_a_name_is_read_like_a_file(tnews):
-    examples, counts = labelled.read(tnews, labelled.spec_of('tnews'))
+    examples, counts = labelled.read(tnews, catalog.spec_of('tnews'))
     assert counts == {}
     assert [example[:4] for example in examples] == [
         ('甲', None, 'news_culture', f'{tnews}:row 1'),

@@ -16,11 +16,13 @@ import torch
 import transformers
 import workdirs
 
-from clower_jax import hugging_face, initial, sharding, tasks
-from clower_jax.checkpoint import BEST
-from clower_jax.tasks import Pretrain
-from clower_jax.train import train
-from input_pipeline.tokenizer import Vocabulary
+from clower_jax.checkpoints.digests import BEST
+from clower_jax.interop import hf_bert, init_weights, weight_sources
+from clower_jax.objectives import registry
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.parallel import sharding
+from clower_jax.training.loop import train
+from input_pipeline.text.vocabulary import Vocabulary
 
 VIEWS = ('char', 'word')
 SIZE = {'hidden_size': 32, 'intermediate_size': 64, 'num_attention_heads': 4, 'num_hidden_layers': 1}
@@ -40,8 +42,8 @@ def fresh(**changes) -> dict:
     return jax.tree.map(lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), shapes)
 
 
-def load(folder, **changes) -> tuple[dict[str, np.ndarray], initial.Report]:
-    params, report = initial.load_initial(fresh(**changes), str(folder), VOCABULARY, num_heads=4)
+def load(folder, **changes) -> tuple[dict[str, np.ndarray], init_weights.Report]:
+    params, report = init_weights.load_initial(fresh(**changes), str(folder), VOCABULARY, num_heads=4)
     return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(params, sep='/')), report
 
 
@@ -246,7 +248,7 @@ def test_a_model_in_a_subfolder(tensors, tmp_path):
     (dense / 'pytorch_model.bin').write_bytes(b'')
     got, report = load(tmp_path)
     expected, _ = load(inner)
-    assert initial.source_info(tmp_path).folder == inner and report.random
+    assert weight_sources.source_info(tmp_path).folder == inner and report.random
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     write(tmp_path / 'another', tensors)
     with pytest.raises(ValueError, match=r'several models in it: give one of \S+0_Transformer, \S+another'):
@@ -277,15 +279,15 @@ def test_tokens_that_were_added(tensors, tmp_path, place, caplog):
     }
     file = 'tokenizer.json' if place == 'alone' else place
     (folder / file).write_text(json.dumps(content[file]), encoding='utf-8')
-    assert initial.source_info(folder).tokens == base + ADDED
-    hugging_face.warn_of_tokenizer(folder)
+    assert weight_sources.source_info(folder).tokens == base + ADDED
+    hf_bert.warn_of_tokenizer(folder)
     assert 'added to its tokenizer (<e1>, </e1>, 新冠), which are ordinary text here' in caplog.text
     got, _ = load(folder)  # a run without them
     expected, _ = load(write(tmp_path / 'plain', tensors))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     # A tokenizer may know tokens that the model has no rows for; an id without a token is nobody's row.
     (folder / 'config.json').write_text(json.dumps(settings | {'vocab_size': 41}))
-    assert initial.source_info(folder).tokens == base + ADDED[:1]
+    assert weight_sources.source_info(folder).tokens == base + ADDED[:1]
     (folder / 'config.json').write_text(json.dumps(settings | {'vocab_size': 45}))
     (folder / 'added_tokens.json').write_text(json.dumps({'龘': 44}))
     with pytest.raises(ValueError, match=r'no token has the id 4\d, though there are 4\d tokens'):
@@ -338,7 +340,7 @@ def test_more_layers_than_the_run_are_worth_a_warning(tensors, tmp_path, caplog)
 
 def test_what_stays_random_is_warned_of(caplog):
     caplog.set_level(logging.INFO, 'clower_jax')
-    initial.Report(['classifier/bias', 'classifier/kernel'], ['cls.predictions.bias']).log()
+    init_weights.Report(['classifier/bias', 'classifier/kernel'], ['cls.predictions.bias']).log()
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ('WARNING', 'Left at random values (2): classifier/{bias, kernel}'),
         ('INFO', 'Not used (1): cls.predictions.bias'),
@@ -469,7 +471,7 @@ def test_training_says_where_its_weights_are_from(run):
 
 def test_a_workdir_gives_its_parameters(run, tensors):
     got, report = load(run[0], **{'model.num_layers': 0})
-    assert report == initial.Report([], [])
+    assert report == init_weights.Report([], [])
     for path, value in got.items():
         assert not np.any(value == UNTOUCHED), path
     # Two small steps away from where it started.
@@ -495,10 +497,10 @@ def test_rows_of_a_run_are_taken_by_token(run):
     words, pieces = list(other.tokens[40:]), other.pieces()
     other.tokens = [*other.tokens[:40], *words[5:], *words[:4], '龘龘']
     other._pieces = [*pieces[5:], *pieces[:4], (7, 9)]
-    params, report = initial.load_initial(fresh(**changes), str(run[0]), other, num_heads=4)
+    params, report = init_weights.load_initial(fresh(**changes), str(run[0]), other, num_heads=4)
     table = np.asarray(params['embeddings']['word_embeddings']['embedding'])
     before = load(run[0], **changes)[0]['embeddings/word_embeddings/embedding']
-    assert report == initial.Report([], [])
+    assert report == init_weights.Report([], [])
     np.testing.assert_array_equal(table[:-1], before[[*range(40), *range(45, 60), *range(40, 44)]])
     np.testing.assert_allclose(table[-1], before[[7, 9]].mean(axis=0), rtol=1e-6)
 
@@ -507,7 +509,7 @@ def test_a_run_without_a_token_of_the_base_block_is_refused(run):
     other = synthetic.Vocabulary()
     other.tokens = [*other.tokens[:39], '龘', *other.tokens[40:]]
     with pytest.raises(ValueError, match=r"vocab\.txt lacks 1 of its 40 base tokens: '龘'"):
-        initial.load_initial(fresh(), str(run[0]), other, num_heads=4)
+        init_weights.load_initial(fresh(), str(run[0]), other, num_heads=4)
 
 
 def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
@@ -521,7 +523,7 @@ def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
 
 def load_task(source, task, labels=None, new_pooler=False, **changes):
     """What `source` gives for the network of a task over the vocabulary of `workdirs`."""
-    network = tasks.from_config(workdirs.config_of(task, **changes))
+    network = registry.from_config(workdirs.config_of(task, **changes))
     params = jax.tree.map(
         lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), jax.eval_shape(network.init, jax.random.key(0))
     )
@@ -529,7 +531,7 @@ def load_task(source, task, labels=None, new_pooler=False, **changes):
     if task != 'pretrain':
         vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
     classify_from = changes.get('model.classify_from', 'pooler')
-    params, report = initial.load_initial(
+    params, report = init_weights.load_initial(
         params, source, vocabulary, 4, labels, classify_from=classify_from, new_pooler=new_pooler
     )
     return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(params, sep='/')), report
@@ -606,7 +608,7 @@ def test_a_head_that_reads_something_else_is_not_taken(sources, tmp_path):
     """A workdir of before one could choose has a head that reads the pooler."""
     config = json.loads((sources['classify'][0] / 'config.json').read_text('utf-8'))
     assert 'classify_from' not in config['model']
-    assert load_task(sources['classify'][0], 'classify', workdirs.LABELS)[1] == initial.Report([], [])
+    assert load_task(sources['classify'][0], 'classify', workdirs.LABELS)[1] == init_weights.Report([], [])
     workdirs.make(tmp_path / 'mean', 'classify', **{'model.classify_from': 'mean'})
     for source, theirs in ((sources['classify'][0], 'pooler'), (tmp_path / 'mean', 'mean')):
         got, report = load_task(source, 'classify', workdirs.LABELS, **{'model.classify_from': 'cls'})
@@ -634,7 +636,7 @@ def test_a_head_is_taken_where_the_labels_are_the_same(sources):
     workdir, params = sources['classify']
     for labels in (None, workdirs.LABELS):
         got, report = load_task(workdir, 'classify', labels)
-        assert report == initial.Report([], [])
+        assert report == init_weights.Report([], [])
         np.testing.assert_array_equal(got['classifier/kernel'], params['classifier/kernel'])
     got, report = load_task(workdir, 'classify', ['a', 'b', 'c'])
     assert report.random[0].startswith('classifier/bias (its labels are 坏, 好')
@@ -654,13 +656,13 @@ def test_a_fine_tuned_run_gives_its_best(sources, tmp_path):
 def test_arrays_stay_where_the_run_has_them(sources):
     """Part of the tree, so that it goes over the host; 8 simulated devices."""
     config = workdirs.config_of('span', **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})
-    network = tasks.from_config(config)
+    network = registry.from_config(config)
     places = sharding.tree_shardings(
         sharding.make_mesh(config), jax.eval_shape(network.init, jax.random.key(0))
     )
     params = jax.jit(network.init, out_shardings=places)(jax.random.key(0))
     vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
-    loaded, _ = initial.load_initial(params, sources['pretrain'][0], vocabulary, 4)
+    loaded, _ = init_weights.load_initial(params, sources['pretrain'][0], vocabulary, 4)
     assert jax.tree.map(lambda leaf: leaf.sharding, loaded) == places
     assert len(loaded['embeddings']['word_embeddings']['embedding'].sharding.device_set) == 8
 
@@ -670,7 +672,7 @@ def test_a_run_with_one_encoder_goes_into_both(tmp_path, kind):
     """Encoder and heads, as a Hugging Face folder's do."""
     params = workdirs.make(tmp_path, 'pretrain', **{'model.kind': kind, 'loss.contrast_on': 'none'})
     got, report = load_task(tmp_path, 'pretrain')
-    assert report == initial.Report([], [])
+    assert report == init_weights.Report([], [])
     for path, value in got.items():
         source = re.sub(r'^word_(encoder|mlm|sop)/', r'char_\1/', path)
         np.testing.assert_array_equal(value, params[source], err_msg=path)
@@ -689,7 +691,7 @@ def test_a_run_with_one_encoder_goes_into_both(tmp_path, kind):
 def test_heads_of_hugging_face_folders(tmp_path, architecture, task, head):
     model = workdirs.bert(architecture, num_labels=3 if task == 'classify' else 2)
     got, report = load_task(workdirs.saved(model, tmp_path), task)
-    assert report == initial.Report([], [])
+    assert report == init_weights.Report([], [])
     weight = model.state_dict()[f'{head}.weight'].numpy()
     np.testing.assert_array_equal(got[f'{head}/kernel'], weight.T)
 
@@ -719,7 +721,7 @@ def test_a_vocabulary_of_another_editor(tmp_path, begin, end):
     folder = workdirs.saved(workdirs.bert(transformers.BertModel), tmp_path)
     lines = (end or b'\n').join(token.encode() for token in workdirs.BASE)
     (folder / 'vocab.txt').write_bytes(begin + lines + end)
-    assert '\u2028' in workdirs.BASE and initial.source_info(folder).tokens == workdirs.BASE
+    assert '\u2028' in workdirs.BASE and weight_sources.source_info(folder).tokens == workdirs.BASE
 
 
 def test_a_hugging_face_folder_may_hold_others(tensors, tmp_path):
@@ -793,7 +795,7 @@ def test_a_cased_tokenizer_is_worth_a_warning(tensors, tmp_path, caplog):
     folder = write(tmp_path, tensors)
     for lower in (True, False):
         (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': lower}))
-        hugging_face.warn_of_tokenizer(folder)
+        hf_bert.warn_of_tokenizer(folder)
         assert ('do_lower_case false' in caplog.text) == (not lower)
 
 
@@ -807,7 +809,7 @@ def test_what_is_no_bert_like_ours_has_no_info(tensors, tmp_path, change):
     settings = json.loads((folder / 'config.json').read_text('utf-8')) | change
     (folder / 'config.json').write_text(json.dumps(settings), encoding='utf-8')
     with pytest.raises(ValueError, match='describes another encoder .*' + next(iter(change))):
-        initial.source_info(folder)
+        weight_sources.source_info(folder)
 
 
 # ---- what a source says of itself ----
@@ -816,19 +818,19 @@ def test_what_is_no_bert_like_ours_has_no_info(tensors, tmp_path, change):
 def test_source_info(sources, tmp_path):
     sizes = {name: workdirs.MODEL[name] for name in ('hidden_size', 'num_layers', 'num_heads')}
     base = len(workdirs.BASE)
-    info = initial.source_info(sources['pretrain'][0])
+    info = weight_sources.source_info(sources['pretrain'][0])
     assert (info.task, info.labels, info.base_size) == ('pretrain', None, base)
     assert info.tokens == workdirs.BASE + workdirs.WORDS
     assert info.model['vocab_size'] == len(info.tokens) and info.model['max_positions'] == 64
     assert info.model.items() >= sizes.items()
-    info = initial.source_info(sources['classify'][0])
+    info = weight_sources.source_info(sources['classify'][0])
     assert (info.task, info.labels, len(info.tokens)) == ('classify', workdirs.LABELS, base)
     plain = workdirs.saved(workdirs.bert(transformers.BertForMaskedLM), tmp_path)
-    info = initial.source_info(plain)
+    info = weight_sources.source_info(plain)
     assert (info.task, info.labels, info.model['base_vocab_size']) == (None, None, base)
     assert info.model.items() >= sizes.items() and info.tokens == workdirs.BASE
     two = workdirs.saved(workdirs.bert(transformers.BertForSequenceClassification), tmp_path)
-    assert initial.source_info(two).labels == ['LABEL_0', 'LABEL_1']
+    assert weight_sources.source_info(two).labels == ['LABEL_0', 'LABEL_1']
 
 
 def test_several_seeds_are_several_sources(tmp_path):
@@ -837,4 +839,4 @@ def test_several_seeds_are_several_sources(tmp_path):
     with pytest.raises(
         ValueError, match=r'a run for each of several seeds: give one of \S+seed-0, \S+seed-1'
     ):
-        initial.source_info(tmp_path)
+        weight_sources.source_info(tmp_path)

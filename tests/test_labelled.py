@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input_pipeline import hub, labelled
-from input_pipeline.labelled import DATASETS, Example, Spec
-from input_pipeline.labelled_formats import clean, table
+from input_pipeline.datasets import catalog, hub, labelled
+from input_pipeline.datasets.catalog import DATASETS
+from input_pipeline.datasets.labelled import Example
+from input_pipeline.datasets.tables import Spec, clean, table
 
 # Everything that some reader takes for the end of a line, for a quotation, or for nothing.
 NASTY = [
@@ -175,7 +176,7 @@ def test_columns_are_found(write, content, pair, expected):
 
 def test_columns_that_are_named(write):
     path = write('a.csv', 'id,comment_body,verdict\n1,不错,good\n')
-    spec = labelled.spec_of('', ['comment_body'], 'verdict')
+    spec = catalog.spec_of('', ['comment_body'], 'verdict')
     assert triples(labelled.read(path, spec)[0]) == [('不错', None, 'good')]
     path = write('b.tsv', 'x\t标题\t正文\t1\n')
     assert triples(labelled.read(path, Spec(('2', '3'), '4'))[0]) == [('标题', '正文', '1')]
@@ -219,12 +220,12 @@ def test_tnews_joins_title_and_keywords(write):
         {'label': '104', 'label_desc': 'news_finance', 'sentence': '公告', 'keywords': ''},
     ]
     path = write('train.json', '\n'.join(json.dumps(row) for row in rows))
-    examples, counts = labelled.read(path, labelled.spec_of('tnews'))
+    examples, counts = labelled.read(path, catalog.spec_of('tnews'))
     assert triples(examples) == [('上课了 学生,老师', None, 'news_edu'), ('公告', None, 'news_finance')]
     assert counts == {}
     # The test file has no label; the copy on the hub has no keywords.
     path = write('test.json', '{"id": 0, "sentence": "甲"}\n')
-    assert triples(labelled.read(path, labelled.spec_of('tnews'))[0]) == [('甲', None, None)]
+    assert triples(labelled.read(path, catalog.spec_of('tnews'))[0]) == [('甲', None, None)]
 
 
 def test_xnli_keeps_its_chinese_rows_and_one_spelling(write):
@@ -232,23 +233,23 @@ def test_xnli_keeps_its_chinese_rows_and_one_spelling(write):
     rows = [('ar', 'neutral', '', 'x', 'y', '1'), ('zh', 'entailment', '', '甲', '乙', '1')]
     english = ('en', 'neutral', '', 'a', 'b', '1')
     path = write('xnli.dev.tsv', '\n'.join(map('\t'.join, [columns, *rows, rows[0], english])))
-    examples, counts = labelled.read(path, labelled.spec_of('xnli'))
+    examples, counts = labelled.read(path, catalog.spec_of('xnli'))
     assert triples(examples) == [('甲', '乙', 'entailment')]
     assert counts == {'language ar': 2, 'language en': 1}  # none is dropped in silence
-    two = labelled.spec_of('xnli')._replace(languages=('zh', 'en'))
+    two = catalog.spec_of('xnli')._replace(languages=('zh', 'en'))
     examples, counts = labelled.read(path, two)
     assert [(x.text_a, x.language) for x in examples] == [('甲', 'zh'), ('a', 'en')]
     assert counts == {'language ar': 2}
     with pytest.raises(ValueError, match='every row was dropped: language ar: 2, language zh: 1, lang'):
         labelled.read(path, two._replace(languages=('de',)))
     path = write('multinli.train.zh.tsv', 'premise\thypo\tlabel\n甲\t乙\tcontradictory\n')
-    assert triples(labelled.read(path, labelled.spec_of('xnli'))[0]) == [('甲', '乙', 'contradiction')]
+    assert triples(labelled.read(path, catalog.spec_of('xnli'))[0]) == [('甲', '乙', 'contradiction')]
 
 
 def test_ocnli_drops_what_has_no_gold_label(write):
     rows = [{'sentence1': '甲', 'sentence2': '乙', 'label': label} for label in ('-', 'neutral', '-')]
     path = write('dev.json', '\n'.join(map(json.dumps, rows)))
-    examples, counts = labelled.read(path, labelled.spec_of('ocnli'))
+    examples, counts = labelled.read(path, catalog.spec_of('ocnli'))
     assert [(example.label, example.where) for example in examples] == [('neutral', f'{path}:2')]
     assert counts == {"label '-'": 2}
 
@@ -261,7 +262,7 @@ def test_ocnli_drops_what_has_no_gold_label(write):
     ],
 )
 def test_thucnews_labels_are_topics(write, content, expected):
-    examples, _ = labelled.read(write('train.txt', content), labelled.spec_of('thucnews'))
+    examples, _ = labelled.read(write('train.txt', content), catalog.spec_of('thucnews'))
     assert labelled.labels_of('thucnews', examples) == expected
     assert set(expected) <= set(DATASETS['thucnews'].labels)
 
@@ -465,7 +466,7 @@ def test_what_was_read_is_logged(write, caplog):
 )
 def test_real_files(data_dir, file, dataset, rows, dropped, classes):
     path = str(data_dir / 'finetune' / file)
-    examples, counts = labelled.read(path, labelled.spec_of(dataset)._replace(labelled=True))
+    examples, counts = labelled.read(path, catalog.spec_of(dataset)._replace(labelled=True))
     assert len(examples) == rows
     assert counts == dropped
     single = ('chnsenticorp', 'thucnews', 'tnews')

@@ -1,4 +1,4 @@
-"""The layout is the architecture: imports run downwards, files are short, the public is documented."""
+"""The layout is the architecture: which package imports which, what one file alone imports."""
 
 import ast
 from collections.abc import Iterator
@@ -7,83 +7,43 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ('clower_jax', 'input_pipeline')
 
-# Each package from the bottom up: a module imports only what stands before it.
-LAYERS = {
-    'clower_jax': (
-        *('last_words', 'settings', 'command_line', 'output_file', 'folder_files', 'checkpoint_files'),
-        'checkpoints',
-        *(
-            'metrics',
-            'resampling',
-            'losses',
-            'precision',
-            'optim',
-            'sharding',
-            'figures',
-            'writer',
-            'products',
-            'dropout',
-        ),
-        *('attention', 'linear_cross_entropy', 'contrast', 'bert', 'heads'),
-        *('model', 'multigrained', 'kinds'),
-        *('pretraining', 'cmlm', 'sentence_tasks', 'mlctl', 'auto_mlm', 'tasks'),
-        *('train_state', 'train_step', 'checkpoint', 'tensor_names', 'tf_checkpoint'),
-        *('hugging_face', 'weight_files', 'token_rows', 'weight_sources', 'initial'),
-        *('sentence_folder', 'wordpiece', 'encoder', 'hidden_states'),
-        *('card_examples', 'model_card', 'output_folder', 'source_ids'),
-        *(
-            'export',
-            'convert',
-            'evaluate',
-            'progress',
-            'start',
-            'train',
-            'finetune',
-            'source',
-        ),
-        *('paper_tables', 'tables', 'replay'),
-        *('encode', 'similarity', 'linear_probes', 'probe', 'word_report', 'word_view', 'jobs'),
-    ),
-    'input_pipeline': (
-        *('english_words', 'scorers', 'vector_scores', 'segment', 'lexicon', 'tokenizer'),
-        *('partial_folder', 'counts', 'compressed', 'json_values', 'text_fields', 'formats'),
-        *('sources', 'examples', 'word_tokenizer', 'layout', 'choosing', 'masking'),
-        *('corpus_files', 'records', 'manifest'),
-        *('beam_job',),
-        *('base_block', 'build_vocab', 'build_corpus'),
-        *(
-            'packing',
-            'loader',
-            'word_lengths',
-            'similar_words',
-            'word_contexts',
-            'batches',
-            'hub',
-            'locations',
-            'buckets',
-        ),
-        *('labelled_formats', 'labelled', 'word_views'),
-        *('classification', 'questions', 'windows', 'answers', 'reading', 'sentences', 'vector_sets'),
-        *('mirror',),
-        'word_materials',
-        *('word_groups', 'translations', 'masked_texts', 'finetuning'),
-    ),
+# What the modules of a sub-package may import, beside each other: these, and what these may import. Commands,
+# which lie in the package itself, may import all of it.
+BELOW = {
+    'clower_jax.utils': (),
+    'clower_jax.parallel': ('clower_jax.utils',),
+    'clower_jax.ops': ('clower_jax.parallel',),
+    'clower_jax.models': ('clower_jax.ops',),
+    'clower_jax.objectives': ('clower_jax.models',),
+    'clower_jax.checkpoints': ('clower_jax.parallel',),
+    'clower_jax.interop': ('clower_jax.objectives', 'clower_jax.checkpoints', 'input_pipeline.text'),
+    'clower_jax.training': ('clower_jax.interop',),
+    'clower_jax.inference': ('clower_jax.interop',),
+    'clower_jax.experiments': ('clower_jax.training', 'clower_jax.inference'),
+    'input_pipeline.utils': (),
+    'input_pipeline.text': ('input_pipeline.utils',),
+    'input_pipeline.metrics': (),
+    'input_pipeline.datasets': ('input_pipeline.utils',),
+    'input_pipeline.corpus': ('input_pipeline.text',),
+    'input_pipeline.pretraining': ('input_pipeline.corpus', 'input_pipeline.metrics'),
+    'input_pipeline.finetuning': ('input_pipeline.text', 'input_pipeline.datasets', 'input_pipeline.metrics'),
+    'input_pipeline.probing': ('input_pipeline.pretraining', 'input_pipeline.finetuning'),
+}
+# What, beside the edge from clower_jax to input_pipeline.text, joins the two packages.
+JOINS = {
+    'clower_jax/jobs.py': {
+        f'input_pipeline.{name}' for name in ('utils', 'datasets', 'pretraining', 'finetuning', 'probing')
+    },
+    'clower_jax/replay.py': {'input_pipeline.pretraining'},
+    'clower_jax/experiments/word_view.py': {'input_pipeline.metrics', 'input_pipeline.probing'},
 }
 # A library that one file alone may import, so that replacing it is a change to that file.
 SOLE_IMPORTERS = {
-    'orbax': 'clower_jax/checkpoint.py',
-    'apache_beam': 'input_pipeline/beam_job.py',
-    'torch': 'clower_jax/weight_files.py',  # only to open a pytorch_model.bin, see below
-}
-# What, like run.py, joins the two packages: commands, and the encoder, which has texts cut into words where
-# its model reads words.
-JOINS_PACKAGES = {
-    'clower_jax/jobs.py',
-    'clower_jax/source.py',
-    'clower_jax/replay.py',
-    'clower_jax/encoder.py',
-    'clower_jax/word_view.py',
+    'orbax': 'clower_jax/checkpoints/orbax_store.py',
+    'apache_beam': 'input_pipeline/corpus/beam_runner.py',
+    'torch': 'clower_jax/interop/weight_files.py',  # only to open a pytorch_model.bin, see below
 }
 
 
@@ -92,7 +52,7 @@ def sources(*folders: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob('*.py'))
 
 
-PACKAGE_FILES = sources(*LAYERS)
+PACKAGE_FILES = sources(*PACKAGES)
 PRODUCT_FILES = [*PACKAGE_FILES, *sources('configs'), *(['run.py'] if (ROOT / 'run.py').exists() else [])]
 
 
@@ -110,28 +70,40 @@ def imports(file: str) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f'{node.module}.{alias.name}') for alias in node.names)
 
 
-@pytest.mark.parametrize('file', PACKAGE_FILES)
-def test_imports_run_downwards(file):
-    package, module = Path(file).parts[0], Path(file).stem
-    layers = LAYERS[package]
-    assert module in (*layers, '__init__'), f'{file}: give the module its place in LAYERS'
-    # Itself too: a command imports itself by its name, so that what Beam pickles is not called `__main__`.
-    # The package is a door to what is in it.
-    reachable = layers[: layers.index(module) + 1] if module in layers else layers
-    for line, name in imports(file):
-        target, _, rest = name.partition('.')
-        if target == package and rest:
-            assert rest.split('.')[0] in reachable, f'{file}:{line}: {name} is not below {module}'
+def package_of(name: str) -> str:
+    """'clower_jax.ops.dropout.row_keys' → 'clower_jax.ops'; 'clower_jax.Encoder' → 'clower_jax'."""
+    return '.'.join(name.split('.')[:2]) if '.'.join(name.split('.')[:2]) in BELOW else name.split('.')[0]
+
+
+def reachable(package: str) -> set[str]:
+    """The packages that `package` may import, itself among them."""
+    return {package}.union(*(reachable(other) for other in BELOW[package]))
+
+
+def test_every_sub_package_has_its_place():
+    folders = {path.parent for path in map(Path, PACKAGE_FILES)} - {Path(name) for name in PACKAGES}
+    assert {'.'.join(folder.parts) for folder in folders} == set(BELOW)
 
 
 @pytest.mark.parametrize('file', PACKAGE_FILES)
-def test_packages_meet_only_in_the_batch(file):
-    package = Path(file).parts[0]
-    others = {*LAYERS, 'configs', 'run', 'tests', 'bench'} - {package}
-    if file in JOINS_PACKAGES:
-        others -= set(LAYERS)
+def test_packages_import_downwards(file):
+    package = package_of('.'.join(Path(file).with_suffix('').parts))
+    allowed = (
+        reachable(package)
+        if package in BELOW
+        else {package, 'input_pipeline.text'}.union(name for name in BELOW if name.startswith(f'{package}.'))
+    )
+    allowed |= JOINS.get(file, set())
     for line, name in imports(file):
-        assert name.split('.')[0] not in others, f'{file}:{line}: imports {name}'
+        top = name.split('.')[0]
+        assert top not in ('configs', 'run', 'tests', 'bench'), f'{file}:{line}: imports {name}'
+        if top in PACKAGES:
+            assert package_of(name) in allowed, f'{file}:{line}: {package} may not import {name}'
+
+
+def test_what_joins_the_packages_is_needed():
+    for file, packages in JOINS.items():
+        assert packages <= {package_of(name) for _, name in imports(file)}, file
 
 
 @pytest.mark.parametrize('library', SOLE_IMPORTERS)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from clower_jax.linear_probes import PENALTIES, PROBES, choose, interval, logistic, ridge
+from clower_jax.experiments.linear_probes import PENALTIES, PROBES, choose, interval, logistic, ridge
 
 
 def problem(rows, size, classes, seed=0, noise=1.0):

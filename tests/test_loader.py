@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 from test_masking import FakeVocabulary, random_records
 
-from input_pipeline import loader, masking
-from input_pipeline.records import ShardWriter, assemble
+from input_pipeline.corpus.record_files import ShardWriter, assemble
+from input_pipeline.pretraining import loader, masking
+from input_pipeline.text import constants
 
 LENGTHS = {'char_length': 64, 'word_length': 48}
-FILL = {'sop_labels': -1, 'char_mlm_labels': masking.IGNORE, 'word_mlm_labels': masking.IGNORE}
+FILL = {'sop_labels': -1, 'char_mlm_labels': constants.IGNORE, 'word_mlm_labels': constants.IGNORE}
 
 
 class Memory(list):

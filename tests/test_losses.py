@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clower_jax import losses
+from clower_jax.ops import losses
 
 N, D = 8, 5
 TOLERANCE = {'rtol': 1e-5, 'atol': 1e-5}

@@ -8,7 +8,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from input_pipeline import choosing, masking
+from input_pipeline.pretraining import masking, word_selection
+from input_pipeline.text import constants
 
 CLS, SEP, MASK = 2, 3, 4
 BASE, SIZE = 300, 1000  # ids below BASE are the base block
@@ -100,7 +101,7 @@ def lay_out(record, boundary, swapped, vocabulary):
 
 def unmask(batch, view, b):
     ids = batch[f'{view}_ids'][b].copy()
-    real = batch[f'{view}_mlm_labels'][b] != masking.IGNORE
+    real = batch[f'{view}_mlm_labels'][b] != constants.IGNORE
     ids[batch[f'{view}_mlm_positions'][b][real]] = batch[f'{view}_mlm_labels'][b][real]
     return ids.tolist()
 
@@ -110,7 +111,7 @@ def padded(values, length):
 
 
 def chosen_positions(batch, view, b):
-    return batch[f'{view}_mlm_positions'][b][batch[f'{view}_mlm_labels'][b] != masking.IGNORE]
+    return batch[f'{view}_mlm_positions'][b][batch[f'{view}_mlm_labels'][b] != constants.IGNORE]
 
 
 def boundary_of(record, segments, swapped):
@@ -231,7 +232,7 @@ def test_nothing_is_masked_where_every_word_is_larger_than_the_budget():
         'whole_word_tokens': [1, 1],
     }
     batch = run([record])
-    assert (batch['char_mlm_labels'] == masking.IGNORE).all() and not batch['char_mlm_positions'].any()
+    assert (batch['char_mlm_labels'] == constants.IGNORE).all() and not batch['char_mlm_positions'].any()
     check_batch([record], batch)
 
 
@@ -272,7 +273,7 @@ def test_fill_budget_is_the_greedy_loop(sizes, limit, seed):
     rows = 4
     u = np.random.default_rng(seed).random((rows, len(sizes)))
     limits = np.array([limit, 1, limit + 5, 1000])
-    got = choosing.fill_budget(
+    got = word_selection.fill_budget(
         tf.constant([sizes] * rows), tf.constant(u), tf.constant(limits, tf.int32)
     ).numpy()
     for b in range(rows):
@@ -283,7 +284,7 @@ def test_sample_is_uniform_and_never_takes_what_is_not_eligible():
     eligible = np.array([1, 0, 1, 1, 1, 0, 1, 1], bool)
     rows = 6000
     u = np.random.default_rng(6).random((rows, 8))
-    got = choosing.sample(tf.constant(u), tf.constant([eligible] * rows), tf.fill([rows], 2), 3).numpy()
+    got = word_selection.sample(tf.constant(u), tf.constant([eligible] * rows), tf.fill([rows], 2), 3).numpy()
     assert (got.sum(1) == 2).all() and not got[:, ~eligible].any()
     share = got.mean(0)[eligible]  # 2 of 6: one third, standard error 0.006
     np.testing.assert_allclose(share, 1 / 3, atol=0.025)
@@ -291,7 +292,7 @@ def test_sample_is_uniform_and_never_takes_what_is_not_eligible():
 
 def test_sample_takes_all_where_there_are_fewer():
     eligible = tf.constant([[True, False, True, False], [False] * 4])
-    got = choosing.sample(
+    got = word_selection.sample(
         tf.constant([[0.3, 0.1, 0.9, 0.2]] * 2, tf.float64), eligible, tf.constant([3, 3]), 3
     )
     np.testing.assert_array_equal(got, eligible)
@@ -310,7 +311,7 @@ def test_shares_of_mask_random_keep_and_swap():
     count = 1200
     batch = run([record] * count, char_length=128, word_length=96)
     for view, random_share in (('char', 1 / (BASE - 5)), ('word', 1 / (SIZE - 5))):
-        real = batch[f'{view}_mlm_labels'] != masking.IGNORE
+        real = batch[f'{view}_mlm_labels'] != constants.IGNORE
         now = np.take_along_axis(batch[f'{view}_ids'], batch[f'{view}_mlm_positions'], 1)[real]
         label = batch[f'{view}_mlm_labels'][real]
         total = len(label)

@@ -16,24 +16,19 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from test_finetune import go, killed_after, validation_rows
 
-from clower_jax import (
-    Encoder,
-    dropout,
-    evaluate,
-    export,
-    finetune,
-    initial,
-    jobs,
-    sentence_tasks,
-    start,
-    tasks,
-    writer,
-)
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.source import as_trained, with_source
+from clower_jax import Encoder, jobs
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.interop import export, init_weights
+from clower_jax.objectives import mirror_bert, registry
+from clower_jax.objectives import sentence as objectives_sentence
+from clower_jax.ops import dropout
+from clower_jax.training import evaluate, finetune, init_state, run_log
+from clower_jax.training.source import as_trained, with_source
+from clower_jax.utils import metrics_file, settings
 from configs import mirror as config_file
-from input_pipeline import buckets, finetuning, mirror, sentences
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.finetuning import buckets, data, sentences
+from input_pipeline.finetuning import mirror_bert as finetuning_mirror_bert
+from input_pipeline.text.vocabulary import Vocabulary
 
 MASK = finetuned.SPECIAL.index('[MASK]')
 VOCABULARY = Vocabulary([*finetuned.SPECIAL, *finetuned.CHARACTERS, *'abc', '##a', '##b', '##c', 'abc'], 42)
@@ -54,27 +49,27 @@ def text_of(ids: np.ndarray) -> str:
 def test_a_span_lies_in_its_text(lengths, span, uniform):
     lengths = np.array(lengths)
     masked = np.minimum(span, lengths)
-    start = mirror.places(lengths, masked, np.full(len(lengths), uniform))
+    start = finetuning_mirror_bert.places(lengths, masked, np.full(len(lengths), uniform))
     assert (start >= 0).all() and (start + masked <= lengths).all()
 
 
 def test_every_place_of_a_span_is_as_likely():
     uniform = (np.arange(600) + 0.5) / 600
-    start = mirror.places(np.full(600, 10), np.full(600, 5), uniform)
+    start = finetuning_mirror_bert.places(np.full(600, 10), np.full(600, 5), uniform)
     assert np.bincount(start).tolist() == [100] * 6
 
 
 def test_what_is_masked_follows_the_script_and_the_length_of_a_text():
     """The authors' code masks 5 characters of a text of 30 or more; a Chinese text has a rule of its own."""
-    masks = mirror.Masks(2, 10)
+    masks = finetuning_mirror_bert.Masks(2, 10)
     assert [masks.of('一' * length) for length in (0, 9, 10, 29, 50)] == [0, 0, 2, 2, 2]
     latin = 'A man is playing a big flute. '
     assert [masks.of(latin[:29]), masks.of(latin), masks.of(latin * 2)] == [0, 5, 5]
     assert masks.of('他在GitHub上看了三个人写的代码') == 2  # more Chinese characters than letters
     assert masks.of('Python 3.12 documentation 中文') == 0
     assert masks.of('2021-11-21 12:30:00') == 2  # no letters of either
-    assert mirror.Masks(5).of('一' * 7) == 3  # never more than half
-    assert mirror.Masks(0).of(latin * 2) == mirror.Masks(0).of('一' * 60) == 0
+    assert finetuning_mirror_bert.Masks(5).of('一' * 7) == 3  # never more than half
+    assert finetuning_mirror_bert.Masks(0).of(latin * 2) == finetuning_mirror_bert.Masks(0).of('一' * 60) == 0
 
 
 texts_of = st.lists(
@@ -84,7 +79,7 @@ texts_of = st.lists(
 
 @given(texts_of, st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
 def test_the_copy_is_the_text_with_a_span_masked(texts, span, seed, epoch):
-    split = mirror.Mirrored(texts, VOCABULARY, 12, mirror.Masks(span))
+    split = finetuning_mirror_bert.Mirrored(texts, VOCABULARY, 12, finetuning_mirror_bert.Masks(span))
     batch_size = len(texts) + 2
     planned = buckets.Planned(12, np.arange(len(texts)), epoch, seed)
     batch = split.rows.batch(planned, batch_size) | split.targets(planned, batch_size)
@@ -104,7 +99,7 @@ def test_the_copy_is_the_text_with_a_span_masked(texts, span, seed, epoch):
 
 def test_a_copy_depends_on_seed_epoch_and_text_alone():
     texts = [''.join(row) for row in np.random.default_rng(0).choice(finetuned.CHARACTERS, (20, 20))]
-    split = mirror.Mirrored(texts, VOCABULARY, 22, mirror.Masks(5))
+    split = finetuning_mirror_bert.Mirrored(texts, VOCABULARY, 22, finetuning_mirror_bert.Masks(5))
 
     def copies(rows, epoch, seed):
         return split.targets(buckets.Planned(22, np.array(rows), epoch, seed), len(rows))['other_ids']
@@ -116,7 +111,7 @@ def test_a_copy_depends_on_seed_epoch_and_text_alone():
 
 
 def test_without_a_span_the_copy_is_the_same():
-    split = mirror.Mirrored(['abc', 'a'], VOCABULARY, 8, mirror.Masks(0))
+    split = finetuning_mirror_bert.Mirrored(['abc', 'a'], VOCABULARY, 8, finetuning_mirror_bert.Masks(0))
     planned = buckets.Planned(8, np.array([1, 0]))
     batch = split.rows.batch(planned, 3) | split.targets(planned, 3)
     np.testing.assert_array_equal(batch['char_ids'], batch['other_ids'])
@@ -125,7 +120,9 @@ def test_without_a_span_the_copy_is_the_same():
 
 def test_a_latin_word_that_is_cut():
     """'abc' is one token, what a mask leaves of it are two: of those that do not fit the first ones stay."""
-    split = mirror.Mirrored(['abc abc'], VOCABULARY, 8, mirror.Masks(1, 0, 1, 0))
+    split = finetuning_mirror_bert.Mirrored(
+        ['abc abc'], VOCABULARY, 8, finetuning_mirror_bert.Masks(1, 0, 1, 0)
+    )
     assert split.rows.lengths.tolist() == [4]
     planned = (buckets.Planned(4, np.array([0]), epoch) for epoch in range(60))
     copies = {text_of(split.targets(one, 1)['other_ids'][0]) for one in planned}
@@ -158,7 +155,7 @@ def small_task(**changes):
     """(task, params) of 1 layer × 32."""
     config = config_file.get_config('sentence')
     config.update_from_flattened_dict(finetuned.SIZES | {'model.vocab_size': 40} | changes)
-    task = tasks.from_config(config)
+    task = registry.from_config(config)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rng = np.random.default_rng(1)
     return task, jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
@@ -208,7 +205,7 @@ def test_loss_against_the_formula():
     batch = small_batch()
 
     def vectors(params):
-        return jnp.stack(sentence_tasks.both_sides(task.model, params, batch, None))[:, :5]
+        return jnp.stack(objectives_sentence.both_sides(task.model, params, batch, None))[:, :5]
 
     step = jax.jit(jax.value_and_grad(lambda params: task.loss(params, batch, None), has_aux=True))
     (loss, sums), found = step(params)
@@ -232,7 +229,7 @@ def test_dropout_tells_two_equal_sides_apart(rates):
     task, params = small_task(**dict(zip(names, rates)), **{'model.num_heads': 8})
     batch = small_batch(padding=0)
     batch |= {f'other_{name}': batch[f'char_{name}'] for name in ('ids', 'segments')}
-    sides = jax.jit(lambda key: sentence_tasks.both_sides(task.model, params, batch, key))
+    sides = jax.jit(lambda key: objectives_sentence.both_sides(task.model, params, batch, key))
     a, b = sides(jax.random.key(0))
     assert (np.abs(a - b).max(axis=1) > 1e-3).all()
     np.testing.assert_array_equal(sides(jax.random.key(0)), (a, b))
@@ -264,7 +261,7 @@ def test_simcse_is_the_cross_entropy_between_the_sides():
     task, params = small_task(**config_file.RELATIVES['simcse'])
     batch = small_batch()
     loss, sums = jax.jit(lambda params: task.loss(params, batch, None))(params)
-    plain = jax.jit(lambda params: sentence_tasks.both_sides(task.model, params, batch, None))(params)
+    plain = jax.jit(lambda params: objectives_sentence.both_sides(task.model, params, batch, None))(params)
     dense = params['char_encoder']['pooler.dense']
     a, b = (np.tanh(np.asarray(side)[:5] @ dense['kernel'] + dense['bias']) for side in plain)
     a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (a, b))
@@ -289,7 +286,7 @@ def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other()
 
     def sides(key, batch):
         cutoff = task.feature_cutoff
-        return sentence_tasks.both_sides(task.model, params, batch, key, feature_cutoff=cutoff)
+        return objectives_sentence.both_sides(task.model, params, batch, key, feature_cutoff=cutoff)
 
     first, second = jax.jit(sides)(jax.random.key(0), batch)
     ids, segments = batch['char_ids'], batch['char_segments']
@@ -298,7 +295,7 @@ def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other()
     plain = vectors()
     assert (np.abs(second - plain).max(1) > 1e-4).all() and (np.abs(first - plain).max(1) > 1e-4).all()
     keys = dropout.row_keys(jax.random.key(0), 10)
-    kept = np.asarray(dropout.keep((5, 32), 0.2, dropout.keys_at(keys[::2], sentence_tasks.CUTOFF)))
+    kept = np.asarray(dropout.keep((5, 32), 0.2, dropout.keys_at(keys[::2], objectives_sentence.CUTOFF)))
     np.testing.assert_allclose(first, vectors(None, kept), atol=1e-5)
     assert 0.6 < kept.mean() < 0.95
     # Without a key nothing is cut off.
@@ -309,7 +306,9 @@ def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other()
 
 def test_shuffled_positions_are_those_of_the_text():
     """Of its tokens, [CLS] and [SEP] too; what is padding keeps its place; a function of seed, epoch, row."""
-    split = mirror.Mirrored(['一' * 6, '丁', '七' * 3], VOCABULARY, 12, mirror.Masks(0), shuffle=True)
+    split = finetuning_mirror_bert.Mirrored(
+        ['一' * 6, '丁', '七' * 3], VOCABULARY, 12, finetuning_mirror_bert.Masks(0), shuffle=True
+    )
 
     def positions(rows, **which):
         planned = buckets.Planned(10, np.array(rows), **which)
@@ -370,7 +369,7 @@ def trained(tmp_path_factory):
 
 def test_before_and_after(trained):
     config, workdir, results = trained
-    start.check(config)
+    init_state.check(config)
     found = results['per_seed'][0]['validation']
     assert results == json.loads((workdir / 'results.json').read_text('utf-8'))
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text('utf-8').splitlines()]
@@ -388,7 +387,7 @@ def test_before_and_after(trained):
 def test_a_figure_that_got_worse_is_named(trained):
     """Of two sets at once, each by itself and their mean, before and after."""
     config, workdir, results = trained
-    (first,) = (row for row in writer.read_metrics(workdir / 'metrics.jsonl') if row['split'] == 'test')
+    (first,) = (row for row in metrics_file.read_metrics(workdir / 'metrics.jsonl') if row['split'] == 'test')
     before, after = results['mean']['test']['before'], results['mean']['test']['last']
     assert before.keys() == after.keys() == {'spearman', 'spearman_same', 'spearman_not'}
     assert {name: first[name] for name in before} == before and first['step'] == 0
@@ -425,13 +424,13 @@ def test_going_on_with_another_pooling_is_refused(trained):
 
 def test_a_run_that_begins_anew_is_judged_anew(tmp_path):
     """What an earlier run left that was killed before its first checkpoint is not of this one."""
-    first = writer.Writer(tmp_path)
+    first = run_log.Writer(tmp_path)
     first.scalars(0, 'validation', {'spearman': 0.1})
     first.close()
     for start_step, kept in ((3, [{'step': 0, 'split': 'validation', 'spearman': 0.1}]), (0, [])):
-        again = writer.Writer(tmp_path, start_step)
+        again = run_log.Writer(tmp_path, start_step)
         again.close()
-        assert again.rows == writer.read_metrics(tmp_path / 'metrics.jsonl') == kept
+        assert again.rows == metrics_file.read_metrics(tmp_path / 'metrics.jsonl') == kept
 
 
 def test_evaluation_and_prediction(trained, tmp_path):
@@ -460,7 +459,7 @@ def test_sides_that_do_not_differ_are_refused(trained):
         }
     )
     with pytest.raises(ValueError, match='both sides of every pair are the same'):
-        sentence_tasks.Mirror.from_config(config)
+        mirror_bert.Mirror.from_config(config)
 
 
 def test_exported_vectors_are_transformers(trained, tmp_path):
@@ -476,7 +475,7 @@ def test_exported_vectors_are_transformers(trained, tmp_path):
         found.append({})
         exec(code.replace("['今天天气很好。', '天气真不错。']", repr(texts)), found[-1])
     config, vocabulary = with_source(as_trained(config, workdir), workdir)
-    config, _ = finetuning.prepare(config, vocabulary)
+    config, _ = data.prepare(config, vocabulary)
     evaluator = evaluate.Evaluator.of(config)
     rows = sentences.single_rows(texts, vocabulary, 16).batch(buckets.Planned(16, np.arange(2)), 2)
     vectors = evaluator.task.evaluate(finetune.restore(workdir, evaluator), rows)[1]['vectors']
@@ -490,10 +489,10 @@ def test_fine_tuning_from_an_encoder(trained, tmp_path):
     _, workdir, _ = trained
     config = finetuned.classify_config(tmp_path, init_from=str(workdir))
     config, vocabulary = with_source(config, tmp_path / 'run')
-    config, _ = finetuning.prepare(config, vocabulary)
-    params = jax.tree.map(np.asarray, tasks.from_config(config).init(jax.random.key(0)))
+    config, _ = data.prepare(config, vocabulary)
+    params = jax.tree.map(np.asarray, registry.from_config(config).init(jax.random.key(0)))
     params = jax.device_put(params, jax.devices()[0])
-    loaded, report = initial.load_initial(params, workdir, vocabulary, 2, config.data.labels)
+    loaded, report = init_weights.load_initial(params, workdir, vocabulary, 2, config.data.labels)
     assert sorted(report.random) == [
         f'{module}/{leaf}'
         for module in ('char_encoder/pooler.dense', 'classifier')
@@ -516,7 +515,7 @@ def test_fine_tuning_from_an_encoder(trained, tmp_path):
 )  # fmt: skip
 def test_settings_that_no_data_could_make_good(tmp_path, key, value):
     with pytest.raises(ValueError, match=key):
-        start.check(mirror_config(tmp_path, **{key: value}))
+        init_state.check(mirror_config(tmp_path, **{key: value}))
 
 
 def test_recipes_are_the_authors():
@@ -539,7 +538,7 @@ def test_recipes_are_the_authors():
     assert word.data.mask_span == word.data.latin_mask_span == 0
     for name in ('sentence', 'word'):
         config, plain = config_file.get_config(f'{name},drophead'), config_file.get_config(name)
-        config, plain = (start.flatten(json.loads(one.to_json())) for one in (config, plain))
+        config, plain = (settings.flatten(json.loads(one.to_json())) for one in (config, plain))
         assert {key: config[key] for key in config if config[key] != plain[key]} == {
             'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.drophead': 0.2,
         }  # fmt: skip
@@ -565,5 +564,5 @@ def test_the_relatives_are_their_authors():
 
 
 def test_the_rate_is_constant_from_the_first_step(trained):
-    rows = writer.read_metrics(trained[1] / 'metrics.jsonl')
+    rows = metrics_file.read_metrics(trained[1] / 'metrics.jsonl')
     np.testing.assert_allclose([row['lr'] for row in rows if row['split'] == 'train'], 3e-3)

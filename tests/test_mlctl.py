@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_losses import cosine, span_mean
 
-from clower_jax import jobs, mlctl, tasks
-from clower_jax.writer import read_metrics
+from clower_jax import jobs
+from clower_jax.objectives import mlctl, registry
+from clower_jax.utils.metrics_file import read_metrics
 from configs import mlctl as config_of_mlctl
 
 VOCAB, D, LENGTH = 14, 4, 8
@@ -100,7 +101,7 @@ def task_of(**changes):
     sizes = {'vocab_size': VOCAB, 'base_vocab_size': VOCAB, 'hidden_size': D, 'num_layers': 0, 'num_heads': 1}
     config.model.update(sizes | {'intermediate_size': 8, 'max_positions': LENGTH})
     config.update_from_flattened_dict(changes)
-    return tasks.from_config(config)
+    return registry.from_config(config)
 
 
 @pytest.fixture(scope='module')

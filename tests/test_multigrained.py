@@ -12,11 +12,14 @@ from test_masking import MASK, VOCABULARY, lay_out, padded, ragged, random_recor
 from test_masking import run as make_batch
 from test_tasks import shallow_config
 
-from clower_jax.bert import BertEncoder, BertShape
-from clower_jax.model import pool_tokens
-from clower_jax.tasks import Classify, Pretrain, from_config
+from clower_jax.models.bert import BertEncoder, BertShape
+from clower_jax.models.finetuned import pool_tokens
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.objectives.registry import from_config
+from clower_jax.objectives.supervised import Classify
 from configs import pretrain
-from input_pipeline import masking, packing
+from input_pipeline.pretraining import masking, packing
+from input_pipeline.text import constants
 
 TOLERANCE = {'rtol': 1e-5, 'atol': 1e-5}
 LICHEE = masking.Recipe(views=('char',), anchors=False, char_words=True)
@@ -250,7 +253,7 @@ def test_words_of_characters(swap):
             expected = np.array(padded(chars, 64))  # special tokens stand for themselves
             for word, char, length in starts:
                 expected[char : char + length] = words[word]
-            places = batch['char_mlm_positions'][b][batch['char_mlm_labels'][b] != masking.IGNORE]
+            places = batch['char_mlm_positions'][b][batch['char_mlm_labels'][b] != constants.IGNORE]
             expected[places] = MASK
             if np.array_equal(expected, batch['char_words'][b]):
                 found, masked = found + 1, masked + len(places)
@@ -266,7 +269,9 @@ def test_the_word_of_a_masked_character_is_not_told():
     changed = 0
     others = copy.deepcopy(records)
     for b, record in enumerate(others):
-        masked = set(before['char_mlm_positions'][b][before['char_mlm_labels'][b] != masking.IGNORE].tolist())
+        masked = set(
+            before['char_mlm_positions'][b][before['char_mlm_labels'][b] != constants.IGNORE].tolist()
+        )
         first_of_second = int(before['char_segments'][b].argmax())
         ends = np.cumsum(record['word_char_len'])
         for word, end in enumerate(ends):

@@ -13,13 +13,21 @@ import workdirs
 from test_batches import make_config, text
 from workdirs import BASE, WORDS
 
-from clower_jax import Encoder, finetune, initial, jobs, similarity, tasks
-from clower_jax.export import export
-from clower_jax.source import as_trained, with_source
+from clower_jax import Encoder, jobs
+from clower_jax.experiments import figure3
+from clower_jax.interop import init_weights
+from clower_jax.interop.export import export
+from clower_jax.objectives import registry
+from clower_jax.training import finetune
+from clower_jax.training.source import as_trained, with_source
 from configs import classify, cmrc, mirror, pretrain
 from configs import similarity as similarity_config
-from input_pipeline import batches, buckets, finetuning, segment, word_views
-from input_pipeline.tokenizer import Tokenizer, Vocabulary
+from input_pipeline.finetuning import buckets, word_inputs
+from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.pretraining import batches
+from input_pipeline.text import segmenters
+from input_pipeline.text.dual_tokenizer import Tokenizer
+from input_pipeline.text.vocabulary import Vocabulary
 
 KINDS = ('ambert', 'lichee')
 SUBJECTS = ('老师', '学生', '医生', '农民')
@@ -37,10 +45,10 @@ def load(source, kind, encoder='pretrain'):
     config = workdirs.config_of(encoder, **changes)
     vocabulary = workdirs.vocabulary()
     config.model.vocab_size, config.model.base_vocab_size = len(vocabulary), vocabulary.base_size
-    shapes = jax.eval_shape(tasks.from_config(config).init, jax.random.key(0))
+    shapes = jax.eval_shape(registry.from_config(config).init, jax.random.key(0))
     fresh = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), shapes)
     labels = workdirs.LABELS if encoder == 'classify' else None
-    params, report = initial.load_initial(fresh, source, vocabulary, num_heads=4, labels=labels)
+    params, report = init_weights.load_initial(fresh, source, vocabulary, num_heads=4, labels=labels)
     return flax.traverse_util.flatten_dict(params, sep='/'), report
 
 
@@ -154,11 +162,11 @@ def test_words_of_labelled_texts(pretrained, tmp_path, kind):
     config, vocabulary = with_source(config, tmp_path / 'run')
     assert (config.model.kind, config.data.segmenter, config.data.hmm) == (kind, 'jieba', True)
     assert len(vocabulary) > vocabulary.base_size
-    config, data = finetuning.prepare(config, vocabulary)
+    config, data = finetuning_data.prepare(config, vocabulary)
     assert (config.model.vocab_size, config.model.base_vocab_size) == (len(vocabulary), vocabulary.base_size)
     split = data.splits['validation'].rows
     batch = split.batch(buckets.Planned(16, np.arange(3)), 4)
-    tokenizer, cut = Tokenizer(vocabulary), segment.segmenter('jieba')
+    tokenizer, cut = Tokenizer(vocabulary), segmenters.segmenter('jieba')
     for row, (a, b) in enumerate(pairs):
         both = [tokenizer.encode(cut(part)) for part in (a, b)]
         kept = [len(one.char_ids) for one in both]
@@ -206,11 +214,11 @@ def test_empty_and_odd_texts_have_words(pretrained):
         '龘\x00天气',
         '😀！？' * 30,
     ]
-    for text_, found in zip(texts, word_views.encode(texts, vocabulary, config.data), strict=True):
+    for text_, found in zip(texts, word_inputs.encode(texts, vocabulary, config.data), strict=True):
         ids = vocabulary.wordpiece.encode(text_, add_special_tokens=False).ids
         assert found.char_ids.tolist() == ids
-        assert len(word_views.word_of_each(found, len(ids))) == len(ids)
-    assert [len(one.char_ids) for one in word_views.encode(['', ''], vocabulary, config.data)] == [0, 0]
+        assert len(word_inputs.word_of_each(found, len(ids))) == len(ids)
+    assert [len(one.char_ids) for one in word_inputs.encode(['', ''], vocabulary, config.data)] == [0, 0]
 
 
 def test_other_kinds_cut_no_words(tmp_path, monkeypatch):
@@ -220,8 +228,8 @@ def test_other_kinds_cut_no_words(tmp_path, monkeypatch):
     assert (config.model.kind, config.data.segmenter) == ('clower', '') and len(
         vocabulary
     ) == vocabulary.base_size
-    monkeypatch.setattr(segment, 'segmenter', None)
-    _, data = finetuning.prepare(config, vocabulary)
+    monkeypatch.setattr(segmenters, 'segmenter', None)
+    _, data = finetuning_data.prepare(config, vocabulary)
     batch = data.splits['train'].rows.batch(buckets.Planned(16, np.arange(3)), 4)
     assert batch.keys() == {'char_ids', 'char_segments', 'example'}
 
@@ -261,7 +269,7 @@ def test_classification(pretrained, tmp_path, kind):
     config = classify.get_config()
     config.mode, config.batch_size, config.data.test = 'evaluate', 8, str(tmp_path / 'train.tsv')
     config, vocabulary = with_source(as_trained(config, workdir), workdir)
-    config, data = finetuning.prepare(config, vocabulary)
+    config, data = finetuning_data.prepare(config, vocabulary)
     again = finetune.apply(config, workdir, data)
     assert again['test']['loss'] == pytest.approx(results['mean']['validation']['best']['loss'], rel=1e-5)
     with pytest.raises(ValueError, match=f"kind '{kind}' with a head: it reads characters and words at once"):
@@ -294,19 +302,19 @@ def test_reading_comprehension(pretrained, tmp_path, kind):
     config.init_from, config.batch_size, config.num_epochs = str(pretrained[kind]), 8, 1.0
     config.data.update(train=str(path), dev=str(path), max_length=32, stride=8, buckets=1)
     config, vocabulary = with_source(config, tmp_path / 'run')
-    config, data = finetuning.prepare(config, vocabulary)
+    config, data = finetuning_data.prepare(config, vocabulary)
     rows = data.splits['train'].rows
     batch = rows.batch(buckets.Planned(32, np.arange(len(rows))), len(rows))
     if kind == 'lichee':
         # [CLS] question [SEP] window [SEP]: the words of the question, and those of the window's characters.
         asked = [question['question'] for question in qas]
-        whole, *questions = word_views.encode([context, *asked], vocabulary, config.data)
-        of_context = word_views.word_of_each(whole, len(whole.char_ids))
+        whole, *questions = word_inputs.encode([context, *asked], vocabulary, config.data)
+        of_context = word_inputs.word_of_each(whole, len(whole.char_ids))
         assert (of_context >= vocabulary.base_size).sum() > 20 and len(rows) > len(qas)
         for ids, words, segments in zip(*(batch[f'char_{name}'] for name in ('ids', 'words', 'segments'))):
             second = int(segments.argmax())
             question = next(q for q in questions if q.char_ids.tolist() == ids[1 : second - 1].tolist())
-            assert words[1 : second - 1].tolist() == word_views.word_of_each(question, second).tolist()
+            assert words[1 : second - 1].tolist() == word_inputs.word_of_each(question, second).tolist()
             length = int(segments.sum()) - 1
             window = ids[second : second + length].tolist()
             starts = range(len(whole.char_ids) - length + 1)
@@ -317,7 +325,7 @@ def test_reading_comprehension(pretrained, tmp_path, kind):
     else:
         assert batch.keys() == {'char_ids', 'char_segments', 'example'}
         assert len(vocabulary) == vocabulary.base_size
-    assert {*tasks.from_config(config).model.inputs} == batch.keys() - {'example'}
+    assert {*registry.from_config(config).model.inputs} == batch.keys() - {'example'}
     if kind == 'ambert':  # characters alone: an ordinary BERT
         workdirs.make(tmp_path / 'ambert', 'span', **{'model.kind': 'ambert'})
         export(tmp_path / 'ambert', tmp_path / 'hf')
@@ -337,7 +345,7 @@ def test_each_view_of_an_ambert_is_a_bert(tmp_path, encoder):
     rows = len(BASE) + (len(WORDS) if encoder == 'word' else 0)
     batch = workdirs.padded_batch(rows)
     found = workdirs.torch_outputs(model.eval(), batch)
-    network = tasks.from_config(workdirs.config_of('pretrain', **ambert)).model
+    network = registry.from_config(workdirs.config_of('pretrain', **ambert)).model
     ids, segments = batch['input_ids'].astype(np.int32), batch['token_type_ids'].astype(np.int32)
     positions = np.broadcast_to(np.arange(12, dtype=np.int32), ids.shape)
 
@@ -384,10 +392,10 @@ def test_words_against_characters_of_an_ambert(pretrained):
     config = similarity_config.get_config()
     config.data.update(max_anchors=5, eval_examples=8)
     config.batch_size = 8
-    its = similarity.config_of(config, pretrained['ambert'])
+    its = figure3.config_of(config, pretrained['ambert'])
     its = batches.resolve(its, pretrained['ambert'])
     held_out = batches.batches(its, split='validation')
-    found = similarity.measure(its, pretrained['ambert'], held_out)
+    found = figure3.measure(its, pretrained['ambert'], held_out)
     assert all(np.isfinite(values).all() for group in found.values() for values in group.values())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clower_jax import output_file
+from clower_jax.utils import output_file
 
 
 def test_what_goes_wrong_leaves_the_file_before(tmp_path):

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from clower_jax import output_folder
+from clower_jax.utils import output_folder
 
 
 def test_a_new_folder(tmp_path):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import synthetic
 
-from clower_jax.model import VIEWS
-from clower_jax.pretraining import Pretrain
-from input_pipeline import batches
+from clower_jax.models.clower import VIEWS
+from clower_jax.objectives.pretraining import Pretrain
+from input_pipeline.pretraining import batches
 
 IGNORED = {'mlm_labels': -100}
 

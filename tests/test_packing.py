@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from test_loader import LENGTHS, Memory, assert_same, serialize, source, take
 from test_masking import VOCABULARY, random_records
 
-from input_pipeline import batches, build_corpus, build_vocab, loader, masking, packing
+from input_pipeline.corpus import corpus_builder, vocab_builder
+from input_pipeline.pretraining import batches, loader, masking, packing
 
 ROW = (256, 192)
 IGNORED = {'char_mlm_labels': -100, 'word_mlm_labels': -100, 'sop_labels': -1}
@@ -87,8 +88,8 @@ def test_real_text_fills_its_rows(data_dir, tmp_path):
     with (data_dir / 'pretrain' / 'wiki_zh_sample.txt').open(encoding='utf-8') as file:
         (tmp_path / 'wiki.txt').write_text(file.read(250_000), 'utf-8')
     text, vocab = str(tmp_path / '*.txt'), tmp_path / 'vocab.txt'
-    build_vocab.build(text, vocab, data_dir / 'vocab' / 'bert_base_chinese_vocab.txt', num_words=5000)
-    manifest = build_corpus.build(text, vocab, tmp_path / 'corpus', 128, 96)
+    vocab_builder.build(text, vocab, data_dir / 'vocab' / 'bert_base_chinese_vocab.txt', num_words=5000)
+    manifest = corpus_builder.build(text, vocab, tmp_path / 'corpus', 128, 96)
     capacity = (512, batches.words_beside(512, manifest))
     plan = loader.plan_rows(tmp_path / 'corpus', 'train', capacity, 16)
     chars, words = plan.filled()

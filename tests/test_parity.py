@@ -9,9 +9,9 @@ import synthetic
 import torch
 import transformers
 
-from clower_jax import hugging_face, initial, weight_files
-from clower_jax.bert import gelu
-from clower_jax.tasks import Pretrain
+from clower_jax.interop import hf_bert, init_weights, weight_files
+from clower_jax.models.bert import gelu
+from clower_jax.objectives.pretraining import Pretrain
 
 VIEWS = ('char', 'word')
 V = synthetic.BASE_SIZE
@@ -51,7 +51,7 @@ def params(reference, tmp_path_factory):
     vocabulary = synthetic.Vocabulary(base_size=V, vocab_size=V)
     (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in vocabulary.tokens), encoding='utf-8')
     task = plain_task()
-    loaded, report = initial.load_initial(
+    loaded, report = init_weights.load_initial(
         jax.tree.map(jnp.asarray, synthetic.random_params(task)),
         str(folder),
         vocabulary,
@@ -129,7 +129,7 @@ def test_gradients_equal_transformers(reference, params, view):
     other = 'word' if view == 'char' else 'char'
     compared = set()
     for path, got in flax.traverse_util.flatten_dict(gradient, sep='/').items():
-        name = hugging_face.tensor_name(path)
+        name = hf_bert.tensor_name(path)
         if path.startswith(f'{other}_') or name not in expected:
             assert np.all(np.asarray(got) == 0), path  # not on the way to this loss
             continue

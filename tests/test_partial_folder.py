@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from configs import pretrain
-from input_pipeline import batches
-from input_pipeline.partial_folder import LOCK, partial_folder
+from input_pipeline.pretraining import batches
+from input_pipeline.utils.partial_folder import LOCK, partial_folder
 
 build_corpus = pytest.importorskip(
-    'input_pipeline.build_corpus', reason="needs the extra 'beam'", exc_type=ImportError
+    'input_pipeline.corpus.corpus_builder', reason="needs the extra 'beam'", exc_type=ImportError
 )
-build_vocab = pytest.importorskip('input_pipeline.build_vocab', exc_type=ImportError)
+build_vocab = pytest.importorskip('input_pipeline.corpus.vocab_builder', exc_type=ImportError)
 
 ROOT = Path(__file__).parent.parent
 HOLDS = """
 import pathlib, sys, time
-from input_pipeline.partial_folder import partial_folder
+from input_pipeline.utils.partial_folder import partial_folder
 with partial_folder(pathlib.Path(sys.argv[1])) as folder:
     (folder / 'half').write_text('a shard')
     print(folder, flush=True)

@@ -10,8 +10,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clower_jax import jobs, linear_probes, probe
-from clower_jax.encoder import Encoder
+from clower_jax import jobs
+from clower_jax.experiments import linear_probes, probe
+from clower_jax.inference.encoder import Encoder
 from configs import probe as config_file
 
 JOB = 'configs/probe.py'

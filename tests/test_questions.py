@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input_pipeline.questions import (
+from input_pipeline.datasets.squad import (
     Answer,
     Counts,
     Question,

@@ -16,10 +16,11 @@ from test_masking import BASE, MASK, SIZE, chosen_positions, ragged, random_reco
 from test_tasks import shallow_config
 
 import run as job
-from clower_jax.export import export
-from clower_jax.tasks import Pretrain
+from clower_jax.interop.export import export
+from clower_jax.objectives.pretraining import Pretrain
 from configs import pretrain
-from input_pipeline import batches, choosing, masking
+from input_pipeline.pretraining import batches, masking, word_selection
+from input_pipeline.text import constants
 
 BERT = masking.Recipe(views=('char',), anchors=False, swap=False)
 MACBERT = masking.Recipe(views=('char',), anchors=False, ngrams=True)
@@ -49,7 +50,7 @@ def in_ngrams(sizes, u, length_u, limit):
     """The sentence of the docstring, one n-gram at a time."""
     chosen, left = np.zeros(len(sizes), bool), limit
     for first in np.argsort(u):
-        length = 1 + int(np.sum(length_u[first] >= np.cumsum(choosing.NGRAMS)[:-1]))
+        length = 1 + int(np.sum(length_u[first] >= np.cumsum(word_selection.NGRAMS)[:-1]))
         for word in range(first, min(first + length, len(sizes))):
             if sizes[word] == 0:
                 break
@@ -66,9 +67,9 @@ def test_ngrams_are_taken_as_a_loop_would(sizes, limit, seed):
     rows = np.array([sizes] * 3)
     u, length_u = rng.random((2, *rows.shape))
     limits = np.array([limit, 1, 1000], np.int32)
-    order = choosing.ngram_order(tf.constant(rows, tf.int32), tf.constant(u), tf.constant(length_u))
+    order = word_selection.ngram_order(tf.constant(rows, tf.int32), tf.constant(u), tf.constant(length_u))
     assert all(len(set(row)) == len(row) for row in order.numpy().tolist())
-    got = choosing.fill_budget(tf.constant(rows, tf.int32), order, tf.constant(limits)).numpy()
+    got = word_selection.fill_budget(tf.constant(rows, tf.int32), order, tf.constant(limits)).numpy()
     for b, limit in enumerate(limits):
         np.testing.assert_array_equal(got[b], in_ngrams(sizes, u[b], length_u[b], limit))
 
@@ -80,13 +81,13 @@ def test_lengths_of_ngrams():
     u = rng.random((rows, words))
     u[:, 20] = -1
     ones = tf.ones([rows, words], tf.int32)
-    order = choosing.ngram_order(ones, tf.constant(u), tf.constant(rng.random((rows, words))))
-    taken = choosing.fill_budget(ones, order, tf.fill([rows], 4)).numpy()
+    order = word_selection.ngram_order(ones, tf.constant(u), tf.constant(rng.random((rows, words))))
+    taken = word_selection.fill_budget(ones, order, tf.fill([rows], 4)).numpy()
     # Four words are taken: the first n-gram, then what other n-grams give. How long it was the order says.
     assert taken[:, 20].all() and (taken.sum(1) == 4).all()
     length = (order.numpy()[:, 20:24] == np.arange(4)).sum(1)
     shares = np.bincount(length, minlength=5)[1:] / rows
-    np.testing.assert_allclose(shares, choosing.NGRAMS, atol=4 * 0.5 / np.sqrt(rows))
+    np.testing.assert_allclose(shares, word_selection.NGRAMS, atol=4 * 0.5 / np.sqrt(rows))
 
 
 # ---- MacBERT ----
@@ -149,7 +150,7 @@ def test_a_word_without_a_similar_one_is_replaced_at_random_and_each_word_as_one
         }
     ] * 800
     batch = run(records, recipe=MACBERT, similar=none, word_length=24)
-    real = batch['char_mlm_labels'] != masking.IGNORE
+    real = batch['char_mlm_labels'] != constants.IGNORE
     assert (real.sum(1) == 9).all()
     now = np.take_along_axis(batch['char_ids'], batch['char_mlm_positions'], 1)[real].reshape(-1, 3)
     kept = now == batch['char_mlm_labels'][real].reshape(-1, 3)
@@ -190,7 +191,9 @@ def greedy_sets(sizes, u, limit):
 def test_sets_are_those_of_a_loop(sizes, limit, seed):
     u = np.tile(np.random.default_rng(seed).random(len(sizes)), (MASKS, 1))
     rows = tf.constant([sizes] * MASKS, tf.int32)
-    got = choosing.nth_set(rows, tf.constant(u), tf.fill([MASKS], limit), tf.range(MASKS), MASKS).numpy()
+    got = word_selection.nth_set(
+        rows, tf.constant(u), tf.fill([MASKS], limit), tf.range(MASKS), MASKS
+    ).numpy()
     assert [set(np.flatnonzero(row)) for row in got] == greedy_sets(sizes, u[0], limit)
 
 
@@ -200,11 +203,11 @@ def test_sets_that_share_the_whole_text(sizes, seed):
     """Every word is in one of the six, and the sets are as alike in size as whole words let them be."""
     rows, numbers = tf.constant([sizes] * 6, tf.int32), tf.range(6)
     u = tf.constant(np.tile(np.random.default_rng(seed).random(len(sizes)), (6, 1)))
-    got = choosing.nth_set(rows, u, tf.fill([6], 1000), numbers, 6, whole=True).numpy()
+    got = word_selection.nth_set(rows, u, tf.fill([6], 1000), numbers, 6, whole=True).numpy()
     np.testing.assert_array_equal(got.sum(0), np.array(sizes) > 0)
     taken = got @ np.array(sizes)
     assert (taken[:-1] <= [-(-taken[n:].sum() // (6 - n)) for n in range(5)]).all()
-    few = choosing.nth_set(rows, u, tf.fill([6], 3), numbers, 6, whole=True).numpy()
+    few = word_selection.nth_set(rows, u, tf.fill([6], 3), numbers, 6, whole=True).numpy()
     assert ((few @ np.array(sizes)) <= 3).all() and few.sum(0).max() <= 1
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clower_jax import resampling
+from clower_jax.experiments import resampling
 
 RANDOM = np.random.default_rng(0)
 

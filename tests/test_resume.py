@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.writer import read_metrics
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.utils.metrics_file import read_metrics
 
 ROOT = Path(__file__).parent.parent
 STEPS = 24

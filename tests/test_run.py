@@ -11,9 +11,9 @@ import workdirs
 
 import run
 from clower_jax import jobs, replay
-from clower_jax.writer import read_metrics
+from clower_jax.utils.metrics_file import read_metrics
 from configs import classify, cmrc, drcd, pretrain
-from input_pipeline import batches
+from input_pipeline.pretraining import batches
 
 ROOT = Path(__file__).parent.parent
 TINY = {

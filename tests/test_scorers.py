@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
-from input_pipeline import english_words, scorers
+from input_pipeline.metrics import classification, reading
+from input_pipeline.metrics import nltk_words as metrics_nltk_words
 
 FROZEN = [json.loads(line) for line in (Path(__file__).parent / 'nltk_words.jsonl').read_text().splitlines()]
 
@@ -45,8 +46,8 @@ pairs = st.tuples(texts, texts, texts, texts).map(lambda t: (t[0] + t[1] + t[2],
 def punkt() -> PunktSentenceTokenizer:
     """NLTK's, with our tables in place of its model. 48 = seen in lower case, at the start and inside."""
     model = PunktParameters()
-    model.abbrev_types = set(english_words.ABBREVIATIONS)
-    model.ortho_context = defaultdict(int, dict.fromkeys(english_words.STARTERS, 48))
+    model.abbrev_types = set(metrics_nltk_words.ABBREVIATIONS)
+    model.ortho_context = defaultdict(int, dict.fromkeys(metrics_nltk_words.STARTERS, 48))
     tokenizer = PunktSentenceTokenizer()
     tokenizer._params = model
     return tokenizer
@@ -141,7 +142,7 @@ def drcd_f1(answers: list[str], prediction: str) -> float:
 
 def test_words_are_those_of_nltk_with_its_own_model():
     assert len(FROZEN) == 300
-    wrong = [(text, words) for text, words in FROZEN if english_words.word_tokenize(text) != words]
+    wrong = [(text, words) for text, words in FROZEN if metrics_nltk_words.word_tokenize(text) != words]
     assert not wrong
     # The model of the property tests below is as good.
     assert [nltk_words(text) for text, _ in FROZEN] == [words for _, words in FROZEN]
@@ -149,11 +150,11 @@ def test_words_are_those_of_nltk_with_its_own_model():
 
 @pytest.mark.parametrize('table', ['ABBREVIATIONS', 'STARTERS'])
 def test_frozen_words_depend_on_each_entry(monkeypatch, table):
-    entries = getattr(english_words, table)
+    entries = getattr(metrics_nltk_words, table)
     for entry in entries:
-        monkeypatch.setattr(english_words, table, entries - {entry})
+        monkeypatch.setattr(metrics_nltk_words, table, entries - {entry})
         with_it = (pair for pair in FROZEN if entry in pair[0])
-        assert any(english_words.word_tokenize(text) != words for text, words in with_it), entry
+        assert any(metrics_nltk_words.word_tokenize(text) != words for text, words in with_it), entry
 
 
 @settings(max_examples=300)
@@ -163,13 +164,13 @@ def test_frozen_words_depend_on_each_entry(monkeypatch, table):
 @example('a. 𝐀b. c')
 def test_words_are_nltks(text):
     text = text.lower()
-    assert english_words.sentences(text) == SENTENCES.tokenize(text)
-    assert english_words.word_tokenize(text) == nltk_words(text)
+    assert metrics_nltk_words.sentences(text) == SENTENCES.tokenize(text)
+    assert metrics_nltk_words.word_tokenize(text) == nltk_words(text)
 
 
 def test_words_want_lower_case():
     with pytest.raises(ValueError, match=r"'Mr\. X' is not in lower case"):
-        english_words.word_tokenize('Mr. X')
+        metrics_nltk_words.word_tokenize('Mr. X')
 
 
 # ---- CMRC 2018 ----
@@ -179,7 +180,7 @@ def test_words_want_lower_case():
 @given(texts)
 @example('《红楼梦》第１回 The U.S. Army’s…… 3.14%')
 def test_cmrc_tokens(text):
-    assert scorers.cmrc_tokens(text) == segmentation(text)
+    assert reading.cmrc_tokens(text) == segmentation(text)
 
 
 @settings(max_examples=300)
@@ -189,9 +190,9 @@ def test_cmrc_tokens(text):
 @example([('——abc', 'abc')])
 def test_cmrc_scores_are_the_official_ones(rows):
     answers, prediction = [answer for answer, _ in rows], rows[0][1]
-    assert scorers.cmrc_f1(answers, prediction) == cmrc_f1(answers, prediction)
-    assert scorers.cmrc_exact_match(answers, prediction) == cmrc_em(answers, prediction)
-    assert scorers.cmrc_exact_match(answers, answers[-1]) == 1
+    assert reading.cmrc_f1(answers, prediction) == cmrc_f1(answers, prediction)
+    assert reading.cmrc_exact_match(answers, prediction) == cmrc_em(answers, prediction)
+    assert reading.cmrc_exact_match(answers, answers[-1]) == 1
 
 
 @given(st.lists(pairs, min_size=1, max_size=4), st.data())
@@ -199,33 +200,33 @@ def test_cmrc_corpus_scores_are_the_official_ones(rows, data):
     gold = {f'Q{i}': [answer, second] for i, (answer, second) in enumerate(rows)}
     answered = data.draw(st.sets(st.sampled_from(list(gold))))
     predictions = {key: data.draw(texts | st.sampled_from(gold[key])) for key in answered} | {'other': 'x'}
-    assert scorers.score_cmrc(gold, predictions) == cmrc_scores(gold, predictions)
+    assert reading.score_cmrc(gold, predictions) == cmrc_scores(gold, predictions)
 
 
 def test_cmrc_by_hand():
     # 光荣 / 光荣公司: a run of 2 of 4 and 2 tokens; 荣光: a run of 1.
-    assert scorers.cmrc_f1(['光荣公司'], '光荣') == pytest.approx(2 / 3)
-    assert scorers.cmrc_f1(['光荣', '光荣公司'], '光荣公司') == 1
-    assert scorers.cmrc_f1(['光荣'], '荣光') == 0.5
+    assert reading.cmrc_f1(['光荣公司'], '光荣') == pytest.approx(2 / 3)
+    assert reading.cmrc_f1(['光荣', '光荣公司'], '光荣公司') == 1
+    assert reading.cmrc_f1(['光荣'], '荣光') == 0.5
     # Contiguous: a subsequence of 4 in 5 tokens counts for its longest run of 2.
-    assert scorers.cmrc_f1(['甲乙丙丁'], '甲乙天丙丁') == pytest.approx(2 * 2 / (4 + 5))
+    assert reading.cmrc_f1(['甲乙丙丁'], '甲乙天丙丁') == pytest.approx(2 * 2 / (4 + 5))
     # A Latin word is one token, whatever its length.
-    assert scorers.cmrc_f1(['微软Windows系统'], 'WINDOWS') == pytest.approx(2 / 6)
-    assert scorers.cmrc_exact_match(['《光荣》。'], '光荣') == 1
-    assert scorers.cmrc_exact_match(['光荣'], '光荣,') == 0  # an ASCII comma is not in the scorer's list
+    assert reading.cmrc_f1(['微软Windows系统'], 'WINDOWS') == pytest.approx(2 / 6)
+    assert reading.cmrc_exact_match(['《光荣》。'], '光荣') == 1
+    assert reading.cmrc_exact_match(['光荣'], '光荣,') == 0  # an ASCII comma is not in the scorer's list
     # Empty after the marks are out: an exact match, and F1 0.
-    assert (scorers.cmrc_exact_match(['。'], ''), scorers.cmrc_f1(['。'], '')) == (1, 0)
+    assert (reading.cmrc_exact_match(['。'], ''), reading.cmrc_f1(['。'], '')) == (1, 0)
 
 
 def test_unanswered_questions_score_zero_and_are_counted():
     gold = {'Q1': ['光荣'], 'Q2': ['公司', '光荣公司'], 'Q3': ['甲'], 'Q4': ['乙']}
-    scores = scorers.score_cmrc(gold, {'Q1': '光荣', 'Q2': '天'})
+    scores = reading.score_cmrc(gold, {'Q1': '光荣', 'Q2': '天'})
     assert scores == {'f1': 25.0, 'em': 25.0, 'average': 25.0, 'total': 4, 'skip': 2}
-    scores = scorers.score_drcd(gold, {'Q1': '光荣', 'Q2': '公'})
+    scores = reading.score_drcd(gold, {'Q1': '光荣', 'Q2': '公'})
     assert (scores['total'], scores['skip'], scores['em']) == (4, 2, 25.0)
 
 
-@pytest.mark.parametrize('score', [scorers.score_cmrc, scorers.score_drcd])
+@pytest.mark.parametrize('score', [reading.score_cmrc, reading.score_drcd])
 def test_what_cannot_be_scored(score):
     with pytest.raises(ValueError, match='no questions'):
         score({}, {'Q1': 'x'})
@@ -233,7 +234,7 @@ def test_what_cannot_be_scored(score):
         score({'Q1': ['x'], 'Q2': []}, {'Q1': 'x'})
 
 
-@pytest.mark.parametrize('score', [scorers.cmrc_f1, scorers.drcd_f1])
+@pytest.mark.parametrize('score', [reading.cmrc_f1, reading.drcd_f1])
 def test_f1_needs_an_answer(score):
     with pytest.raises(ValueError, match="no answers to compare the prediction '光荣' with"):
         score([], '光荣')
@@ -248,23 +249,23 @@ def test_f1_needs_an_answer(score):
 def test_drcd_scores_are_the_literal_ones(rows):
     answers, prediction = [answer for answer, _ in rows], rows[0][1]
     same = any(drcd_normal(answer) == drcd_normal(prediction) for answer in answers)
-    assert scorers.drcd_f1(answers, prediction) == drcd_f1(answers, prediction)
-    assert scorers.drcd_exact_match(answers, prediction) == same
+    assert reading.drcd_f1(answers, prediction) == drcd_f1(answers, prediction)
+    assert reading.drcd_exact_match(answers, prediction) == same
 
 
 def test_drcd_by_hand():
     # A bag: order does not count. Full-width marks are left out, 「」 are not among them.
-    assert scorers.drcd_f1(['光榮公司'], '司公榮光') == 1
-    assert scorers.drcd_f1(['光榮公司'], '光榮') == pytest.approx(2 / 3)
-    assert scorers.drcd_exact_match(['《紅樓夢》'], '紅樓夢。') == 1
-    assert scorers.drcd_exact_match(['「紅樓夢」'], '紅樓夢') == 0
+    assert reading.drcd_f1(['光榮公司'], '司公榮光') == 1
+    assert reading.drcd_f1(['光榮公司'], '光榮') == pytest.approx(2 / 3)
+    assert reading.drcd_exact_match(['《紅樓夢》'], '紅樓夢。') == 1
+    assert reading.drcd_exact_match(['「紅樓夢」'], '紅樓夢') == 0
     # A Latin word is as many characters as it has; an article does not count.
-    assert scorers.drcd_f1(['the U.S. Army'], 'us') == pytest.approx(2 * 2 / (7 + 2))
-    assert scorers.drcd_exact_match(['The  Beatles'], 'beatles') == 1
+    assert reading.drcd_f1(['the U.S. Army'], 'us') == pytest.approx(2 * 2 / (7 + 2))
+    assert reading.drcd_exact_match(['The  Beatles'], 'beatles') == 1
 
 
 def test_drcd_tells_the_two_scores_apart():
-    scores = scorers.score_drcd({'Q1': ['光榮公司']}, {'Q1': '司公榮光'})
+    scores = reading.score_drcd({'Q1': ['光榮公司']}, {'Q1': '司公榮光'})
     assert scores == {'f1_cmrc': 25.0, 'em_cmrc': 0.0, 'f1_drcd': 100.0, 'em': 0.0, 'total': 1, 'skip': 0}
 
 
@@ -285,11 +286,11 @@ def test_real_answers(data_dir, file):
                 if len(gold) % 50:
                     stop = start + len(answers[0]) + after
                     predictions[qa['id']] = paragraph['context'][max(start + before, 0) : max(stop, 0)]
-    scores = scorers.score_cmrc(gold, predictions)
+    scores = reading.score_cmrc(gold, predictions)
     assert scores == cmrc_scores(gold, predictions)
     assert scores['skip'] == len(gold) // 50
     assert 40 < scores['f1'] < 95 and 0 < scores['em'] < 50
-    both = scorers.score_drcd(gold, predictions)
+    both = reading.score_drcd(gold, predictions)
     assert (both['f1_cmrc'], both['em_cmrc']) == (scores['f1'], scores['em'])
     literal = sum(drcd_f1(gold[key], predictions[key]) for key in predictions)
     assert both['f1_drcd'] == pytest.approx(100 * literal / len(gold))
@@ -316,14 +317,14 @@ def test_classification_scores(drawn):
         recall = Fraction(matrix[i][i], gold) if gold else 0
         both = precision + recall
         per_class.append(2 * precision * recall / both if both else 0)
-    result = scorers.confusion_matrix(labels, predictions, C)
+    result = classification.confusion_matrix(labels, predictions, C)
     assert result.dtype == np.int64 and result.tolist() == matrix
-    assert scorers.macro_f1(labels, predictions, C) == pytest.approx(float(sum(per_class) / C))
+    assert classification.macro_f1(labels, predictions, C) == pytest.approx(float(sum(per_class) / C))
 
 
 def test_a_class_that_never_occurs_lowers_macro_f1():
-    assert scorers.macro_f1([0, 1], [0, 1], 2) == 1
-    assert scorers.macro_f1([0, 1], [0, 1], 4) == 0.5
+    assert classification.macro_f1([0, 1], [0, 1], 2) == 1
+    assert classification.macro_f1([0, 1], [0, 1], 4) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -339,4 +340,4 @@ def test_a_class_that_never_occurs_lowers_macro_f1():
 )
 def test_classes_that_cannot_be_scored(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
-        scorers.confusion_matrix(labels, predictions, 2)
+        classification.confusion_matrix(labels, predictions, 2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from input_pipeline import segment
+from input_pipeline.text import segmenters
 
 rjieba = pytest.importorskip('rjieba')
 
@@ -47,18 +47,18 @@ texts = st.lists(piece, max_size=8).map(''.join)
 
 def alone(text: str, hmm: bool = True) -> list[str]:
     """By jieba itself."""
-    return segment._jieba().lcut(text, HMM=hmm)
+    return segmenters._jieba().lcut(text, HMM=hmm)
 
 
 @pytest.fixture(scope='module')
 def dictionary() -> list[str]:
-    with segment._jieba().get_dict_file() as file:
+    with segmenters._jieba().get_dict_file() as file:
         return [line.split()[0] for line in file.read().decode().splitlines()]
 
 
 def test_the_versions_installed_here_go_together():
-    assert segment._rjieba_is_jieba()
-    assert segment.segmenter('jieba') is segment._cut_fast
+    assert segmenters._rjieba_is_jieba()
+    assert segmenters.segmenter('jieba') is segmenters._cut_fast
 
 
 @settings(max_examples=1500)
@@ -70,20 +70,22 @@ def test_the_versions_installed_here_go_together():
 def test_any_text(text):
     """Run by run, and all runs at once, as it is done where they are many."""
     for hmm in (True, False):
-        assert segment.segmenter('jieba', hmm)(text) == alone(text, hmm)
-    if words := segment._rjieba().cut(text, hmm=False):
-        assert list(segment._guess_in_turn(words)) == segment._guess_together(text, words) == alone(text)
+        assert segmenters.segmenter('jieba', hmm)(text) == alone(text, hmm)
+    if words := segmenters._rjieba().cut(text, hmm=False):
+        assert (
+            list(segmenters._guess_in_turn(words)) == segmenters._guess_together(text, words) == alone(text)
+        )
 
 
 @pytest.mark.parametrize('seed', range(4))
 def test_many_runs(seed):
     """Ideographs at random: those that jieba has probabilities for, and any, with runs of all lengths."""
     rng = random.Random(seed)
-    known = sorted(set().union(*segment._finalseg().emit_P.values()))
+    known = sorted(set().union(*segmenters._finalseg().emit_P.values()))
     pools = [known, list(map(chr, range(0x4E00, 0x9FD6))), list(HAN), [*HAN, *'ab1.2-%+ ，']]
     strings = [''.join(rng.choices(rng.choice(pools), k=rng.randint(1, 40))) for _ in range(600)]
     text = '。'.join(strings)
-    assert segment._guess_together(text, segment._rjieba().cut(text, hmm=False)) == alone(text)
+    assert segmenters._guess_together(text, segmenters._rjieba().cut(text, hmm=False)) == alone(text)
 
 
 def test_real_text(data_dir):
@@ -93,7 +95,7 @@ def test_real_text(data_dir):
             stream.seek(random.Random(number).randrange(file.stat().st_size - 3 * SAMPLE))
             lines = stream.read(3 * SAMPLE).decode(errors='ignore').split('\n')
         for hmm in (True, False):
-            cut = segment.segmenter('jieba', hmm)
+            cut = segmenters.segmenter('jieba', hmm)
             expected = [alone(line, hmm) for line in lines]
             assert list(map(cut, lines)) == expected
             joined = [word for words in expected for word in (*words, '\0')]
@@ -103,8 +105,8 @@ def test_real_text(data_dir):
 def test_the_dictionaries_are_the_same(dictionary):
     """Every word; and (of one in seven) how often it occurs, which `suggest_freq` tells: a product of floats
     rounded down, so that the order of the factors shows in the last place."""
-    assert len(dictionary) > 300_000 and all(map(segment._rjieba().has_word, dictionary))
-    ours, theirs = segment._rjieba(), segment._jieba()
+    assert len(dictionary) > 300_000 and all(map(segmenters._rjieba().has_word, dictionary))
+    ours, theirs = segmenters._rjieba(), segmenters._jieba()
     for word in dictionary[::7]:
         assert abs(ours.suggest_freq(word) - theirs.suggest_freq(word)) <= 1, word
 
@@ -113,7 +115,7 @@ def test_the_whole_dictionary_as_text(dictionary):
     """Words beside words that they overlap with or run into, where a frequency that differs would show."""
     shuffled = random.Random(0).sample(dictionary, 30_000)
     text = '，'.join(map(''.join, zip(shuffled[::3], shuffled[1::3], shuffled[2::3])))
-    assert segment.segmenter('jieba')(text) == alone(text)
+    assert segmenters.segmenter('jieba')(text) == alone(text)
 
 
 def test_what_the_fast_way_takes_for_granted(dictionary):
@@ -121,7 +123,7 @@ def test_what_the_fast_way_takes_for_granted(dictionary):
     has a character that is for rjieba alone one of those that words are made of."""
     latin = [word for word in dictionary if any(map(str.isascii, word))]
     assert latin and not [word for word in latin if word.isascii() and word.isalnum()]
-    assert all(segment._rjieba().cut(word, hmm=False) == [word] for word in latin)
+    assert all(segmenters._rjieba().cut(word, hmm=False) == [word] for word in latin)
     rjiebas = re.compile('[\u3400-\u4dbf\u9fd6-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]')
     assert not list(filter(rjiebas.search, dictionary))
 
@@ -129,7 +131,7 @@ def test_what_the_fast_way_takes_for_granted(dictionary):
 @pytest.fixture
 def forgetful():
     """What is loaded and decided once a process is decided again, before and after."""
-    caches = (segment._rjieba, segment._rjieba_is_jieba)
+    caches = (segmenters._rjieba, segmenters._rjieba_is_jieba)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -138,19 +140,19 @@ def forgetful():
 
 
 def test_without_rjieba_jieba_works_alone(forgetful, monkeypatch, caplog):
-    described = segment.describe('jieba')
-    segment._rjieba.cache_clear()
-    segment._rjieba_is_jieba.cache_clear()
+    described = segmenters.describe('jieba')
+    segmenters._rjieba.cache_clear()
+    segmenters._rjieba_is_jieba.cache_clear()
     monkeypatch.setitem(sys.modules, 'rjieba', None)
     with caplog.at_level('INFO'):
-        assert segment.segmenter('jieba')('他来到网易杭研大厦') == ['他', '来到', '网易', '杭研', '大厦']
+        assert segmenters.segmenter('jieba')('他来到网易杭研大厦') == ['他', '来到', '网易', '杭研', '大厦']
     assert 'pip install rjieba' in caplog.text
-    assert segment.describe('jieba') == described
+    assert segmenters.describe('jieba') == described
     with pytest.raises(ImportError, match='rjieba is not installed: pip install rjieba'):
-        segment.segmenter('rjieba')
+        segmenters.segmenter('rjieba')
 
 
 def test_versions_that_were_not_compared_are_not_mixed(forgetful, monkeypatch, caplog):
-    monkeypatch.setattr(segment, 'COMPARED', {('0.42.1', '9.9')})
-    assert segment.segmenter('jieba') is not segment._cut_fast
+    monkeypatch.setattr(segmenters, 'COMPARED', {('0.42.1', '9.9')})
+    assert segmenters.segmenter('jieba') is not segmenters._cut_fast
     assert 'has not been compared' in caplog.text and 'jieba==0.42.1 rjieba==9.9' in caplog.text

@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from clower_jax import Encoder
-from clower_jax.export import export
+from clower_jax.interop.export import export
 
 TEXTS = [*workdirs.TEXTS, '', '今天', 'Café 打电话用 IPHONE很好', '亚洲第一大河' * 20]
 LENGTH = 20  # tokens: shorter than the last text, and than there are positions

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import auto_mlm
-from input_pipeline import buckets, sentences, vector_scores, vector_sets
-from input_pipeline.sentences import Pair
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.finetuning import buckets, sentence_eval, sentences
+from input_pipeline.finetuning.sentences import Pair
+from input_pipeline.metrics import retrieval
+from input_pipeline.text.vocabulary import Vocabulary
 
 COLUMNS = ConfigDict({'text_columns': (), 'label_column': ''})
 VOCABULARY = Vocabulary([*finetuned.SPECIAL, *finetuned.CHARACTERS], 35)
@@ -38,8 +39,8 @@ def test_both_columns_of_texts_are_taken_and_labels_are_not(tmp_path):
 
 def test_vectors_that_are_no_numbers_find_nothing():
     vectors = np.full((3, 4), np.nan, np.float32)
-    ranks, _ = vector_scores.ranks(vectors, vectors)
-    assert vector_scores.retrieval(ranks, ranks)['recall_1'] == 0
+    ranks, _ = retrieval.ranks(vectors, vectors)
+    assert retrieval.retrieval(ranks, ranks)['recall_1'] == 0
 
 
 def test_texts_are_the_first_distinct_ones(tmp_path, caplog):
@@ -113,7 +114,7 @@ def test_spearman_is_scipys(pairs):
     x, y = np.array(pairs, float).T
     constant = len(set(x)) == 1 or len(set(y)) == 1
     expected = 0 if constant else scipy.stats.spearmanr(x, y).statistic
-    assert vector_scores.spearman(x, y) == pytest.approx(expected, abs=1e-12)
+    assert retrieval.spearman(x, y) == pytest.approx(expected, abs=1e-12)
 
 
 @given(st.integers(1, 9), st.integers(0, 100), st.integers(1, 4))
@@ -122,8 +123,8 @@ def test_ranks_against_a_loop(count, seed, block):
     rng = np.random.default_rng(seed)
     a, b = (rng.integers(-1, 2, (count, 2)).astype(float) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector_scores, 'BLOCK', block)
-        rank, nearest = vector_scores.ranks(a, b)
+        patch.setattr(retrieval, 'BLOCK', block)
+        rank, nearest = retrieval.ranks(a, b)
 
     def cosine(x, y):
         norm = np.sqrt((x @ x) * (y @ y))
@@ -138,12 +139,12 @@ def test_ranks_against_a_loop(count, seed, block):
 
 def test_vectors_that_are_all_the_same_find_nothing():
     same = np.ones((20, 3))
-    rank, _ = vector_scores.ranks(same, same)
-    assert vector_scores.retrieval(rank, rank)['acc_ab'] == 0
+    rank, _ = retrieval.ranks(same, same)
+    assert retrieval.retrieval(rank, rank)['acc_ab'] == 0
 
 
 def test_retrieval_by_hand():
-    found = vector_scores.retrieval(np.array([1, 2, 6, 11]), np.array([1, 1, 1, 2]))
+    found = retrieval.retrieval(np.array([1, 2, 6, 11]), np.array([1, 1, 1, 2]))
     assert found == {
         'acc_ab': 0.25, 'acc_ba': 0.75, 'mrr': pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 11) / 4),
         'recall_1': 0.25, 'recall_5': 0.5, 'recall_10': 0.75,
@@ -174,7 +175,7 @@ PAIRS = [
 
 
 def test_similarity(tmp_path):
-    split = vector_sets.Similarity(PAIRS, VOCABULARY, 8)
+    split = sentence_eval.Similarity(PAIRS, VOCABULARY, 8)
     assert len(split.rows) == 5  # each text once
     cosines = split.decode(bags(split))
     np.testing.assert_allclose(cosines, [1, 0.5, 0, 0.5], atol=1e-6)
@@ -188,7 +189,7 @@ def test_similarity(tmp_path):
 
 
 def test_similarity_without_scores(tmp_path):
-    split = vector_sets.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
+    split = sentence_eval.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
     cosines = split.decode(bags(split))
     assert split.score(cosines) == {}
     split.write_predictions(tmp_path, cosines)
@@ -198,7 +199,7 @@ def test_similarity_without_scores(tmp_path):
 def test_retrieval(tmp_path):
     """Each first text finds the second text that shares most of its characters."""
     rows = [(A + B, A + B + C), (C + D, D), (E + A, B)]
-    split = vector_sets.Retrieval([Pair(*row, None, 'x/f.tsv:1') for row in rows], VOCABULARY, 8)
+    split = sentence_eval.Retrieval([Pair(*row, None, 'x/f.tsv:1') for row in rows], VOCABULARY, 8)
     found = split.decode(bags(split))
     assert found.ab.tolist() == [1, 1, 3] and found.ba.tolist() == [1, 1, 3]
     assert found.nearest.tolist() == [2, 0, 0]
@@ -211,8 +212,8 @@ def test_retrieval(tmp_path):
 def test_several_sets_are_judged_one_by_one_and_averaged(tmp_path):
     """A mean over the sets, not over their pairs; a text that is in both has a vector in each."""
     first, second = PAIRS, [PAIRS[1]._replace(score=5.0), PAIRS[0]._replace(score=1.0)]
-    alone = [vector_sets.Similarity(pairs, VOCABULARY, 8) for pairs in (first, second)]
-    both = vector_sets.Several({'a': alone[0], 'b': alone[1]})
+    alone = [sentence_eval.Similarity(pairs, VOCABULARY, 8) for pairs in (first, second)]
+    both = sentence_eval.Several({'a': alone[0], 'b': alone[1]})
     assert both.metrics == ('spearman', 'spearman_a', 'spearman_b')
     found = both.decode(bags(both))
     expected = [one.score(one.decode(bags(one)))['spearman'] for one in alone]
@@ -225,8 +226,8 @@ def test_several_sets_are_judged_one_by_one_and_averaged(tmp_path):
     assert [(line['set'], line['id']) for line in lines] == [
         *(('a', n) for n in range(4)), ('b', 0), ('b', 1),
     ]  # fmt: skip
-    unknown = vector_sets.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
-    partly = vector_sets.Several({'a': alone[0], 'b': unknown})
+    unknown = sentence_eval.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
+    partly = sentence_eval.Several({'a': alone[0], 'b': unknown})
     assert partly.score(partly.decode(bags(partly))) == {'spearman': expected[0], 'spearman_a': expected[0]}
 
 
@@ -235,15 +236,15 @@ def test_several_files_are_named_with_commas(tmp_path):
     files = [write(tmp_path / name, f'{A}\t{B}\t1\n{A}\t{A}\t2\n') for name in ('a.tsv', 'x/a.tsv', 'b.tsv')]
     data = {'evaluation': 'similarity', 'dataset': '', 'train': '', 'dev': ','.join(files), 'max_length': 8}
     config = ConfigDict({'mode': 'evaluate', 'data': {**COLUMNS, **data, 'test': files[2]}})
-    splits = vector_sets.judged(config, VOCABULARY)
+    splits = sentence_eval.judged(config, VOCABULARY)
     assert splits['validation'].metrics == ('spearman', 'spearman_a_1', 'spearman_a_2', 'spearman_b')
     assert splits['test'].metrics == ('spearman',)
     named = write(tmp_path / 'a,b.tsv', f'{A}\t{B}\t1\n')
     config.data.dev = named
-    assert isinstance(vector_sets.judged(config, VOCABULARY)['validation'], vector_sets.Similarity)
+    assert isinstance(sentence_eval.judged(config, VOCABULARY)['validation'], sentence_eval.Similarity)
     config.data.dev = f'{files[0]},{tmp_path}/none.tsv'
     with pytest.raises(FileNotFoundError, match='data.dev=.*there is no such file, .*/none.tsv'):
-        vector_sets.judged(config, VOCABULARY)
+        sentence_eval.judged(config, VOCABULARY)
 
 
 def test_long_texts_are_cut_and_counted(caplog):
@@ -262,7 +263,7 @@ def test_a_rate_is_chosen_on_other_pairs_than_are_reported(tmp_path):
     config.update_from_flattened_dict(
         {'data.train': dev, 'data.dev': dev, 'data.evaluation': 'similarity', 'data.max_length': 8}
     )
-    splits = vector_sets.judged(config, VOCABULARY)
+    splits = sentence_eval.judged(config, VOCABULARY)
     sides = {}
     for name, split in splits.items():
         lines = list(split.lines(split.decode(bags(split))))
@@ -272,6 +273,6 @@ def test_a_rate_is_chosen_on_other_pairs_than_are_reported(tmp_path):
     seen = {text for pair in sides['validation'] for text in pair}
     assert not any(text in seen for pair in sides['test'] for text in pair)
     config.mode = 'evaluate'
-    assert len(list(vector_sets.judged(config, VOCABULARY))) == 1
+    assert len(list(sentence_eval.judged(config, VOCABULARY))) == 1
     config.mode, config.data.test = 'train', dev
-    assert len(vector_sets.judged(config, VOCABULARY)['validation'].rows) == len(texts)
+    assert len(sentence_eval.judged(config, VOCABULARY)['validation'].rows) == len(texts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clower_jax import command_line, settings
+from clower_jax.utils import command_line, settings
 
 FOLDER = Path(__file__).parent.parent / 'configs'
 CONFIGS = sorted(path.stem for path in FOLDER.glob('*.py') if path.name not in command_line.NO_JOBS)

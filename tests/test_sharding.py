@@ -12,9 +12,10 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 from one_step import loss_and_gradients, shrunk_config
 
-from clower_jax import optim, sharding
-from clower_jax.tasks import Pretrain
-from clower_jax.train_state import TrainState
+from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.parallel import sharding
+from clower_jax.training import optim
 
 HERE = Path(__file__).parent
 MESHES = [

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input_pipeline import build_corpus, build_vocab, similar_words
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.corpus import corpus_builder, vocab_builder
+from input_pipeline.pretraining import similar_words
+from input_pipeline.text.vocabulary import Vocabulary
 
 BASE = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *'今天气很好吃米饭面条喝茶水龘a', '##b']
 WORDS = ['今天', '天气', '米饭', '面条', '喝茶水', 'ab']
@@ -37,8 +38,8 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp('words')
     text = '\n\n'.join('\n'.join(lines[first : first + 10]) for first in range(0, len(lines), 10))
     (folder / 'text.txt').write_text(text, encoding='utf-8')
-    build_vocab.build(str(folder / 'text.txt'), folder / 'vocab.txt', num_words=50)
-    build_corpus.build(
+    vocab_builder.build(str(folder / 'text.txt'), folder / 'vocab.txt', num_words=50)
+    corpus_builder.build(
         str(folder / 'text.txt'), folder / 'vocab.txt', folder / 'corpus', char_length=64, word_length=48
     )
     return folder / 'corpus'

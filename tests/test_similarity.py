@@ -10,13 +10,16 @@ import synthetic
 import tensorflow as tf
 import workdirs
 
-from clower_jax import jobs, similarity, tasks
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.similarity import CONTROL, GROUPS, MEASURES
-from clower_jax.writer import Writer
+from clower_jax import jobs
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.experiments import figure3
+from clower_jax.experiments.figure3 import CONTROL, GROUPS, MEASURES
+from clower_jax.objectives import registry
+from clower_jax.training.run_log import Writer
 from configs import similarity as config_file
-from input_pipeline import batches, loader, word_lengths
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.pretraining import batches, loader
+from input_pipeline.probing import word_lengths
+from input_pipeline.text.vocabulary import Vocabulary
 
 EXAMPLES = 12
 SIZES = {'batch_size': 8, 'data.eval_examples': EXAMPLES, 'data.max_anchors': 15}
@@ -30,7 +33,7 @@ def pretrained(workdir, corpus, seed=0):
         **{'data.word_length': 0},
     )
     config = batches.resolve(config, workdir)
-    task = tasks.from_config(config)
+    task = registry.from_config(config)
     params = jax.tree.map(lambda x: np.roll(x, seed), synthetic.random_params(task))
     writer = Writer(workdir)
     writer.run(config, batches.vocabulary(config).tokens)
@@ -55,7 +58,7 @@ def config_of(**changes):
 
 @pytest.fixture(scope='module')
 def resolved(workdir):
-    return batches.resolve(similarity.config_of(config_of(), workdir[0]), workdir[0])
+    return batches.resolve(figure3.config_of(config_of(), workdir[0]), workdir[0])
 
 
 def test_texts_are_in_order_and_nothing_is_masked(resolved):
@@ -65,7 +68,7 @@ def test_texts_are_in_order_and_nothing_is_masked(resolved):
     vocabulary = batches.vocabulary(resolved)
     special = [vocabulary.pad, vocabulary.cls, vocabulary.sep]
     for view in ('char', 'word'):
-        rows = np.concatenate([similarity.unmasked(batch, view) for batch in made])
+        rows = np.concatenate([figure3.unmasked(batch, view) for batch in made])
         assert not rows[EXAMPLES:].any() and len(rows) == 16
         for row, record in zip(rows, records[f'{view}_ids']):
             assert row[~np.isin(row, special)].tolist() == record.numpy().tolist()
@@ -73,13 +76,13 @@ def test_texts_are_in_order_and_nothing_is_masked(resolved):
 
 def test_distances_are_the_formula(workdir, resolved):
     folder, model, params = workdir
-    found = similarity.measure(resolved, folder, batches.batches(resolved, split='validation'))
+    found = figure3.measure(resolved, folder, batches.batches(resolved, split='validation'))
     expected = {group: {'cosine': [], 'euclidean': []} for group in GROUPS}
     encode = jax.jit(functools.partial(model.apply, method='encode'), static_argnums=1)
     for batch in batches.batches(resolved, split='validation'):
         hidden = {}
         for view in ('char', 'word'):
-            ids = similarity.unmasked(batch, view)
+            ids = figure3.unmasked(batch, view)
             hidden[view] = np.asarray(encode({'params': params}, view, ids, batch[f'{view}_segments']))
         for row, anchor in zip(*np.nonzero(batch['anchor_char_length'])):
             start, length = (batch[f'anchor_char_{name}'][row, anchor] for name in ('start', 'length'))
@@ -101,7 +104,7 @@ def test_a_control_is_another_word(workdir, resolved, monkeypatch):
         batch | {'anchor_ids': np.ones_like(batch['anchor_ids'])}
         for batch in batches.batches(resolved, split='validation')
     ]
-    found = similarity.measure(resolved, workdir[0], made)
+    found = figure3.measure(resolved, workdir[0], made)
     assert all(len(found[group][name + CONTROL]) == 0 for group in GROUPS for name in MEASURES)
     assert all(len(found[group][name]) for group in GROUPS for name in MEASURES)
 
@@ -109,8 +112,8 @@ def test_a_control_is_another_word(workdir, resolved, monkeypatch):
 @pytest.fixture(scope='module')
 def long_words(tmp_path_factory):
     """A corpus with words of two to seven characters, and a Latin one."""
-    build_vocab = pytest.importorskip('input_pipeline.build_vocab', exc_type=ImportError)
-    build_corpus = pytest.importorskip('input_pipeline.build_corpus', exc_type=ImportError)
+    build_vocab = pytest.importorskip('input_pipeline.corpus.vocab_builder', exc_type=ImportError)
+    build_corpus = pytest.importorskip('input_pipeline.corpus.corpus_builder', exc_type=ImportError)
     folder = tmp_path_factory.mktemp('long')
     (folder / 'a.txt').write_text(
         '\n\n'.join(f'{n}年，北京。中华人民共和国在北京用python，天安门好。' for n in range(40)), 'utf-8'
@@ -125,7 +128,7 @@ def long_words(tmp_path_factory):
 def test_words_of_any_length_are_measured_though_shorter_ones_are_contrasted(long_words, tmp_path):
     pretrained(tmp_path / 'run', long_words)
     config = config_of(**{'data.max_anchors': 20, 'data.eval_examples': 0})
-    its = batches.resolve(similarity.config_of(config, tmp_path / 'run'), tmp_path / 'run')
+    its = batches.resolve(figure3.config_of(config, tmp_path / 'run'), tmp_path / 'run')
     trained = batches.resolve(
         synthetic.tiny_config(
             **{'data.corpus': str(long_words), 'data.text': '', 'data.char_length': 0, 'data.word_length': 0}
@@ -138,7 +141,7 @@ def test_words_of_any_length_are_measured_though_shorter_ones_are_contrasted(lon
         return {int(n) for batch in made for n in np.unique(batch['anchor_char_length'])} - {0}
 
     assert lengths(its) == {2, 3, 7} and lengths(trained) == {2, 3}
-    found = similarity.measure(its, tmp_path / 'run', batches.batches(its, split='validation'))
+    found = figure3.measure(its, tmp_path / 'run', batches.batches(its, split='validation'))
     longer = [(batch['anchor_char_length'] > 2).sum() for batch in batches.batches(its, split='validation')]
     assert len(found['3+']['cosine']) == sum(longer)
 
@@ -171,14 +174,14 @@ def test_the_share_of_two_characters_is_counted_word_by_word(long_words, small_c
 def test_summary_is_numpys():
     values = np.array([1.0, 2.0, 6.0])
     expected = {'count': 3, 'mean': 3.0, 'std': np.sqrt(7), 'median': 2.0}
-    assert similarity.summary(values) == pytest.approx(expected)
-    assert similarity.summary(values[:1])['std'] is None and similarity.summary(values[:0])['mean'] is None
+    assert figure3.summary(values) == pytest.approx(expected)
+    assert figure3.summary(values[:1])['std'] is None and figure3.summary(values[:0])['mean'] is None
 
 
 def test_the_job_compares_models(workdir, small_corpus, tmp_path):
     pretrained(tmp_path / 'other', small_corpus, seed=1)
     config = config_of(models=f'ours={workdir[0]},{tmp_path}/other')
-    text = jobs.figure3(jobs.Job(config, 'configs/similarity.py', tmp_path / 'figure'))
+    text = jobs.similarity(jobs.Job(config, 'configs/similarity.py', tmp_path / 'figure'))
     results = json.loads((tmp_path / 'figure' / 'similarity.json').read_text('utf-8'))
     assert list(results) == ['ours', 'other']
     for model, about in results.items():
@@ -198,7 +201,7 @@ def test_the_job_compares_models(workdir, small_corpus, tmp_path):
 
 def test_what_cannot_be_measured_is_explained(workdir, small_corpus, tmp_path):
     def job(**changes):
-        return jobs.figure3(jobs.Job(config_of(**changes), 'configs/similarity.py', tmp_path / 'figure'))
+        return jobs.similarity(jobs.Job(config_of(**changes), 'configs/similarity.py', tmp_path / 'figure'))
 
     with pytest.raises(ValueError, match='--config.init_from=W, or several'):
         job()

@@ -12,8 +12,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from input_pipeline import formats
-from input_pipeline.sources import Report, locate, plan, read
+from input_pipeline.corpus import readers
+from input_pipeline.corpus.readers import Report, locate
+from input_pipeline.corpus.sources import plan, read
 
 # Two documents; the first has two paragraphs.
 PARAGRAPHS = [['春眠不觉晓，', '处处闻啼鸟。'], ['夜来风雨声。']]
@@ -88,7 +89,7 @@ def test_every_cut_of_a_jsonl_gives_the_same_documents(tmp_path, lines, newline,
 
 
 def test_every_cut_counts_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, 'MAX_LINE_BYTES', 20)
+    monkeypatch.setattr(readers, 'MAX_LINE_BYTES', 20)
     lines = [b'one', b'\xff\xfe', b'', b'nul \0', b'', b'two', b'x' * 50, b'three', b'', b'x' * 21, b'']
     for suffix, data in [
         ('.txt', b'\n'.join(lines)),
@@ -238,11 +239,11 @@ def test_a_field_that_only_some_files_have_is_said(tmp_path, caplog):
 
 def test_the_fields_are_those_of_the_first_objects(tmp_path):
     """A file without a sound object there is read as ever."""
-    (tmp_path / 'a.jsonl').write_text('x\n' * formats.FIRST_RECORDS + '{"text": "文"}\n')
+    (tmp_path / 'a.jsonl').write_text('x\n' * readers.FIRST_RECORDS + '{"text": "文"}\n')
     report = Report()
     assert paragraphs(tmp_path, report) == [['文']]
-    assert report.counts == {'json_invalid': formats.FIRST_RECORDS}
-    (tmp_path / 'a.jsonl').write_text('{"id": 1}\n' * formats.FIRST_RECORDS + '{"text": "文"}\n')
+    assert report.counts == {'json_invalid': readers.FIRST_RECORDS}
+    (tmp_path / 'a.jsonl').write_text('{"id": 1}\n' * readers.FIRST_RECORDS + '{"text": "文"}\n')
     with pytest.raises(ValueError, match='a.jsonl has no field with a usual name; its fields are: id.'):
         plan(str(tmp_path))
 
@@ -415,7 +416,7 @@ def test_a_line_of_10_mb_is_one_paragraph(tmp_path):
 
 
 def test_a_line_over_the_limit_is_skipped(tmp_path):
-    (tmp_path / 'a.txt').write_bytes(b'a\n' + b'x' * (formats.MAX_LINE_BYTES + 1) + b'\nb\n')
+    (tmp_path / 'a.txt').write_bytes(b'a\n' + b'x' * (readers.MAX_LINE_BYTES + 1) + b'\nb\n')
     report = Report()
     assert paragraphs(tmp_path, report, chunk_bytes=1 << 22) == [['a', 'b']]
     assert report.to_json() == {'line_too_long': {'count': 1, 'examples': [f'{tmp_path}/a.txt:2']}}
@@ -475,7 +476,7 @@ def test_an_array_is_read_as_lines_are(tmp_path, monkeypatch):
     ]
     path.write_bytes(b''.join(parts))
     for block in (1, 2, 7, 1 << 20):
-        monkeypatch.setattr(formats, '_BLOCK', block)
+        monkeypatch.setattr(readers, '_BLOCK', block)
         report = Report()
         assert paragraphs(path, report) == [['a\tb😀'], ['[好],]']]
         assert report.counts == {'not_utf8': 2, 'empty_document': 2, 'json_invalid': 1}

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import pytest
 import synthetic
 
-from clower_jax import initial, start
-from clower_jax.checkpoint import Checkpoints
-from clower_jax.train import programs_of, train
-from clower_jax.train_state import TrainState, sharded_state
-from clower_jax.writer import Writer, read_metrics
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.checkpoints.train_state import TrainState, sharded_state
+from clower_jax.interop import weight_sources
+from clower_jax.training import init_state
+from clower_jax.training.loop import programs_of, train
+from clower_jax.training.run_log import Writer
+from clower_jax.utils.metrics_file import read_metrics
 
 # No layers: the embeddings and heads are enough here, and compile at once.
 SHORT = {'total_steps': 2, 'log_every': 1, 'eval_every': 0, 'model.num_layers': 0}
@@ -35,9 +37,9 @@ def run(workdir, vocabulary=None, batches=synthetic.batches, **changes):
     ],
 )  # fmt: skip
 def test_settings_that_no_data_could_make_good(key, value):
-    start.check(synthetic.tiny_config())
+    init_state.check(synthetic.tiny_config())
     with pytest.raises(ValueError, match=key):
-        start.check(synthetic.tiny_config(**{key: value}))
+        init_state.check(synthetic.tiny_config(**{key: value}))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_sizes_that_no_memory_holds(changes):
     """Each of them is in its range, and the process would be killed."""
     message = r'^[\d,]+ M parameters and [\d,]+ tokens at a time need more than [\d,]+ GB of memory'
     with pytest.raises(ValueError, match=message):
-        start.check(synthetic.tiny_config(**changes))
+        init_state.check(synthetic.tiny_config(**changes))
 
 
 @pytest.fixture(scope='module')
@@ -138,8 +140,8 @@ def test_settings_that_changed_on_the_way_are_kept(begun):
     # As if it were started with a rate, and killed before it had saved a step that was taken with it.
     config = synthetic.tiny_config(**SHORT | {'total_steps': 6, 'optim.learning_rate': 0.25})
     at_4 = {'until_step': 4, 'settings': {'optim.learning_rate': 0.5, 'total_steps': 4}}
-    assert start.history(begun, config, 4) == [at_2, at_4]
-    Writer(begun, 4).run(config, synthetic.Vocabulary().tokens, start.history(begun, config, 4))
+    assert init_state.history(begun, config, 4) == [at_2, at_4]
+    Writer(begun, 4).run(config, synthetic.Vocabulary().tokens, init_state.history(begun, config, 4))
     run(begun, total_steps=6, **{'optim.learning_rate': 0.5})
     assert history() == [at_2, {'until_step': 4, 'settings': {'total_steps': 4}}]
 
@@ -159,12 +161,15 @@ def half(path):
 def test_a_damaged_config_is_not_passed_over(begun, harm, message):
     harm(begun / 'config.json')
     before = contents(begun)
-    for going_on in (run, lambda workdir, **to: start.check_workdir(synthetic.tiny_config(**to), workdir)):
+    for going_on in (
+        run,
+        lambda workdir, **to: init_state.check_workdir(synthetic.tiny_config(**to), workdir),
+    ):
         with pytest.raises(ValueError, match=message) as error:
             going_on(begun, total_steps=4)
         assert '\n' not in str(error.value)
     with pytest.raises(ValueError, match=r'config\.json is (no JSON|missing)'):
-        initial.source_info(begun)
+        weight_sources.source_info(begun)
     assert contents(begun) == before
 
 
@@ -209,13 +214,13 @@ def test_from_another_run_in_fp32(begun, tmp_path, monkeypatch):
     saving = begun / 'checkpoints' / '9.orbax-checkpoint-tmp'
     saving.mkdir()
     seen = []
-    first_state = start.first_state
+    first_state = init_state.first_state
 
     def spy(*args):
         seen.append(jax.config.jax_default_matmul_precision)
         return first_state(*args)
 
-    monkeypatch.setattr(start, 'first_state', spy)
+    monkeypatch.setattr(init_state, 'first_state', spy)
     run(tmp_path / 'next', init_from=str(begun))
     assert saving.is_dir()
     assert seen == ['highest']

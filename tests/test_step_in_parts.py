@@ -9,9 +9,10 @@ import pytest
 import synthetic
 
 from bench.collectives import mesh_of
-from clower_jax import losses, sharding
-from clower_jax.linear_cross_entropy import linear_cross_entropy
-from clower_jax.pretraining import Pretrain
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.ops import losses
+from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
+from clower_jax.parallel import sharding
 
 DROPOUT = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
 
@@ -78,7 +79,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_dropout_depends_on_the_row_and_the_place_only():
-    from clower_jax import dropout
+    from clower_jax.ops import dropout
 
     keys = dropout.row_keys(jax.random.key(0), 64)
     mask = np.asarray(dropout.keep((64, 33, 47), 0.1, dropout.keys_at(keys, 1)))
@@ -101,7 +102,7 @@ def test_dropout_depends_on_the_row_and_the_place_only():
 
 
 def test_dropout_keeps_the_mean_and_its_derivative_is_its_mask():
-    from clower_jax import dropout
+    from clower_jax.ops import dropout
 
     keys = dropout.row_keys(jax.random.key(1), 8)
     x = jax.random.normal(jax.random.key(2), (8, 1000))

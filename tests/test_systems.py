@@ -12,10 +12,10 @@ from test_batches import make_config, text
 from test_tasks import shallow_config
 
 from clower_jax import jobs, replay
-from clower_jax.export import export
-from clower_jax.tasks import Pretrain
+from clower_jax.interop.export import export
+from clower_jax.objectives.pretraining import Pretrain
 from configs import pretrain
-from input_pipeline import batches
+from input_pipeline.pretraining import batches
 
 # system: the losses that it has.
 LOSSES = {

@@ -14,8 +14,12 @@ from matplotlib.image import imread
 from ml_collections import ConfigDict
 from test_batches import text
 
-from clower_jax import finetune, jobs, paper_tables, settings, start, tables
-from clower_jax.paper_tables import Cell
+from clower_jax import jobs
+from clower_jax.experiments import grid as experiments_grid
+from clower_jax.experiments import tables
+from clower_jax.experiments.tables import Cell
+from clower_jax.training import finetune, init_state
+from clower_jax.utils import settings
 from configs import tables as config_file
 
 
@@ -53,26 +57,31 @@ def test_paired_p_is_the_t_test():
     a, b = [70.0, 72.5, 71.0], [69.0, 70.0, 70.8]
     d = np.subtract(a, b)
     t = d.mean() / (d.std(ddof=1) / math.sqrt(3))
-    assert paper_tables.paired_p(a, b) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9)
+    assert tables.paired_p(a, b) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9)
 
 
 def test_paired_p_where_there_is_nothing_to_test():
-    assert math.isnan(paper_tables.paired_p([1.0], [2.0]))
-    assert paper_tables.paired_p([1.0, 2.0], [1.0, 2.0]) == 1.0
-    assert paper_tables.paired_p([1.0, 2.0], [0.0, 1.0]) == 0.0  # the same difference every time
+    assert math.isnan(tables.paired_p([1.0], [2.0]))
+    assert tables.paired_p([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert tables.paired_p([1.0, 2.0], [0.0, 1.0]) == 0.0  # the same difference every time
 
 
 def test_a_cell_for_every_split():
-    assert tables.read_cells('tnews', results(0.5, 0.25)) == {'tnews dev': Cell((0, 1), (50.0, 25.0))}
+    assert experiments_grid.read_cells('tnews', results(0.5, 0.25)) == {
+        'tnews dev': Cell((0, 1), (50.0, 25.0))
+    }
     both = results(0.5)
     both['per_seed'][0]['test'] = {'best': {'acc': 0.75}, 'last': {'acc': 0.0}}
-    assert tables.read_cells('bq', both) == {'bq dev': Cell((0,), (50.0,)), 'bq test': Cell((0,), (75.0,))}
+    assert experiments_grid.read_cells('bq', both) == {
+        'bq dev': Cell((0,), (50.0,)),
+        'bq test': Cell((0,), (75.0,)),
+    }
     reading = {'per_seed': [{'seed': 3, 'validation': {'best': {'f1': 61.5, 'em': 3.0}}}]}
-    found = tables.read_cells('cmrc', reading)
+    found = experiments_grid.read_cells('cmrc', reading)
     assert found == {'cmrc dev EM': Cell((3,), (3.0,)), 'cmrc dev F1': Cell((3,), (61.5,))}
     assert list(found) == ['cmrc dev EM', 'cmrc dev F1']
     drcd = {'per_seed': [{'seed': 3, 'test': {'best': {'f1_drcd': 61.5, 'f1_cmrc': 5.0, 'em': 3.0}}}]}
-    assert tables.read_cells('drcd', drcd)['drcd test F1'] == Cell((3,), (61.5,))
+    assert experiments_grid.read_cells('drcd', drcd)['drcd test F1'] == Cell((3,), (61.5,))
 
 
 def test_averages_are_of_complete_rows():
@@ -81,8 +90,8 @@ def test_averages_are_of_complete_rows():
         ('b', 'x'): Cell((0, 1), (10.0, 20.0)),
         ('c', 'x'): Cell((0, 1), (10.0, 20.0)), ('c', 'y'): Cell((0,), (30.0,)),
     }  # fmt: skip
-    assert paper_tables.average(grid, 'a', 'xy') == Cell((0, 1), (20.0, 35.0))
-    assert paper_tables.average(grid, 'b', 'xy') is paper_tables.average(grid, 'c', 'xy') is None
+    assert tables.average(grid, 'a', 'xy') == Cell((0, 1), (20.0, 35.0))
+    assert tables.average(grid, 'b', 'xy') is tables.average(grid, 'c', 'xy') is None
 
 
 # ---- the paper ----
@@ -90,7 +99,7 @@ def test_averages_are_of_complete_rows():
 
 def test_the_papers_averages_are_those_of_its_cells():
     """To a hundredth, as cells and averages are rounded; one average is not the rounded mean of its cells."""
-    paper, wrong = paper_tables.read_paper(), []
+    paper, wrong = tables.read_paper(), []
     for table in paper.tables:
         for model, row in table.rows.items():
             assert list(row) == table.columns and all(0 < value < 100 for value in row.values())
@@ -106,7 +115,7 @@ def test_the_papers_averages_are_those_of_its_cells():
 
 def test_the_papers_layout():
     """Development and test sets as the paper has them; averages of 5, 7 and 7 columns; EM before F1."""
-    shape = {table.number: table for table in paper_tables.read_paper().tables}
+    shape = {table.number: table for table in tables.read_paper().tables}
     assert list(shape) == [2, 3, 4, 5, 6]
     assert {number: len(table.columns) for number, table in shape.items()} == {2: 6, 3: 8, 4: 6, 5: 8, 6: 6}
     dev_alone = ('tnews', 'ocnli', 'cmrc')
@@ -133,7 +142,7 @@ def test_the_papers_layout():
 
 
 def test_what_the_packages_read_is_shipped():
-    root = Path(tables.__file__).parent.parent
+    root = Path(experiments_grid.__file__).parents[2]
     settings = tomllib.loads((root / 'pyproject.toml').read_text('utf-8'))['tool']['setuptools']
     for package in settings['packages']:
         files = {path for path in (root / package).rglob('*') if path.is_file()}
@@ -167,7 +176,7 @@ def test_tables(tmp_path):
     }
     models = ['random', 'clower', 'no_tcl', 'macbert', 'macbert_released']
     numbers = {'clower': {'ocnli dev': 12.5}, 'macbert': {'ocnli dev': 13.5}}
-    shown = paper_tables.write(tmp_path, grid, models, ['tnews', 'ocnli', 'afqmc'], 'clower', numbers)
+    shown = tables.write(tmp_path, grid, models, ['tnews', 'ocnli', 'afqmc'], 'clower', numbers)
     assert shown == (tmp_path / 'tables.md').read_text('utf-8')
     parts = parts_of(shown)
     assert list(parts)[1:] == [
@@ -218,7 +227,7 @@ def test_what_the_papers_tables_have_no_place_for_is_shown(tmp_path):
         ('no_contrast', 'bq dev'): Cell((0,), (50.0,)), ('clower', 'tnews test'): Cell((0,), (40.0,)),
     }  # fmt: skip
     models = ['clower', 'no_tcl', 'no_contrast']
-    parts = parts_of(paper_tables.write(tmp_path, grid, models, ['bq', 'tnews'], 'clower', {}))
+    parts = parts_of(tables.write(tmp_path, grid, models, ['bq', 'tnews'], 'clower', {}))
     assert parts.popitem() == (
         "Not in the paper's tables",
         ['', '| model | BQ dev | TNEWS test |', '| --- | --- | --- |', '| CLOWER | **70.00** | **40.00** |',
@@ -238,7 +247,7 @@ def test_averages_are_over_the_papers_columns(tmp_path):
     grid |= {('mm_bert_sop', column): Cell((0,), (90.0 - n,)) for n, column in enumerate(pairs)}
     grid['clower', 'tnews dev'] = Cell((0,), (5.0,))
     tasks = ['tnews', 'thucnews', 'chnsenticorp', 'ocnli', 'lcqmc', 'xnli', 'bq', 'afqmc']
-    parts = parts_of(paper_tables.write(tmp_path, grid, ['mm_bert_sop', 'clower'], tasks, 'clower', {}))
+    parts = parts_of(tables.write(tmp_path, grid, ['mm_bert_sop', 'clower'], tasks, 'clower', {}))
     single, pairs_table, ablations, own = list(parts.values())[1:]
     assert single[6].endswith('| **50.00** [95.65] | **30.00** [90.43] |')
     assert pairs_table[6].endswith('| **84.00** [84.84] | **87.00** [83.05] |')
@@ -255,7 +264,7 @@ def test_reading_comprehension_has_exact_match_before_f1_and_no_average(tmp_path
         for model in ('clower', 'no_scl')
         for n, name in enumerate(names)
     }
-    shown = paper_tables.write(tmp_path, grid, ['clower', 'no_scl'], ['cmrc', 'drcd'], 'clower', {})
+    shown = tables.write(tmp_path, grid, ['clower', 'no_scl'], ['cmrc', 'drcd'], 'clower', {})
     parts = parts_of(shown)
     four, six = list(parts.values())[1:]
     assert four[1] == six[1]
@@ -286,17 +295,17 @@ def test_numbers_from_elsewhere(tmp_path):
     }
     path.write_text(json.dumps({'clower': row}))
     tasks = ['tnews', 'bq', 'cmrc', 'drcd', 'afqmc']
-    assert paper_tables.read_numbers(str(path), tasks) == {
+    assert tables.read_numbers(str(path), tasks) == {
         'clower': {
             'tnews dev': 1.0, 'bq test': 2.0, 'bq dev': 3.0, 'cmrc dev F1': 4.0, 'cmrc dev EM': 5.0,
             'drcd test EM': 6.0, 'drcd dev F1': 7.0, 'afqmc test': 8.0,
         }
     }  # fmt: skip
-    assert paper_tables.read_numbers('', tasks) == {}
+    assert tables.read_numbers('', tasks) == {}
     with pytest.raises(
         ValueError, match="clower has a number for 'afqmc', which must be one of bq dev, bq test"
     ):
-        paper_tables.read_numbers(str(path), ['tnews', 'bq', 'cmrc', 'drcd'])
+        tables.read_numbers(str(path), ['tnews', 'bq', 'cmrc', 'drcd'])
 
 
 # ---- figure 2 ----
@@ -304,11 +313,11 @@ def test_numbers_from_elsewhere(tmp_path):
 
 def drawn(grid, path, monkeypatch):
     """The figure as matplotlib has it."""
-    monkeypatch.setattr(paper_tables.plt, 'close', lambda figure: None)
-    paper_tables.draw(grid, paper_tables.read_paper(), path)
-    figure = paper_tables.plt.gcf()
+    monkeypatch.setattr(tables.plt, 'close', lambda figure: None)
+    tables.draw(grid, tables.read_paper(), path)
+    figure = tables.plt.gcf()
     monkeypatch.undo()
-    paper_tables.plt.close(figure)
+    tables.plt.close(figure)
     return [axis for axis in figure.axes if axis.get_visible()]
 
 
@@ -351,7 +360,7 @@ def test_no_marker_of_figure_2_is_cut_off(tmp_path, monkeypatch):
 def test_without_ablations_there_is_no_figure_2(tmp_path):
     (tmp_path / 'figure2.png').touch()  # of an earlier grid
     grid = {('clower', 'tnews dev'): Cell((0,), (60.0,)), ('bert_wwm', 'tnews dev'): Cell((0,), (60.0,))}
-    shown = paper_tables.write(tmp_path, grid, ['clower', 'bert_wwm'], ['tnews'], 'clower', {})
+    shown = tables.write(tmp_path, grid, ['clower', 'bert_wwm'], ['tnews'], 'clower', {})
     assert 'Table 5' not in shown and not (tmp_path / 'figure2.png').exists()
 
 
@@ -373,24 +382,24 @@ def test_the_grid_goes_on_where_it_was(tmp_path):
         (folder / 'results.json').write_text(json.dumps(found))
         return found
 
-    first = tables.run(grid_config(), tmp_path, prepare, finetune)
+    first = experiments_grid.run(grid_config(), tmp_path, prepare, finetune)
     assert ran == [('tnews', 'random!', 2), ('ocnli', 'random!', 2), ('tnews', 'clower!', 2)]
     assert '| CLOWER |' in first and (tmp_path / 'tables.md').read_text('utf-8') == first
     ran.clear()
     asked.clear()
-    tables.run(grid_config(), tmp_path, prepare, finetune)
+    experiments_grid.run(grid_config(), tmp_path, prepare, finetune)
     assert ran == [('ocnli', 'clower!', 2), ('tnews', 'no_tcl!', 2), ('ocnli', 'no_tcl!', 2)]
     assert asked == [
         ('clower', 'models/clower'),
         ('no_tcl', 'models/no_tcl'),
     ]  # a model that is done: not asked
     ran.clear()
-    tables.run(grid_config(), tmp_path, prepare, finetune)
+    experiments_grid.run(grid_config(), tmp_path, prepare, finetune)
     assert not ran
     other = grid_config()
     other.finetune.tnews.task = 'other'
     with pytest.raises(ValueError, match='with other settings \\(finetune.task: tnews → other\\)'):
-        tables.run(other, tmp_path, prepare, finetune)
+        experiments_grid.run(other, tmp_path, prepare, finetune)
 
 
 def test_a_pooler_is_drawn_anew_for_all_or_read_by_none(tmp_path):
@@ -406,7 +415,7 @@ def test_a_pooler_is_drawn_anew_for_all_or_read_by_none(tmp_path):
     def grid(workdir, classify_from):
         config = grid_config(tasks='tnews')
         config.finetune.tnews.model = {'classify_from': classify_from, 'new_pooler': False}
-        tables.run(config, workdir, lambda model, folder: {'init_from': model}, finetune)
+        experiments_grid.run(config, workdir, lambda model, folder: {'init_from': model}, finetune)
         return [ran.pop(0) for _ in range(len(ran))]
 
     models = ('random', 'clower', 'no_tcl')
@@ -441,10 +450,10 @@ def test_settings_that_there_were_not_yet(tmp_path):
         (folder / 'results.json').write_text(json.dumps(found))
         return found
 
-    first = tables.run(grid_config(), tmp_path, lambda *_: {}, finetune)
+    first = experiments_grid.run(grid_config(), tmp_path, lambda *_: {}, finetune)
     later = grid_config()
     later.finetune.tnews.later = 3
-    assert tables.run(later, tmp_path, None, None) == first
+    assert experiments_grid.run(later, tmp_path, None, None) == first
 
 
 def test_a_released_macbert_beside_one_that_is_trained_again(tmp_path):
@@ -457,7 +466,7 @@ def test_a_released_macbert_beside_one_that_is_trained_again(tmp_path):
         return found
 
     config = grid_config(models='clower,macbert,macbert=released,mine=other', tasks='tnews')
-    shown = tables.run(config, tmp_path, lambda model, folder: {'init_from': model}, finetune)
+    shown = experiments_grid.run(config, tmp_path, lambda model, folder: {'init_from': model}, finetune)
     assert ran == [
         ('clower', 'cells/clower/tnews'), ('macbert', 'cells/macbert/tnews'),
         ('macbert=released', 'cells/macbert_released/tnews'), ('mine=other', 'cells/mine/tnews'),
@@ -472,18 +481,18 @@ def test_a_model_that_is_not_ready_ends_the_grid(tmp_path):
     def never(*_):
         raise AssertionError('nothing to fine-tune')
 
-    assert tables.run(grid_config(), tmp_path, lambda *_: None, never) == ''
+    assert experiments_grid.run(grid_config(), tmp_path, lambda *_: None, never) == ''
 
 
 def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ValueError, match="tasks: 'cola' must be one of bq, ocnli, tnews"):
-        tables.run(grid_config(tasks='tnews,cola'), tmp_path, None, None)
+        experiments_grid.run(grid_config(tasks='tnews,cola'), tmp_path, None, None)
     with pytest.raises(ValueError, match="must name reference='bert'"):
-        tables.run(grid_config(reference='bert'), tmp_path, None, None)
+        experiments_grid.run(grid_config(reference='bert'), tmp_path, None, None)
     path = tmp_path / 'paper.json'
     path.write_text('[1]')
     with pytest.raises(ValueError, match='is no file of numbers'):
-        tables.run(grid_config(paper=str(path)), tmp_path, None, None)
+        experiments_grid.run(grid_config(paper=str(path)), tmp_path, None, None)
     with pytest.raises(ValueError, match="no variant 'gpu'"):
         config_file.get_config('gpu')
 
@@ -510,7 +519,7 @@ def test_a_real_grid(tmp_path, monkeypatch):
     task.data.update(dataset='', max_length=32)
     task.update(total_steps=2, batch_size=8)
     for part in settings.parts_of(config):
-        start.check(part)
+        init_state.check(part)
     summary = finetune.summary
 
     def stopped(*args):
@@ -519,9 +528,9 @@ def test_a_real_grid(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(finetune, 'summary', stopped)
-        said = jobs.grid(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
+        said = jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
     assert [path.parent.parent.name for path in tmp_path.glob('grid/cells/*/*/results.json')] == ['random']
-    said = jobs.grid(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
+    said = jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
     assert said.count('| again |') == 1 and '± ' in said and 'figure2.png' not in said
     cells = {
         cell['model']: cell for cell in json.loads((tmp_path / 'grid' / 'tables.json').read_text('utf-8'))
@@ -535,4 +544,4 @@ def test_a_real_grid(tmp_path, monkeypatch):
     }.items():
         config.models = models
         with pytest.raises(ValueError, match=message):
-            jobs.grid(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
+            jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))

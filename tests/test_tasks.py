@@ -7,9 +7,9 @@ import synthetic
 from test_losses import contrast, cross_entropy, span_mean
 
 from bench.collectives import mesh_of
-from clower_jax import sharding
-from clower_jax.evaluate import Evaluator
-from clower_jax.tasks import Pretrain
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.parallel import sharding
+from clower_jax.training.evaluate import Evaluator
 
 VIEWS = ('char', 'word')
 LOSSES = ('mlm_char', 'mlm_word', 'sop', 'tcl', 'scl')

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clower_jax.tensor_names import listed, wrapper_prefix
+from clower_jax.interop.tensor_names import listed, wrapper_prefix
 
 
 @pytest.mark.parametrize(

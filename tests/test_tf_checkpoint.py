@@ -8,8 +8,9 @@ import tensorflow as tf
 import transformers
 import workdirs
 
-from clower_jax import convert, initial, tf_checkpoint
-from clower_jax.export import export
+from clower_jax import convert
+from clower_jax.interop import init_weights, tf_checkpoint, weight_sources
+from clower_jax.interop.export import export
 
 HEADS = {
     'cls.predictions.bias': 'cls/predictions/output_bias',
@@ -89,10 +90,10 @@ def test_every_variable_comes_back(pretrained, tmp_path):
 def test_fine_tuned_checkpoints(tmp_path, architecture, task):
     model = workdirs.bert(architecture, num_labels=3 if task == 'classify' else 2)
     folder = write(tmp_path / 'tf', model, prefix='model.ckpt-343', optimizer=False)
-    info = initial.source_info(folder)
+    info = weight_sources.source_info(folder)
     assert info.task == task
     assert info.labels == (['LABEL_0', 'LABEL_1', 'LABEL_2'] if task == 'classify' else None)
-    assert convert.import_weights(folder, tmp_path / 'run') == initial.Report([], [])
+    assert convert.import_weights(folder, tmp_path / 'run') == init_weights.Report([], [])
     batch = workdirs.padded_batch(len(workdirs.BASE))
     exported = architecture.from_pretrained(export(tmp_path / 'run', tmp_path / 'out'))
     for name, value in vars(workdirs.torch_outputs(model, batch)).items():
@@ -125,14 +126,14 @@ def test_names_that_do_not_fit_are_an_error(pretrained, tmp_path):
 
 def test_a_checkpoint_in_an_archives_folder(pretrained):
     _, folder = pretrained
-    assert initial.source_info(folder.parent) == initial.source_info(folder)
+    assert weight_sources.source_info(folder.parent) == weight_sources.source_info(folder)
 
 
 def test_info_of_a_folder_or_a_prefix(pretrained):
     _, folder = pretrained
-    info = initial.source_info(folder)
-    assert info == initial.source_info(folder / 'bert_model.ckpt')
-    assert info == initial.source_info(folder / 'bert_model.ckpt.index')
+    info = weight_sources.source_info(folder)
+    assert info == weight_sources.source_info(folder / 'bert_model.ckpt')
+    assert info == weight_sources.source_info(folder / 'bert_model.ckpt.index')
     assert (info.task, info.labels, info.tokens) == (None, None, workdirs.BASE)
     assert info.model['num_heads'] == 4 and info.model['vocab_size'] == len(workdirs.BASE)
 
@@ -151,13 +152,13 @@ def test_several_checkpoints_in_a_folder(tmp_path):
     for name in ('model.ckpt-1.index', 'model.ckpt-2.index'):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r'several TensorFlow checkpoints: give one of \S+ckpt-1, \S+ckpt-2'):
-        initial.source_info(tmp_path)
+        weight_sources.source_info(tmp_path)
 
 
 def test_a_checkpoint_without_its_config(pretrained, tmp_path):
     (tmp_path / 'bert_model.ckpt.index').touch()
     with pytest.raises(ValueError, match='has no bert_config.json'):
-        initial.source_info(tmp_path)
+        weight_sources.source_info(tmp_path)
 
 
 @pytest.mark.parametrize('damage', ['index', 'data'])

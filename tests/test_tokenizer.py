@@ -13,8 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 
-from input_pipeline import segment, tokenizer
-from input_pipeline.tokenizer import Tokenizer, Vocabulary, is_chinese, read_tokens, word_key
+from input_pipeline.text import dual_tokenizer, lexicon, segmenters
+from input_pipeline.text import vocabulary as text_vocabulary
+from input_pipeline.text.dual_tokenizer import Tokenizer
+from input_pipeline.text.vocabulary import Vocabulary, is_chinese, read_tokens, word_key
 
 SPECIALS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 BASE = [
@@ -46,7 +48,7 @@ def bert_ids(base: list[str], texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in bert.encode_batch(texts, add_special_tokens=False)]
 
 
-def check_views(vocabulary: Vocabulary, encoded: tokenizer.Encoded) -> None:
+def check_views(vocabulary: Vocabulary, encoded: lexicon.Encoded) -> None:
     """The invariants of an Encoded, and that the word view spells the character view."""
     assert sum(encoded.word_char_len) == len(encoded.char_ids)
     assert sum(encoded.whole_word_tokens) == len(encoded.word_ids) == len(encoded.word_char_len)
@@ -63,11 +65,11 @@ def tiny() -> Tokenizer:
     return Tokenizer(Vocabulary(BASE + WORDS, len(BASE)))
 
 
-@pytest.fixture(scope='module', params=segment.SEGMENTERS)
-def cut(request) -> segment.Segment:
+@pytest.fixture(scope='module', params=segmenters.SEGMENTERS)
+def cut(request) -> segmenters.Segment:
     if request.param == 'rjieba':
         pytest.importorskip('rjieba')
-    return segment.segmenter(request.param)
+    return segmenters.segmenter(request.param)
 
 
 # Segmenters
@@ -84,14 +86,16 @@ def test_segmenters_agree_on_chinese_and_take_hmm():
         (True, ['他', '来到', '网易', '杭研', '大厦']),
         (False, ['他', '来到', '网易', '杭', '研', '大厦']),
     ):
-        assert segment.segmenter('jieba', hmm)('他来到网易杭研大厦') == words
-        assert segment.segmenter('rjieba', hmm)('他来到网易杭研大厦') == words
+        assert segmenters.segmenter('jieba', hmm)('他来到网易杭研大厦') == words
+        assert segmenters.segmenter('rjieba', hmm)('他来到网易杭研大厦') == words
 
 
 def test_jieba_is_quiet_and_ignores_a_cache_left_by_others(tmp_path):
     """jieba itself loads any jieba.cache in the temporary folder."""
     (tmp_path / 'jieba.cache').write_bytes(marshal.dumps(({'北': 9, '北京大': 9}, 18)))
-    code = "from input_pipeline import segment; print(segment.segmenter('jieba')('北京大学'))"
+    code = (
+        "from input_pipeline.text import segmenters as segment; print(segment.segmenter('jieba')('北京大学'))"
+    )
     environment = os.environ | {'TMPDIR': str(tmp_path)}
     ran = subprocess.run(
         [sys.executable, '-W', 'error', '-c', code], env=environment, capture_output=True, text=True
@@ -100,11 +104,11 @@ def test_jieba_is_quiet_and_ignores_a_cache_left_by_others(tmp_path):
 
 
 def test_descriptions_name_the_dictionary():
-    described = segment.describe('jieba', hmm=False)
+    described = segmenters.describe('jieba', hmm=False)
     assert described['name'] == 'jieba' and described['hmm'] is False
     assert len(described['dictionary_sha256']) == 64
     with pytest.raises(ValueError, match='no segmenter.*jieba, rjieba'):
-        segment.describe('pkuseg')
+        segmenters.describe('pkuseg')
 
 
 # The two views
@@ -169,7 +173,7 @@ def test_words_of_every_kind(tiny):
     assert encoded.word_char_len == [1, 1, 2, 1, 1, 1, 1, 2]
     assert encoded.whole_word_tokens == [1, 1, 1, 1, 3, 1]
     assert encoded.char_ids == [rows[t] for t in [*'我爱北京，学人生', 'abc', '##a']]
-    assert tiny.encode([]) == tokenizer.Encoded([], [], [], [])
+    assert tiny.encode([]) == lexicon.Encoded([], [], [], [])
 
 
 def test_joined_words_are_what_encode_sees(tiny):
@@ -199,7 +203,7 @@ def test_special_tokens_in_the_text_are_text(tiny):
 
 def test_the_memo_is_bounded(tiny, monkeypatch):
     """Too many words are forgotten before the next sentence, and met again then."""
-    monkeypatch.setattr(tokenizer, '_MEMO_CHARACTERS', 3)
+    monkeypatch.setattr(dual_tokenizer, '_MEMO_CHARACTERS', 3)
     small = Tokenizer(tiny.vocabulary)
     words = ['我', '北京', '天安门', '爱', '北京', 'a' * 300, '学生']
     for _ in range(2):
@@ -214,7 +218,7 @@ def test_the_memo_is_bounded(tiny, monkeypatch):
 def test_is_chinese_is_what_the_library_sets_apart():
     """Asked of the library for every code point: it puts a space on both sides of an ideograph."""
     codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000 and chr(code) != '|']
-    lines = tokenizer._NORMALIZER.normalize_str(''.join(f'<{chr(code)}>|' for code in codes)).split('|')
+    lines = text_vocabulary._NORMALIZER.normalize_str(''.join(f'<{chr(code)}>|' for code in codes)).split('|')
     chinese = [code for code in codes if is_chinese(chr(code))]
     apart = [code for code, line in zip(codes, lines) if len(line) == 5 and line[1] == line[3] == ' ']
     assert len(chinese) > 80_000 and chinese == apart

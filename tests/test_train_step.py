@@ -13,12 +13,16 @@ import pytest
 import synthetic
 from ml_collections import ConfigDict
 
-from clower_jax import initial, metrics, optim, precision, progress
-from clower_jax.tasks import Pretrain
-from clower_jax.train import _summary, check_learned, programs_of, train
-from clower_jax.train_state import TrainState
-from clower_jax.train_step import make_train_step
-from clower_jax.writer import Writer, draw_curves, panels_of, read_metrics
+from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.interop import init_weights
+from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.parallel import precision
+from clower_jax.training import metrics, optim, progress
+from clower_jax.training.loop import _summary, check_learned, programs_of, train
+from clower_jax.training.plots import draw_curves, panels_of
+from clower_jax.training.run_log import Writer
+from clower_jax.training.train_step import make_train_step
+from clower_jax.utils.metrics_file import read_metrics
 
 SHORT = {
     'log_every': 2, 'eval_every': 0, 'checkpoint_every': 0, 'optim.warmup_steps': 0, 'model.num_layers': 0,
@@ -221,7 +225,7 @@ def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
     message = rf'^The run in {tmp_path} learned too little: in \d of 6 steps, \d of them at its end, [^\n]*$'
     with pytest.raises(FloatingPointError, match=message):
         run(config, tmp_path)
-    assert not initial.is_begun(tmp_path)
+    assert not init_weights.is_begun(tmp_path)
 
 
 def test_rates_are_of_steps_that_were_done(tmp_path):

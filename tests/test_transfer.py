@@ -8,8 +8,9 @@ import pytest
 
 from clower_jax import jobs
 from configs import classify, mlctl, transfer
-from input_pipeline import finetuning, locations
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.datasets import files
+from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.text.vocabulary import Vocabulary
 
 HALF = 15  # characters of either language; the one's translation is HALF places further on
 CHARACTERS = finetuned.CHARACTERS
@@ -45,7 +46,7 @@ def xnli(tmp_path):
 
 
 def sizes_of(config) -> dict[str, int]:
-    _, data = finetuning.prepare(config, VOCABULARY)
+    _, data = finetuning_data.prepare(config, VOCABULARY)
     return {name: len(split.rows) for name, split in data.splits.items()}
 
 
@@ -59,7 +60,7 @@ def test_xnlis_languages_are_chosen_by_config(xnli):
     assert sizes_of(config)['train'] == 6
     config.data.language = 'fr'
     with pytest.raises(FileNotFoundError, match='multinli.train.fr.tsv'):
-        locations.paths(config)
+        files.paths(config)
     chinese = classify.get_config('xnli')
     chinese.data.folder, chinese.model.max_positions = str(xnli), 128
     assert sizes_of(chinese) == {'train': 6, 'validation': 3, 'test': 5}
@@ -77,7 +78,7 @@ def test_pawsxs_languages_are_folders(tmp_path):
     config.data.test = f'{tmp_path}/{{language}}/test_2k.tsv'
     config.data.train, config.data.dev = (f'{tmp_path}/en/{name}.tsv' for name in ('train', 'dev_2k'))
     config.data.test_language = 'zh,de'
-    config, data = finetuning.prepare(config, VOCABULARY)
+    config, data = finetuning_data.prepare(config, VOCABULARY)
     assert config.data.labels == ('0', '1') and len(data.splits['test'].rows) == 7
     logits = np.tile([1.0, 0.0], (7, 1))  # says 0 of every pair
     scores = data.splits['test'].score(logits)
@@ -85,7 +86,7 @@ def test_pawsxs_languages_are_folders(tmp_path):
     assert scores['acc_zh'] == 1 / 2 and scores['acc_de'] == pytest.approx(2 / 3)
     config.data.language = config.data.test_language = ''
     with pytest.raises(ValueError, match='of which language'):
-        finetuning.prepare(config, VOCABULARY)
+        finetuning_data.prepare(config, VOCABULARY)
 
 
 def test_variants():

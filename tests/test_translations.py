@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import mlctl
-from input_pipeline import sentences, translations, word_groups
-from input_pipeline.buckets import Planned
-from input_pipeline.segment import segmenter
-from input_pipeline.sentences import Pair
-from input_pipeline.tokenizer import Vocabulary, basic_tokens
-from input_pipeline.vector_sets import Retrieval
+from input_pipeline.finetuning import mlctl as finetuning_mlctl
+from input_pipeline.finetuning import sentences, word_alignment
+from input_pipeline.finetuning.buckets import Planned
+from input_pipeline.finetuning.sentence_eval import Retrieval
+from input_pipeline.finetuning.sentences import Pair
+from input_pipeline.text.segmenters import segmenter
+from input_pipeline.text.vocabulary import Vocabulary, basic_tokens
 
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 TOKENS = [
@@ -38,7 +39,7 @@ def vocabulary():
 
 def numbers(text, vocabulary):
     encoding = vocabulary.wordpiece.encode(text, add_special_tokens=False)
-    return encoding.tokens, word_groups.word_numbers(text, encoding, SEGMENT).tolist()
+    return encoding.tokens, word_alignment.word_numbers(text, encoding, SEGMENT).tolist()
 
 
 # ---- words ----
@@ -56,7 +57,7 @@ def numbers(text, vocabulary):
     ],
 )
 def test_words(text, words):
-    assert word_groups.words(text, SEGMENT) == words
+    assert word_alignment.words(text, SEGMENT) == words
 
 
 def test_pieces_of_a_word_have_its_number(vocabulary):
@@ -68,7 +69,7 @@ def test_pieces_of_a_word_have_its_number(vocabulary):
 @given(st.text('我们爱北京天安门 ab1.-é，Ж', max_size=20))
 def test_words_are_made_of_whole_pieces(text):
     """Of BERT's basic tokens and of the segmenter's words alike, in any vocabulary."""
-    words = word_groups.words(text, SEGMENT)
+    words = word_alignment.words(text, SEGMENT)
     assert ''.join(words) == ''.join(text.split())
     assert [token for word in words for token in basic_tokens(word)] == basic_tokens(text)
     ends, segmented = (
@@ -93,7 +94,7 @@ def test_the_command_writes_a_line_for_every_line(tmp_path):
         tmp_path / 'pairs.tsv', 'text_a\ttext_b', 'We love Beijing.\t我们爱北京。', '', 'Hi!\t你好！'
     )
     out = tmp_path / 'words.txt'
-    assert word_groups.write_words(pairs, str(out), SEGMENT) == 4
+    assert word_alignment.write_words(pairs, str(out), SEGMENT) == 4
     assert out.read_text('utf-8').splitlines() == [
         '_ ||| _', 'We love Beijing . ||| 我们 爱 北京 。', '_ ||| _', 'Hi ! ||| 你好 ！'
     ]  # fmt: skip
@@ -102,16 +103,16 @@ def test_the_command_writes_a_line_for_every_line(tmp_path):
 def test_read_alignment(tmp_path):
     texts = write(tmp_path / 'texts.tsv', 'a\tb', 'c\td', 'e\tf')
     path = write(tmp_path / 'links', '0-0 12-3', '', '1-0')
-    assert word_groups.read_alignment(path, texts) == {1: [(0, 0), (12, 3)], 2: [], 3: [(1, 0)]}
+    assert word_alignment.read_alignment(path, texts) == {1: [(0, 0), (12, 3)], 2: [], 3: [(1, 0)]}
     with pytest.raises(ValueError, match=r"links:2: '1:2' is no link of two words"):
-        word_groups.read_alignment(write(tmp_path / 'links', '0-0', '0-1 1:2', ''), texts)
+        word_alignment.read_alignment(write(tmp_path / 'links', '0-0', '0-1 1:2', ''), texts)
     with pytest.raises(ValueError, match=r"links:1: '0-9{400}.*' is no link"):
-        word_groups.read_alignment(write(tmp_path / 'links', f'0-{"9" * 5000}', '', ''), texts)
+        word_alignment.read_alignment(write(tmp_path / 'links', f'0-{"9" * 5000}', '', ''), texts)
     (tmp_path / 'links').write_bytes(b'0-0\n\xff\n\n')
     with pytest.raises(ValueError, match=r'links:2: not UTF-8'):
-        word_groups.read_alignment(str(tmp_path / 'links'), texts)
+        word_alignment.read_alignment(str(tmp_path / 'links'), texts)
     with pytest.raises(ValueError, match=r'links has 2 lines, .*texts.tsv has 3'):
-        word_groups.read_alignment(write(tmp_path / 'links', '0-0', '0-1'), texts)
+        word_alignment.read_alignment(write(tmp_path / 'links', '0-0', '0-1'), texts)
 
 
 LINKS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
@@ -120,7 +121,7 @@ LINKS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
 @given(LINKS, st.integers(0, 6), st.integers(0, 6), st.integers(1, 4))
 def test_one_to_one(links, words_a, words_b, most):
     counts = Counter()
-    kept = word_groups.one_to_one(links, words_a, words_b, most, counts)
+    kept = word_alignment.one_to_one(links, words_a, words_b, most, counts)
     assert sum(counts.values()) + len(kept) == len(links)
     assert len(kept) <= most and len({a for a, _ in kept}) == len({b for _, b in kept}) == len(kept)
     assert all((a - 1, b - 1) in links and 1 <= a <= words_a and 1 <= b <= words_b for a, b in kept)
@@ -140,7 +141,7 @@ def test_batch(vocabulary, caplog):
     ]
     alignment = {2: [(0, 0), (2, 2), (0, 1), (9, 0)], 5: [(0, 0)]}
     caplog.set_level(logging.INFO)
-    split = translations.Translations(pairs, vocabulary, 8, SEGMENT, alignment, max_aligned=3)
+    split = finetuning_mlctl.Translations(pairs, vocabulary, 8, SEGMENT, alignment, max_aligned=3)
     assert (
         '3 links between words are used' in caplog.text and 'left out, of a word that has one' in caplog.text
     )
@@ -164,14 +165,14 @@ def test_batch(vocabulary, caplog):
 
 def test_links_to_words_that_were_cut_off_do_not_count(vocabulary):
     pairs = [Pair('a b c d', '我 们 爱 你', None, 'p.tsv:1')]
-    split = translations.Translations(pairs, vocabulary, 5, SEGMENT, {1: [(0, 0), (3, 3), (2, 1)]})
+    split = finetuning_mlctl.Translations(pairs, vocabulary, 5, SEGMENT, {1: [(0, 0), (3, 3), (2, 1)]})
     batch = split.targets(Planned(8, np.array([0])), 1)
     assert batch['alignment'][0, :3].tolist() == [[1, 1], [3, 2], [0, 0]]
     assert batch['char_words'].max() == 3
 
 
 def test_without_a_file_there_is_no_alignment(vocabulary):
-    split = translations.Translations([Pair('a', '我', None, 'p:1')], vocabulary, 8, SEGMENT)
+    split = finetuning_mlctl.Translations([Pair('a', '我', None, 'p:1')], vocabulary, 8, SEGMENT)
     assert 'alignment' not in split.targets(Planned(8, np.array([0])), 2)
 
 
@@ -196,7 +197,7 @@ def config_of(tmp_path, **changes) -> ConfigDict:
 
 
 def test_a_share_of_train_is_kept_to_evaluate_on(tmp_path, vocabulary):
-    splits = translations.read(config_of(tmp_path), vocabulary)
+    splits = finetuning_mlctl.read(config_of(tmp_path), vocabulary)
     assert list(splits) == ['train', 'validation'] and isinstance(splits['validation'], Retrieval)
     held_out = len(splits['validation'].rows) // 2
     assert len(splits['train'].rows) + held_out == 200 and 30 < held_out < 70
@@ -208,7 +209,7 @@ def test_a_dev_file_and_an_alignment(tmp_path, vocabulary):
         'data.dev': write(tmp_path / 'dev.tsv', 'x y\t我们', 'z\t你好'),
         'data.alignment': write(tmp_path / 'links', *(['0-0 1-1'] * 201)),
     }
-    splits = translations.read(config_of(tmp_path, **changes), vocabulary)
+    splits = finetuning_mlctl.read(config_of(tmp_path, **changes), vocabulary)
     assert len(splits['train'].rows) == 200 and len(splits['validation'].rows) == 4
     batch = splits['train'].targets(Planned(8, np.array([199])), 1)
     assert batch['alignment'][0, :3].tolist() == [[1, 1], [2, 2], [0, 0]]

@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_tokenizer import BASE, nasty_text
 
-from input_pipeline.questions import Answer, Question, align, read_questions
-from input_pipeline.tokenizer import Vocabulary, basic_tokens, read_tokens
-from input_pipeline.windows import encode, targets
+from input_pipeline.datasets.squad import Answer, Question, align, read_questions
+from input_pipeline.finetuning.reading_windows import encode, targets
+from input_pipeline.text.vocabulary import Vocabulary, basic_tokens, read_tokens
 
 VOCABULARY = Vocabulary(BASE, len(BASE))
 PAD, UNK, CLS, SEP, MASK = range(5)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from input_pipeline import loader, word_contexts
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.pretraining import loader
+from input_pipeline.probing import word_contexts
+from input_pipeline.text.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope='module')

@@ -10,13 +10,17 @@ import workdirs
 from test_sentence_folder import TEXTS
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from clower_jax import Encoder, convert, finetune, initial, jobs
-from clower_jax.export import export
-from clower_jax.source import as_trained, with_source
+from clower_jax import Encoder, convert, jobs
+from clower_jax.interop import init_weights
+from clower_jax.interop.export import export
+from clower_jax.training import finetune
+from clower_jax.training.source import as_trained, with_source
 from configs import classify, cmrc, mirror
-from input_pipeline import classification, finetuning, labelled
-from input_pipeline.tokenizer import Vocabulary
-from input_pipeline.word_tokenizer import WordTokenizer
+from input_pipeline.datasets import labelled
+from input_pipeline.finetuning import classification
+from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.text.word_tokenizer import WordTokenizer
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +49,7 @@ def test_vectors_are_those_of_transformers_on_words(pretrained, pooling):
 
 
 def test_what_is_cut(pretrained):
-    with workdirs.warnings_of('clower_jax.encoder') as logged:
+    with workdirs.warnings_of('clower_jax.inference.encoder') as logged:
         cut, same = Encoder.load(pretrained[1], max_length=5).encode(['我们去公园。', '我们去公园'])
     assert logged == ['1 of 2 texts were cut to 5 tokens']
     np.testing.assert_array_equal(cut, same)
@@ -111,7 +115,7 @@ def test_it_starts_from_the_trained_word_encoder(pretrained, tmp_path):
         config.data.labels = ('a', 'b')
         config.model.vocab_size, config.model.base_vocab_size = len(vocabulary), vocabulary.base_size
         params = workdirs.tasks.from_config(config).init(jax.random.key(0))
-        params, report = initial.load_initial(params, source, vocabulary, config.model.num_heads)
+        params, report = init_weights.load_initial(params, source, vocabulary, config.model.num_heads)
         assert sorted(report.random) == ['classifier/bias', 'classifier/kernel']
         found.append(workdirs.flax.traverse_util.flatten_dict(params, sep='/'))
     run_params, export_params = found
@@ -127,7 +131,7 @@ def test_a_fine_tuned_word_encoder_is_exported_and_used(tuned, tmp_path, monkeyp
     folder = export(workdir, tmp_path / 'classifier')
     again = job(tmp_path, '', **{'mode': 'predict'})
     again, vocabulary = with_source(as_trained(again, workdir), workdir)
-    again, data = finetuning.prepare(again, vocabulary)
+    again, data = finetuning_data.prepare(again, vocabulary)
     finetune.apply(again, workdir, data)
     lines = (workdir / 'predict' / 'predictions.json').read_text('utf-8').splitlines()
     texts = [line.split('\t')[0] for line in (tmp_path / 'test.tsv').read_text('utf-8').split('\n')[1:]]
@@ -190,7 +194,7 @@ def test_pre_training_does_not_start_from_words(pretrained):
     params = workdirs.synthetic.random_params(workdirs.tasks.from_config(workdirs.config_of('pretrain')))
     vocabulary = Vocabulary(workdirs.BASE + workdirs.WORDS, len(workdirs.BASE))
     with pytest.raises(ValueError, match='holds a word encoder, and what would start from it reads charac'):
-        initial.load_initial(params, pretrained[1], vocabulary, 4)
+        init_weights.load_initial(params, pretrained[1], vocabulary, 4)
 
 
 def test_it_is_not_imported_as_a_pre_training(pretrained, tmp_path):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import workdirs
 
-from clower_jax.export import export
-from input_pipeline import examples, segment
-from input_pipeline.tokenizer import Tokenizer, Vocabulary, read_tokens
-from input_pipeline.word_tokenizer import WordTokenizer
+from clower_jax.interop.export import export
+from input_pipeline.corpus import windows
+from input_pipeline.text import segmenters
+from input_pipeline.text.dual_tokenizer import Tokenizer
+from input_pipeline.text.vocabulary import Vocabulary, read_tokens
+from input_pipeline.text.word_tokenizer import WordTokenizer
 
 BASE = workdirs.BASE
 CLS, SEP = BASE.index('[CLS]'), BASE.index('[SEP]')
@@ -31,10 +33,10 @@ def tokenizer(folder):
 def record_ids(vocabulary: Vocabulary, paragraphs: list[str]) -> list[int]:
     """What the corpus builder makes of a document, in windows of any number."""
     tokenizer = Tokenizer(vocabulary)
-    document = examples.encode_document(
-        paragraphs, segment.segmenter('jieba'), tokenizer, examples.pause_ids(tokenizer), 32, 24
+    document = windows.encode_document(
+        paragraphs, segmenters.segmenter('jieba'), tokenizer, windows.pause_ids(tokenizer), 32, 24
     )
-    return [i for window in document.windows for i in examples.record(window)['word_ids']]
+    return [i for window in document.windows for i in windows.record(window)['word_ids']]
 
 
 def test_the_ids_are_those_of_pre_training(tokenizer):
@@ -48,7 +50,7 @@ def test_the_ids_are_those_of_pre_training(tokenizer):
 def test_the_ids_on_real_text(data_dir):
     base = read_tokens(data_dir / 'vocab' / 'bert_base_chinese_vocab.txt')
     text = (data_dir / 'pretrain' / 'wiki_zh_sample.txt').read_text('utf-8')[:20_000]
-    cut = segment.segmenter('jieba')
+    cut = segmenters.segmenter('jieba')
     words = [word for word in cut(text) if re.fullmatch('[\u4e00-\u9fff]{2,4}', word)]
     vocabulary = Vocabulary([*base, *dict.fromkeys(words)], len(base))
     paragraphs = [line.strip() for line in text.split('\n')]

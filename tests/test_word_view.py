@@ -9,12 +9,13 @@ import torch
 import transformers
 import workdirs
 
-from clower_jax import jobs, resampling, word_report, word_view
-from clower_jax.export import export
-from clower_jax.hidden_states import HiddenStates
+from clower_jax import jobs
+from clower_jax.experiments import resampling, word_report, word_view
+from clower_jax.inference.hidden_states import HiddenStates
+from clower_jax.interop.export import export
 from configs import words as config_file
-from input_pipeline import word_contexts, word_materials
-from input_pipeline.tokenizer import Vocabulary
+from input_pipeline.probing import word_contexts, word_materials
+from input_pipeline.text.vocabulary import Vocabulary
 
 RANDOM = np.random.default_rng(0)
 

@@ -16,10 +16,11 @@ import torch
 import transformers
 from ml_collections import ConfigDict
 
-from clower_jax import tasks
-from clower_jax.checkpoint import FOLDER, Checkpoints
-from clower_jax.writer import Writer
-from input_pipeline.tokenizer import Vocabulary
+from clower_jax.checkpoints.digests import FOLDER
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.objectives import registry
+from clower_jax.training.run_log import Writer
+from input_pipeline.text.vocabulary import Vocabulary
 
 SPECIAL = ('[PAD]', '[unused1]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 TEXTS = ('今天天气很好。', '我们去公园，打电话用iPhone。', '长江有多长？', '龘字Café\u2028不在Wi-Fi里')
@@ -67,7 +68,7 @@ def config_of(task: str, **changes) -> ConfigDict:
 def make(workdir: Path, task: str, shift: float = 0, step: int = 3, folder: str = FOLDER, **changes) -> dict:
     """A workdir with random parameters (plus `shift`), which are returned by path."""
     config = config_of(task, **changes)
-    network = tasks.from_config(config)
+    network = registry.from_config(config)
     params = synthetic.random_params(network)
     if shift:
         params = {part: _shifted(tree, shift) for part, tree in params.items()}

@@ -10,9 +10,10 @@ import damage
 import jobs
 import synthetic
 
-from clower_jax.train import programs_of, train
+from clower_jax.training.loop import programs_of, train
 from configs import pretrain
-from input_pipeline import batches, corpus_files, loader
+from input_pipeline.corpus import corpus_files
+from input_pipeline.pretraining import batches, loader
 
 SHORT = {
     'total_steps': 6, 'log_every': 1, 'eval_every': 0, 'checkpoint_every': 2, 'keep_checkpoints': 3,

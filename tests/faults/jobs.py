@@ -11,9 +11,11 @@ from typing import NamedTuple
 import finetuned
 import numpy as np
 
-from clower_jax.checkpoint import BEST, FOLDER
-from clower_jax.writer import EVENT, read_metrics
-from input_pipeline import batches, build_corpus, build_vocab
+from clower_jax.checkpoints.digests import BEST, FOLDER
+from clower_jax.training.plots import EVENT
+from clower_jax.utils.metrics_file import read_metrics
+from input_pipeline.corpus import corpus_builder, vocab_builder
+from input_pipeline.pretraining import batches
 
 # Lines of metrics.jsonl tell how fast a step was, too.
 RATES = ('examples_per_s', 'tokens_per_s')
@@ -40,13 +42,13 @@ def make_text(folder: Path) -> None:
     lines = (batches.EMBEDDED / 'everyday.txt').read_text('utf-8')
     for number in range(3):
         (texts / f'{number}.txt').write_text(lines.replace('。', f'{number}。'), 'utf-8')
-    build_vocab.build(str(texts), folder / 'vocab.txt', num_words=300)
+    vocab_builder.build(str(texts), folder / 'vocab.txt', num_words=300)
 
 
 def make_materials(folder: Path) -> None:
     """What all jobs read: a corpus, labelled texts, vocabularies."""
     make_text(folder)
-    build_corpus.build(str(folder / 'text' / '0.txt'), folder / 'vocab.txt', folder / 'corpus', **CORPUS)
+    corpus_builder.build(str(folder / 'text' / '0.txt'), folder / 'vocab.txt', folder / 'corpus', **CORPUS)
     (folder / 'labelled').mkdir()
     finetuned.classify_config(folder / 'labelled')
 

@@ -61,24 +61,25 @@ class Watch:
     def install(self) -> None:
         """Has the trainer tell of its phases. Pictures, which nothing is read from again, are left out: they
         take longer than all else of so small a run."""
-        from clower_jax import evaluate, finetune, paper_tables, train, writer
-        from clower_jax.checkpoint import Checkpoints
+        from clower_jax.checkpoints.orbax_store import Checkpoints
+        from clower_jax.experiments import tables
+        from clower_jax.training import evaluate, finetune, run_log, train_step
 
         for name in ('draw_curves', 'draw_confusion'):
-            setattr(writer, name, lambda *args: None)
+            setattr(run_log, name, lambda *args: None)
 
-        make_train_step = train.make_train_step
+        make_train_step = train_step.make_train_step
 
         def making(*args):
             return self._telling('step', make_train_step(*args))
 
-        train.make_train_step = making  # type: ignore[assignment]
+        train_step.make_train_step = making  # type: ignore[assignment]
         for owner, name, phase in (
             (Checkpoints, 'save', 'save'),
             (Checkpoints, 'save_params', 'save'),
             (evaluate.Evaluator, '__call__', 'evaluation'),
             (finetune, '_measure', 'results'),
-            (paper_tables, 'write', 'tables'),
+            (tables, 'write', 'tables'),
         ):
             setattr(owner, name, self._telling(phase, getattr(owner, name)))
 

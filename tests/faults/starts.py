@@ -64,7 +64,7 @@ def _run(
     os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
     sys.argv = ['run.py', *arguments]
     import run
-    from clower_jax import command_line
+    from clower_jax.utils import command_line
 
     command_line.parse(sys.argv, run.__doc__ or '')
     watch.install()

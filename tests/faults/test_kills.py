@@ -8,7 +8,7 @@ import power
 import pytest
 import starts
 
-from input_pipeline import build_corpus
+from input_pipeline.corpus import corpus_builder
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +42,7 @@ def test_a_power_cut_costs_nothing_but_steps(pretraining):
 def test_a_build_that_was_killed_is_built_again(materials, tmp_path):
     """Two workers; what comes of it is, byte for byte, what one process makes that nobody kills."""
     whole = tmp_path / 'whole'
-    build_corpus.build(str(materials / 'text'), materials / 'vocab.txt', whole, **jobs.CORPUS)
+    corpus_builder.build(str(materials / 'text'), materials / 'vocab.txt', whole, **jobs.CORPUS)
     builds = corpora.Builds(materials, tmp_path / 'builds', corpora.contents(whole), seconds=5)
     builds.round(seed=0, kills=1)
     assert builds.kills.total() == 1

@@ -10,7 +10,7 @@ import pytest
 import starts
 from moments import Moment
 
-from clower_jax.writer import read_metrics
+from clower_jax.utils.metrics_file import read_metrics
 
 STEPS = 12
 TRIES = 6  # starts of a run; on a busy machine Gloo may not connect, and the line says to start again

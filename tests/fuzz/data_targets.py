@@ -21,26 +21,17 @@ import zstandard
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax import command_line
+from clower_jax.utils import command_line
 from fuzz.engine import Target
-from input_pipeline import (
-    corpus_files,
-    examples,
-    labelled,
-    loader,
-    mirror,
-    questions,
-    records,
-    segment,
-    sentences,
-    similar_words,
-    sources,
-    translations,
-    windows,
-    word_groups,
-)
-from input_pipeline.counts import Ledger
-from input_pipeline.tokenizer import Tokenizer, Vocabulary
+from input_pipeline.corpus import corpus_files, readers, record_files, sources, windows
+from input_pipeline.datasets import labelled
+from input_pipeline.datasets import squad as datasets_squad
+from input_pipeline.finetuning import mirror_bert, mlctl, reading_windows, sentences, word_alignment
+from input_pipeline.pretraining import loader, similar_words
+from input_pipeline.text import segmenters
+from input_pipeline.text.dual_tokenizer import Tokenizer
+from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils.counts import Ledger
 
 ROOT = Path(__file__).parent.parent.parent
 PARAGRAPHS = ['我们喜欢北京大学。春天的风！', 'Linux 系统，café 与 3.11？', '“她说：好。”又一句…', '一']
@@ -121,7 +112,7 @@ def _reads_corpus(path: Path) -> Callable[[bytes], None]:
         if compress and data[:1] not in (b'\x1f', b'\x28'):  # what is damaged is what it holds
             data = compress(data)
         path.write_bytes(data)
-        report = sources.Report()
+        report = readers.Report()
         for chunk in sources.plan(str(path), 300):
             for document in sources.read(chunk, report, 50):
                 assert document.paragraphs and document.source.startswith(str(path))
@@ -159,14 +150,14 @@ def _texts(path: Path, vocabulary: Vocabulary) -> Target:
         texts = sentences.texts(str(path), DATA, DATA.max_strings, ledger)
         _adds_up(ledger)
         assert texts and len(set(texts)) == len(texts) <= 5
-        lengths = mirror.Mirrored(texts, vocabulary, 12, mirror.Masks(2)).rows.lengths
+        lengths = mirror_bert.Mirrored(texts, vocabulary, 12, mirror_bert.Masks(2)).rows.lengths
         assert (lengths >= 2).all() and (lengths <= 12).all()
 
     return Target(run, ('\n'.join(PARAGRAPHS).encode(),), place=str(path), share=0.7)
 
 
 def _pairs(path: Path, vocabulary: Vocabulary, tsv: str) -> Target:
-    cut = segment.segmenter('jieba')
+    cut = segmenters.segmenter('jieba')
 
     def run(data: bytes) -> None:
         path.write_bytes(data)
@@ -178,7 +169,7 @@ def _pairs(path: Path, vocabulary: Vocabulary, tsv: str) -> Target:
         assert ledger.units['rows'].kept == len(found)
         for side in (0, 1):
             assert len({pair[side] for pair in found}) == len(found)
-        translations.Translations(found, vocabulary, 12, cut)
+        mlctl.Translations(found, vocabulary, 12, cut)
 
     return Target(run, (tsv.encode(), '我们\twe\n好\tgood\n'.encode()), place=str(path), share=0.7)
 
@@ -195,14 +186,14 @@ def _questions(path: Path, vocabulary: Vocabulary) -> Target:
 
     def run(data: bytes) -> None:
         path.write_bytes(data)
-        found, counts = questions.align(questions.read_questions(path))
+        found, counts = datasets_squad.align(datasets_squad.read_questions(path))
         assert counts.total == sum(len(question.answers) for question in found)
         for question in found:
             for answer in question.answers:
                 assert answer.start < 0 or question.context.startswith(answer.text, answer.start)
-        assert len(questions.simplify(found)) == len(found)
-        made = windows.encode(found, vocabulary, 40, 9, 12)
-        spans = windows.targets(made, found)
+        assert len(datasets_squad.simplify(found)) == len(found)
+        made = reading_windows.encode(found, vocabulary, 40, 9, 12)
+        spans = reading_windows.targets(made, found)
         assert (spans >= 0).all() and (spans < made.total_length[:, None]).all()
         assert (made.total_length <= 40).all()
         for question, offsets in zip(found, made.offsets):
@@ -239,13 +230,13 @@ def _tokenizes(vocabulary: Vocabulary) -> Callable[[bytes], None]:
 
 
 def _packs(vocabulary: Vocabulary) -> Callable[[bytes], None]:
-    tokenizer, cut = Tokenizer(vocabulary), segment.segmenter('jieba')
-    pauses = examples.pause_ids(tokenizer)
+    tokenizer, cut = Tokenizer(vocabulary), segmenters.segmenter('jieba')
+    pauses = windows.pause_ids(tokenizer)
 
     def run(data: bytes) -> None:
         paragraphs = [line.strip() for line in _text_of(data)[:2000].split('\n') if line.strip()]
-        made = examples.encode_document(paragraphs, cut, tokenizer, pauses, *ROW)
-        records.examples([window._asdict() for window in made.windows])
+        made = windows.encode_document(paragraphs, cut, tokenizer, pauses, *ROW)
+        record_files.examples([window._asdict() for window in made.windows])
         for window in made.windows:
             assert len(window.char_ids) <= ROW[0] - 3 and len(window.word_ids) <= ROW[1] - 3
             assert len(window.sentence_words) >= 2 and window.sentence_words.sum() == len(window.word_ids)
@@ -275,7 +266,7 @@ def _record(folder: Path) -> Target:
 
     return Target(
         run,
-        tuple(records.examples([sound, sound | {'char_ids': [1, 2, 3, 4, 5]}])),
+        tuple(record_files.examples([sound, sound | {'char_ids': [1, 2, 3, 4, 5]}])),
         place=str(path),
         share=0.5,
     )
@@ -283,8 +274,8 @@ def _record(folder: Path) -> Target:
 
 def _manifest(corpus: Path, vocabulary: Vocabulary) -> Target:
     vocabulary.save(corpus / 'vocab.txt')
-    with records.ShardWriter(corpus / 'shard') as writer:
-        writer.write({name: [1, 1] for name in records.FEATURES})
+    with record_files.ShardWriter(corpus / 'shard') as writer:
+        writer.write({name: [1, 1] for name in record_files.FEATURES})
     assert writer.shard
     rows, base = len(vocabulary), vocabulary.base_size
     manifest = {
@@ -294,7 +285,7 @@ def _manifest(corpus: Path, vocabulary: Vocabulary) -> Target:
         'tokens': {'char': 2, 'word': 2},
         'vocabulary': {'sha256': vocabulary.sha256(), 'size': rows, 'base_size': base},
     }
-    listed = records.assemble(corpus, {'train': [writer.shard]})
+    listed = record_files.assemble(corpus, {'train': [writer.shard]})
     corpus_files.write_manifest(corpus, manifest, listed)
     path = corpus / corpus_files.MANIFEST
     sealed = path.read_bytes()
@@ -337,9 +328,9 @@ def _alignment(folder: Path) -> Target:
 
     def run(data: bytes) -> None:
         links.write_bytes(data)
-        found = word_groups.read_alignment(str(links), str(texts))
+        found = word_alignment.read_alignment(str(links), str(texts))
         for line in found.values():
-            kept = word_groups.one_to_one(line, 3, 3, 2, counts := Counter())
+            kept = word_alignment.one_to_one(line, 3, 3, 2, counts := Counter())
             assert len(kept) + counts.total() == len(line)
 
     return Target(run, (b'0-0 1-1\n0-0\n',), place=str(links), share=0.5)

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from clower_jax import Encoder, export, hugging_face, initial, sentence_folder, wordpiece
-from clower_jax.bert import BertShape
-from clower_jax.model import SentenceEncoder
+from clower_jax import Encoder
+from clower_jax.interop import export, hf_bert, init_weights, sentence_folder, weight_sources, wordpiece
+from clower_jax.models.bert import BertShape
+from clower_jax.models.finetuned import SentenceEncoder
 
 AGREED = (ValueError, OSError)
 LONGEST = 2000  # characters of a message
@@ -68,7 +69,7 @@ def tensors() -> dict[str, np.ndarray]:
     for path, leaf in shapes:
         name = jax.tree_util.keystr(path, simple=True, separator='/')
         shape = leaf.shape[::-1] if name.endswith('/kernel') else leaf.shape
-        found[hugging_face.tensor_name(name)] = rng.normal(size=shape).astype(np.float32)
+        found[hf_bert.tensor_name(name)] = rng.normal(size=shape).astype(np.float32)
     return found
 
 
@@ -144,10 +145,10 @@ def read(folder: Path) -> None:
     """All that `convert import` and `Encoder` do with a folder until something would be computed. What costs
     most comes last, and only for what was not refused before."""
     recipe = sentence_folder.read(folder)
-    info = initial.source_info(recipe.transformer)
+    info = weight_sources.source_info(recipe.transformer)
     tokens = info.tokens[: info.base_size]
     wordpiece.of_folder(recipe.transformer, tokens, recipe.lowercase).encode('今天天气 abc')
-    initial.load_token_rows(recipe.transformer)
+    init_weights.load_token_rows(recipe.transformer)
     Encoder.load(folder)
 
 

@@ -1,0 +1,65 @@
+"""The state of a training run: what a checkpoint holds."""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clower_jax.parallel import precision, sharding
+from clower_jax.parallel.precision import LossScale
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that one step turns into the next. `step` counts batches used, so it is also the position
+    in the data; `bad_steps` counts the steps in a row, up to now, that were skipped: their gradient or update
+    was not finite."""
+
+    step: jax.Array  # int32 []
+    params: dict
+    opt_state: optax.OptState
+    loss_scale: LossScale
+    bad_steps: jax.Array  # int32 []
+
+    @classmethod
+    def create(
+        cls,
+        params: dict,
+        optimizer: optax.GradientTransformation,
+        dtype: str,
+        initial_loss_scale: float = precision.FP16_INITIAL_SCALE,
+    ) -> 'TrainState':
+        """The state before the first step."""
+
+        def zero():  # two buffers: a donated state must not hold one buffer twice
+            return jnp.zeros((), jnp.int32)
+
+        return cls(
+            zero(), params, optimizer.init(params), LossScale.create(dtype, initial_loss_scale), zero()
+        )
+
+
+def abstract_params(mesh: Mesh, init: Callable[[jax.Array], dict]) -> dict:
+    """The shapes, dtypes and shardings of the parameters that `init(key)` would make, without making them."""
+    return _abstract(mesh, jax.eval_shape(init, jax.random.key(0)))
+
+
+def abstract_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
+    """The shapes, dtypes and shardings of the state that `create` would make, without making it."""
+    return _abstract(mesh, jax.eval_shape(create))
+
+
+def _abstract(mesh: Mesh, shapes):
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        sharding.tree_shardings(mesh, shapes),
+    )
+
+
+def sharded_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
+    """Runs `create` under jit, every array born where it belongs."""
+    places = sharding.tree_shardings(mesh, jax.eval_shape(create))
+    return jax.jit(create, out_shardings=places)()

@@ -1,0 +1,378 @@
+"""Texts → vectors, by an encoder of a run or by any BERT.
+
+from clower_jax import Encoder
+vectors = Encoder.load('clower-char').encode(['今天天气很好。', '我们去公园。'])  # fp32 [2, D]
+"""
+
+import bisect
+import contextlib
+import logging
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from tqdm import tqdm
+
+from clower_jax.interop import (
+    hf_bert,
+    init_weights,
+    sentence_folder,
+    vocab_alignment,
+    weight_sources,
+    wordpiece,
+)
+from clower_jax.models.bert import BertShape
+from clower_jax.models.clower import PAD_ID
+from clower_jax.models.finetuned import POOLINGS, SentenceEncoder
+from clower_jax.models.kinds import KINDS
+from clower_jax.parallel import precision
+from clower_jax.utils import folder_files
+
+log = logging.getLogger(__name__)
+
+TOGETHER = 8192  # texts that are tokenised at a time, while the device is at work on those before
+IN_FLIGHT = 2  # batches that the device was given, and whose vectors were not yet asked for
+# By platform, for any other `OTHER`: about how many tokens make a batch (on a CPU it should fit the cache);
+# how many FLOPs are done in the time that compiling a layer takes: a width must spare as many in padding.
+BATCHES = {'cpu': (2048, 2e10)}
+OTHER = (32_768, 1e14)
+
+T = TypeVar('T')
+# Texts → the ids of each, special ones included, at most `max_length` of them; how many texts were cut.
+Tokenize = Callable[[Sequence[str]], tuple[list[list[int]], int]]
+
+
+def load_params(
+    model: SentenceEncoder, folder: str | Path, info: weight_sources.SourceInfo, tokens: Sequence[str]
+) -> dict:
+    """The parameters of a frozen encoder, on JAX's first device.
+
+    Args:
+      info: what the folder says of itself (`initial.source_info`). tokens: those that the model has, by id.
+
+    Raises ValueError where the folder lacks a part of the encoder.
+    """
+    ids = jnp.zeros((1, 3), jnp.int32)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+    vocabulary = vocab_alignment.OwnVocabulary(tokens, info.base_size)
+    params, report = init_weights.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
+    if report.random:
+        raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
+    return params
+
+
+class Encoder:
+    """A text's vector is the mean of its tokens' last hidden states, or that of [CLS], or see `load`.
+
+    `load` makes one. `size` is D, the length of a vector; `max_length` the tokens of a text that are read,
+    [CLS] and [SEP] included; `normalizes` whether all vectors have the length 1. Everything runs on JAX's
+    first device.
+    """
+
+    def __init__(
+        self,
+        model: SentenceEncoder,
+        params: dict,
+        tokenize: Tokenize,
+        max_length: int,
+        normalizes: bool = False,
+    ):
+        width = model.shape.hidden_size
+        self.size = width * len(model.pooling.split(','))
+        self.max_length, self.normalizes = max_length, normalizes
+        self._tokenize, self._params = tokenize, params
+        self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
+        self._forward = jax.jit(lambda params, ids: model.apply({'params': params}, ids, jnp.zeros_like(ids)))
+        self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), OTHER)
+        # A token costs 24·D² FLOPs a layer: what one width more costs, in tokens.
+        self._width_costs = compiling / (24 * width**2)
+        self._compiled: set[int] = set()  # widths
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        pooling: str = '',
+        dtype: str = 'float32',
+        max_length: int | None = None,
+    ) -> 'Encoder':
+        """The encoder of a folder.
+
+        Args:
+          folder: a Hugging Face BERT, exported or anybody's; a folder of sentence-transformers, of which
+            all is done that its modules say; a workdir, of which it is the character encoder, of a
+            fine-tuned one the encoder that was fine-tuned, with its best parameters; or a TensorFlow
+            checkpoint. Texts are tokenised as transformers does it with the folder; by an exported word
+            encoder they are read as words, cut as in its training.
+          pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls', or 'embeddings', the mean
+            of the rows of the token table; several, with commas, stand side by side in one vector. Empty:
+            what the encoder was trained with, where it was trained to give vectors, else 'mean'.
+          dtype: what products are computed in: 'float32', 'bfloat16' or 'float16'.
+          max_length: tokens; None: as many as the folder says that it reads (max_seq_length, or
+            model_max_length; of a fine-tuned workdir data.max_length), at most as many as it has positions.
+
+        Raises:
+          ValueError: the folder is none of these, it lacks a part of the encoder, it makes vectors in a way
+            that is not done here, or an argument makes no sense.
+        """
+        precise = precision.compute_dtype(dtype)
+        if pooling and not set(pooling.split(',')) <= set(POOLINGS):
+            raise ValueError(f'pooling={pooling!r} must be one of {", ".join(POOLINGS)}, or several, as a,b')
+        recipe = sentence_folder.read(Path(folder), pooling)
+        folder = recipe.transformer
+        info = weight_sources.source_info(folder)
+        kind = KINDS[info.kind]
+        if not kind.is_bert:
+            raise ValueError(
+                f'{folder} is a model of the kind {info.kind}, which reads words beside characters'
+            )
+        positions = info.model['max_positions']
+        if max_length is None:
+            max_length = int(min(recipe.max_length or _length(folder) or positions, positions))
+        if not 3 <= max_length <= positions:
+            raise ValueError(
+                f'max_length={max_length} must be from 3 ([CLS], a token, [SEP]) to {positions}, the '
+                f'positions that {folder} has'
+            )
+        words = kind.views == ('word',)
+        tokens = info.tokens if words else info.tokens[: info.base_size]
+        if words:
+            tokenize = _words(folder, info, max_length)
+        else:
+            tokenize = _pieces(wordpiece.of_folder(folder, tokens, recipe.lowercase), max_length)
+        if recipe.prompt:
+            tokenize = _after(recipe.prompt, tokenize)
+        model = SentenceEncoder(
+            shape=BertShape.of({**info.model, **info.rates}),
+            vocab_size=len(tokens),
+            max_positions=positions,
+            dtype=precise,
+            pooling=recipe.pooling or _pooling(folder),
+            view='word' if words else 'char',
+        )
+        params = load_params(model, folder, info, tokens)
+        return cls(model, params, tokenize, max_length, recipe.normalize)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        batch_size: int | None = None,
+        normalize: bool = False,
+        show_progress: bool | tqdm = False,
+    ) -> np.ndarray:
+        """The vectors of texts, in their order: fp32 [N, D].
+
+        Texts of like length share a batch, each distinct text is encoded once, and an empty text is [CLS]
+        [SEP]. What is over `max_length` is cut off, and the log says of how many texts.
+
+        Args:
+          texts: N strings, 0 or more.
+          batch_size: at most so many in a batch; None: as many as make a batch of about constant size.
+          normalize: divide each vector by its length, so that products are cosines; an encoder that
+            `normalizes` does it anyway.
+          show_progress: a bar on stderr, or one of the caller's that is to be moved on.
+
+        Raises:
+          ValueError: `texts` is a single string, one of them is no string or none that can be written in
+            UTF-8, or `batch_size` is below 1.
+        """
+        texts = _checked(texts)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f'batch_size={batch_size} must be at least 1')
+        number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        vectors = np.empty((len(number_of), self.size), np.float32)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(jax.default_matmul_precision(self._precision))
+            if isinstance(show_progress, bool):
+                bar = stack.enter_context(tqdm(total=len(texts), unit='text', disable=not show_progress))
+            else:
+                bar = show_progress
+            bar.update(len(texts) - len(number_of))
+            batches = self._batches(list(number_of), batch_size)
+            begun = ((numbers, self._forward(self._params, ids)) for numbers, ids in batches)
+            for numbers, found in _ahead(begun, IN_FLIGHT):
+                vectors[numbers] = np.asarray(found)[: len(numbers)]
+                bar.update(len(numbers))
+        if normalize or self.normalizes:
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)
+        if len(number_of) == len(texts):
+            return vectors
+        return vectors[[number_of[text] for text in texts]]
+
+    def _batches(
+        self, texts: Sequence[str], batch_size: int | None
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """The numbers of n texts and their ids, int32 [rows ≥ n, width], 0-padded; the longest first."""
+        widths = self._widths(texts)
+        waiting: list[tuple[int, list[int]]] = []  # (number, ids), the longest first
+        left = len(texts)
+        for tokenised in self._tokenised(texts):
+            waiting = sorted([*waiting, *tokenised], key=lambda text: len(text[1]), reverse=True)
+            start = 0
+            while start < len(waiting):
+                width = self._width(len(waiting[start][1]), widths)
+                most = min(batch_size or self._batch_tokens, max(1, self._batch_tokens // width))
+                if len(waiting) - start < most and len(waiting) < left:
+                    break  # more will come that are as long
+                numbers, rows = zip(*waiting[start : start + most])
+                # What is less than a full batch has one of a few sizes, for every size is compiled.
+                yield list(numbers), _padded(rows, min(most, 1 << (len(rows) - 1).bit_length()), width)
+                start += most
+            left -= min(start, len(waiting))
+            waiting = waiting[start:]
+
+    def _widths(self, texts: Sequence[str]) -> list[int]:
+        """The widths that cost least for these texts, ascending: few texts are rather padded more than have a
+        width compiled for them. Exact, by dynamic programming, if a character is a token."""
+        lengths = np.minimum(np.fromiter(map(len, texts), np.int64, len(texts)) + 2, self.max_length)
+        rows: dict[int, int] = dict.fromkeys(self._compiled, 0)
+        for length, count in zip(*np.unique(lengths, return_counts=True)):
+            width = _fitting(int(length), self.max_length)
+            rows[width] = rows.get(width, 0) + int(count)
+        candidates = sorted(rows)
+        below = np.concatenate([[0], np.cumsum([rows[width] for width in candidates])])
+        # Of the rows that fit the candidates up to each, this being the widest in use: (tokens, widths).
+        best: list[tuple[float, list[int]]] = [(0.0, [])]
+        for place, width in enumerate(candidates):
+            compiling = 0.0 if width in self._compiled else self._width_costs
+            options = [cost + width * (below[place + 1] - below[n]) for n, (cost, _) in enumerate(best)]
+            least = int(np.argmin(options))
+            best.append((options[least] + compiling, [*best[least][1], width]))
+        enough = [one for one, under in zip(best, below) if under == len(texts)]
+        return min(enough, key=operator.itemgetter(0))[1]
+
+    def _width(self, length: int, widths: Sequence[int]) -> int:
+        """That of `widths` which holds so many tokens; rarely another, as a character may be two tokens."""
+        place = bisect.bisect_left(widths, length)
+        width = widths[place] if place < len(widths) else _fitting(length, self.max_length)
+        self._compiled.add(width)
+        return width
+
+    def _tokenised(self, texts: Sequence[str]) -> Iterator[Iterator[tuple[int, list[int]]]]:
+        """The numbers of the texts with their ids, a part at a time, the part after it being on its way. The
+        longest come first, as their characters count: words of Latin letters have fewer tokens."""
+
+        def tokenise(part: list[int]) -> tuple[list[list[int]], int]:
+            return self._tokenize([texts[number] for number in part])
+
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]), reverse=True)
+        parts = [order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER)]
+        cut = 0
+        with ThreadPoolExecutor(1) as pool:
+            begun = (pool.submit(tokenise, part) for part in parts)
+            for part, future in zip(parts, _ahead(begun, 1), strict=True):
+                rows, over = future.result()
+                cut += over
+                yield zip(part, rows)
+        if cut:
+            log.warning('%d of %d texts were cut to %d tokens', cut, len(texts), self.max_length)
+
+
+def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """The items, each given when `count` more were drawn, and so begun."""
+    drawn: deque[T] = deque()
+    for item in items:
+        drawn.append(item)
+        if len(drawn) > count:
+            yield drawn.popleft()
+    yield from drawn
+
+
+def _fitting(length: int, longest: int) -> int:
+    """The least that holds so many tokens, of 8 widths between n and 2n, but multiples of 4."""
+    step = max(4, 1 << (length - 1).bit_length() >> 4)
+    return min(-(-length // step) * step, longest)
+
+
+def _padded(rows: Sequence[Sequence[int]], height: int, width: int) -> np.ndarray:
+    """int32 [height, width], rows from the top left, else [PAD]."""
+    ids = np.full((height, width), PAD_ID, np.int32)
+    lengths = np.array(list(map(len, rows)))
+    real = np.arange(width) < lengths[:, None]
+    ids[: len(rows)][real] = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
+    return ids
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    """Texts that can be tokenised. Raises ValueError where there is another thing, saying which."""
+    if isinstance(texts, str):
+        raise ValueError('texts is a single string: give a list of texts')
+    if not isinstance(texts, Iterable):
+        raise ValueError(f'texts is {texts!r}: give a list of texts')
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f'texts[{number}] is {text!r}, no string: leave it out, or give an empty text in its place'
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f'texts[{number}] has half of a character ({text[error.start]!r}, a lone surrogate) at '
+                f'{error.start}, so it was decoded wrongly: text.encode("utf-8", "replace").decode() has "?"'
+            ) from error
+    return texts
+
+
+def _settings(folder: Path) -> dict:
+    """The config.json of a folder or a workdir, which was read before; {} where there is none."""
+    path = folder / 'config.json'
+    return folder_files.read_json(path) if path.is_file() else {}
+
+
+def _pooling(folder: Path) -> str:
+    """What the encoder of a folder was trained with; 'mean' where that is not known."""
+    config = _settings(folder)
+    pooling = hf_bert.own_entry(config, 'pooling') or config.get('model', {}).get('pooling') or 'mean'
+    if pooling not in POOLINGS:
+        raise ValueError(f'{folder}/config.json has the pooling {pooling!r}, none of {", ".join(POOLINGS)}')
+    return pooling
+
+
+def _length(folder: Path) -> float | None:
+    """How many tokens of a text a folder says it reads, or a fine-tuned workdir; None where it does not."""
+    config = _settings(folder)
+    if config.get('task', 'pretrain') != 'pretrain':
+        return config['data'].get('max_length')
+    return hf_bert.tokenizer_settings(folder).get('model_max_length')
+
+
+def _pieces(tokenizer: tokenizers.Tokenizer, max_length: int) -> Tokenize:
+    """Texts as the tokens of BERT's tokenizer."""
+    tokenizer.enable_truncation(max_length)
+
+    def tokenize(texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        rows = tokenizer.encode_batch_fast(texts)
+        return [row.ids for row in rows], sum(bool(row.overflowing) for row in rows)
+
+    return tokenize
+
+
+def _words(folder: Path, info: weight_sources.SourceInfo, max_length: int) -> Tokenize:
+    """Texts as words, for a folder or a fine-tuned workdir of the word encoder."""
+    # The only thing of the data that a model needs when it is in use; characters are BERT's own matter.
+    from input_pipeline.text.vocabulary import Vocabulary
+    from input_pipeline.text.word_tokenizer import WordTokenizer
+
+    data = _settings(folder).get('data', {})  # of a workdir
+    made_with = hf_bert.read_segmenter(folder)
+    made_with = made_with or {'name': data.get('segmenter', 'jieba'), 'hmm': data.get('hmm', True)}
+    words = WordTokenizer.of(Vocabulary(info.tokens, info.base_size, {'segmenter': made_with}))
+    return lambda texts: words.rows(texts, max_length)
+
+
+def _after(prompt: str, tokenize: Tokenize) -> Tokenize:
+    """The same of texts that begin with a prompt."""
+    return lambda texts: tokenize([prompt + text for text in texts])

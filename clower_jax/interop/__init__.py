@@ -1,0 +1,1 @@
+"""Weights, vocabularies and folders of others: Hugging Face, Google's TensorFlow checkpoints."""

@@ -1,0 +1,352 @@
+"""A run as an ordinary Hugging Face folder, which transformers loads with no code of ours. Needs no torch."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from clower_jax.interop import hf_bert, model_card, sentence_folder, source_ids, wordpiece
+from clower_jax.interop.init_weights import TOKEN_ROWS, open_checkpoints
+from clower_jax.interop.weight_sources import is_workdir, source_info
+from clower_jax.models.clower import PAD_ID
+from clower_jax.models.kinds import KINDS, kind_of
+from clower_jax.objectives.pretraining import predicts_order, trains_pooler
+from clower_jax.parallel import precision
+from clower_jax.utils import folder_files, output_folder
+from clower_jax.utils.metrics_file import read_metrics
+
+log = logging.getLogger(__name__)
+
+HEADS = ('all', 'mlm', 'none')
+# All that an export writes: a folder with anything else in it is somebody's own.
+FILES = {
+    *('README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'),
+    *('vocab.txt', 'word_vocab.txt', 'word_vocab.json'),
+    *sentence_folder.FILES,
+}
+
+
+def export(
+    workdir: str | Path,
+    output: str | Path,
+    encoder: str = 'char',
+    keep_word_rows: bool = False,
+    which: str = '',
+    heads: str = 'all',
+    license: str = '',
+    overwrite: bool = False,
+    ids_of: str | Path = '',
+    base_model: str = '',
+) -> Path:
+    """Writes the folder `output`: weights, config.json, the tokenizer's files and a model card.
+
+    Args:
+      workdir: of a pre-training run, a fine-tuned one, or what `convert import` wrote.
+      encoder: 'char', a drop-in for the BERT that its vocabulary is of; 'word' keeps every row of the token
+        table and needs `input_pipeline.word_tokenizer`.
+      keep_word_rows: of the character encoder too.
+      which: 'best' or 'last'; empty: the best where the run kept it.
+      heads: of a pre-trained encoder. 'all': the pooler and the heads for masked tokens and sentence order,
+        as far as something trained them; with both heads it is a BertForPreTraining. 'mlm': a
+        BertForMaskedLM. 'none': a BertModel. Each class of transformers mentions what else it finds and does
+        not use.
+      license: of the weights, for the model card.
+      overwrite: replace an older export there, if nothing was put into it since.
+      ids_of: a BERT with all tokens of the run's base block, and more: its folder or workdir. Tokens get its
+        ids; rows of the table and of the MLM head's bias that the run has not stay as they are there. Empty:
+        the run's own ids.
+      base_model: what model hubs call the initial weights, for the model card; empty: known, or not said.
+
+    Returns:
+      `output`.
+
+    Raises:
+      ValueError: there is nothing to export, a parameter holds NaN or infinity, `output` is in the way, or
+        the choices do not go together.
+    """
+    workdir, output = Path(workdir), Path(output).resolve()  # '.' has a name, too
+    if not workdir.is_dir():
+        raise ValueError(f'there is no folder {workdir}: give the workdir of a run, such as runs/pretrain')
+    info = source_info(workdir)
+    if not is_workdir(workdir):
+        raise ValueError(f'{workdir} is no workdir of a run. Weights from elsewhere: first convert import')
+    task, kind = info.task or 'pretrain', info.kind
+    if kind == 'word':
+        encoder = 'word'  # which was fine-tuned, and is all that there is
+    elif encoder == 'word' and task != 'pretrain':
+        raise ValueError(f'{workdir} is a fine-tuned model: it has no word encoder')
+    if task != 'pretrain' and (keep_word_rows or heads != 'all'):
+        raise ValueError(
+            f'{workdir} is a fine-tuned model: it has no word rows to keep, and one head or none. Leave out '
+            '--keep_word_rows and --heads'
+        )
+    config = folder_files.read_json(workdir / 'config.json')
+    if reason := why_no_bert(kind, task, info.classify_from):
+        raise ValueError(f'{workdir} {reason}')
+    if KINDS[kind].tables > 1 and encoder == 'char' and keep_word_rows:
+        raise ValueError(
+            f'{workdir} is a model of the kind {kind!r}: its characters have a table of their own, without '
+            'word rows. Leave out --keep_word_rows, or take --encoder word'
+        )
+    if encoder not in KINDS[kind].views:
+        raise ValueError(f'{workdir} is a model of the kind {kind!r}: it has no {encoder} encoder')
+    if encoder == 'word' and len(info.tokens) == info.base_size:
+        raise ValueError(f'{workdir} has no words in its vocabulary, and so no word encoder to export')
+    if ids_of and (encoder == 'word' or keep_word_rows):
+        raise ValueError(
+            f'the ids of {ids_of} are of characters: leave out --ids_of, or --encoder word and '
+            '--keep_word_rows'
+        )
+    _check_free(output, overwrite)
+    rows = len(info.tokens) if encoder == 'word' or keep_word_rows else info.base_size
+    with open_checkpoints(workdir, which) as checkpoints:
+        step = checkpoints.latest_step or 0
+        paths = _paths(checkpoints.param_shapes(), config, task, encoder, heads)
+        params, tokens = checkpoints.load_params(paths), info.tokens[: info.base_size]
+    precision.check_finite(params, str(workdir))
+    same_ids, part_of = source_ids.of_initial(config, tokens)
+    if ids_of:
+        params, tokens = source_ids.put_back(ids_of, params, tokens)
+        rows, same_ids, part_of = len(tokens), Path(ids_of).resolve().name, ''
+    if part_of:
+        log.warning(
+            'The vocabulary is a part of that of %s: --ids_of gives its tokens the ids there', part_of
+        )
+    tensors = state_dict(params, rows)
+    architecture = _architecture(tensors, task)
+    length = config['model']['max_positions']
+    if task != 'pretrain':
+        length = config['data'].get('max_length') or length
+    manifest = _manifest(config, workdir, info.tokens, info.base_size)
+    own = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
+    pooling = config['model'].get('pooling')
+    own |= {'pooling': pooling} if pooling else {}
+    settings = bert_config(config['model'], architecture, rows, info.labels)
+
+    with output_folder.whole(output, sum(tensor.nbytes for tensor in tensors.values())) as folder:
+        safetensors.numpy.save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+        _write_json(folder / 'config.json', settings | {hf_bert.OWN_KEY: own})
+        shutil.copymode(folder / 'config.json', folder / 'model.safetensors')  # else for its owner alone
+        write_tokenizer(folder, tokens, length)
+        if pooling:
+            sentence_folder.write(folder, pooling, config['model']['hidden_size'], length)
+        if rows > len(tokens):
+            _write_words(folder, info.tokens, info.base_size, segmenter_of(workdir))
+        card = model_card.render(
+            model_card.Facts(
+                name=output.name,
+                encoder=encoder,
+                architecture=architecture,
+                word_rows=rows - len(tokens),
+                pooler=any('pooler.dense' in name for name in tensors),
+                ids_of=same_ids,
+                part_of=part_of,
+                base_model=base_model,
+                step=step,
+                license=license,
+                config=config,
+                manifest=manifest,
+                held_out=_held_out(workdir, step),
+                results=_results(workdir),
+            )
+        )
+        (folder / 'README.md').write_text(card, encoding='utf-8')
+    return output
+
+
+def why_no_bert(kind: str, task: str, classify_from: str) -> str:
+    """Why a model cannot be exported, to follow its name; '' where it can."""
+    if not KINDS[kind].is_bert or task in KINDS[kind].reads_words and len(KINDS[kind].views) > 1:
+        return (
+            f'is a model of the kind {kind!r}{" with a head" * (task != "pretrain")}: it reads '
+            'characters and words at once, which no BERT does, so it stays a workdir'
+        )
+    if task == 'classify' and classify_from != 'pooler':
+        return (
+            f'classifies from {classify_from} (model.classify_from), a BertForSequenceClassification from '
+            'the pooler, so it stays a workdir. Fine-tune with --config.model.classify_from=pooler'
+        )
+    return ''
+
+
+def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Parameters of one encoder by path → tensors as transformers saves them; `rows` of the token table.
+
+    The decoder of the MLM head is tied to the token table and therefore not among them.
+    """
+    bare = not any(path.startswith(('char_mlm', 'word_mlm', 'classifier', 'qa_outputs')) for path in params)
+    tensors = {}
+    for path, value in params.items():
+        name = hf_bert.tensor_name(path).replace(hf_bert.SENTENCE_ORDER, hf_bert.NEXT_SENTENCE)
+        if path.startswith(('embeddings', 'coarse_embeddings', 'char_encoder', 'word_encoder')) and not bare:
+            name = f'bert.{name}'
+        if path.endswith(TOKEN_ROWS):
+            value = value[:rows]
+        tensors[name] = np.ascontiguousarray(value.T if path.endswith('/kernel') else value)
+    return tensors
+
+
+def bert_config(
+    model: Mapping[str, Any], architecture: str, rows: int, labels: list[str] | None
+) -> dict[str, Any]:
+    """transformers' config.json of a run's `model.*`."""
+    names = hf_bert.SIZES | hf_bert.RATES
+    settings = {'architectures': [architecture], **hf_bert.FIXED}
+    settings |= {theirs: model[ours] for ours, (theirs, _) in names.items()}
+    settings |= {'vocab_size': rows, 'pad_token_id': PAD_ID, 'classifier_dropout': None, 'dtype': 'float32'}
+    if labels is not None:
+        settings['id2label'] = {str(i): label for i, label in enumerate(labels)}
+        settings['label2id'] = {label: i for i, label in enumerate(labels)}
+    return settings
+
+
+def write_tokenizer(folder: Path, tokens: list[str], max_length: int) -> None:
+    """BERT's uncased tokenizer over these tokens as transformers wants it: vocab.txt, tokenizer.json and its
+    config.
+
+    Word rows are not among them: a word of Latin letters ('iphone') would be matched, and give other ids.
+    """
+    tokenizer = wordpiece.tokenizer(tokens)
+    tokenizer.save(str(folder / 'tokenizer.json'))
+    settings = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'tokenize_chinese_chars': True}
+    settings |= {'strip_accents': None, 'model_max_length': max_length}
+    special = {f'{name}_token': token for name, token in wordpiece.SPECIAL.items()}
+    _write_json(folder / 'tokenizer_config.json', settings | special)
+    _write_tokens(folder / 'vocab.txt', tokens)
+
+
+def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: str) -> list[str]:
+    """Which parameters go into the folder: of a head or the pooler none that is known to be as it was drawn.
+
+    Sentence order alone trains a pooler; initial weights may bring one.
+    """
+    if heads not in HEADS:
+        raise ValueError(f'heads={heads!r} must be one of {", ".join(HEADS)}')
+    if task in hf_bert.TASKS.values():
+        return list(saved)
+    if task != 'pretrain':  # a sentence encoder: what else it was trained with serves nothing any more
+        return [path for path in saved if path.startswith(('embeddings/', 'char_encoder/'))]
+    embeddings, reads = kind_of(config).parts[encoder]
+    parts = [f'{embeddings}/', f'{reads}/']
+    parts += [f'{encoder}_mlm/'] if heads != 'none' else []
+    parts += [f'{encoder}_sop/'] if heads == 'all' and predicts_order(config, encoder) else []
+    random = config.get('imported', {}).get('random', [])
+    left_out = {_module(path) for path in random}
+    if heads == 'mlm' or not (trains_pooler(config, encoder) or config.get('init_from')):
+        left_out.add(f'{reads}/pooler.dense')
+    return [path for path in saved if path.startswith(tuple(parts)) and _module(path) not in left_out]
+
+
+def _module(path: str) -> str:
+    """What is exported as a whole or not at all: a head, the pooler."""
+    part, _, rest = path.partition('/')
+    return part if part.endswith(('_mlm', '_sop')) else f'{part}/{rest.rpartition("/")[0]}'
+
+
+def _architecture(tensors: Mapping[str, np.ndarray], task: str) -> str:
+    for architecture, its_task in hf_bert.TASKS.items():
+        if task == its_task:
+            return architecture
+    if 'cls.predictions.bias' not in tensors:
+        return 'BertModel'
+    return 'BertForPreTraining' if 'cls.seq_relationship.weight' in tensors else 'BertForMaskedLM'
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    """Raises ValueError where something is in the way that may not be replaced."""
+    output_folder.check_parents(output)
+    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+        return
+    config = _read_json(output / 'config.json') if output.is_dir() else None
+    if not config or hf_bert.OWN_KEY not in config:
+        raise ValueError(f'{output} is in the way, and no export: give another folder')
+    strangers = sorted({str(path.relative_to(output)) for path in output.rglob('*')} - FILES)
+    if strangers:
+        found = ', '.join(strangers)
+        raise ValueError(f'{output} has files that no export wrote ({found}): give another folder')
+    if 'transformers_version' in config:  # which keeps our key
+        raise ValueError(f'{output} was saved by transformers since it was exported: give another folder')
+    if not overwrite:
+        raise ValueError(f'{output} holds an older export: give --overwrite to replace it, or another folder')
+
+
+def _write_words(folder: Path, tokens: list[str], base_size: int, segmenter: dict[str, Any]) -> None:
+    """All tokens and where the words begin, as `input_pipeline.text.vocabulary.Vocabulary` saves them."""
+    path = folder / hf_bert.WORD_VOCABULARY
+    _write_tokens(path, tokens)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sidecar = {'segmenter': segmenter, 'base_size': base_size}
+    _write_json(path.with_suffix('.json'), sidecar | {'num_words': len(tokens) - base_size, 'sha256': sha256})
+
+
+def segmenter_of(workdir: str | Path) -> dict[str, Any]:
+    """What cut the words that a run, or an exported model with words, was trained on: `name`, and `hmm` and
+    more where known."""
+    info = source_info(workdir)
+    if not is_workdir(workdir):
+        return hf_bert.read_segmenter(Path(workdir)) or {'name': 'jieba'}
+    config = folder_files.read_json(Path(workdir, 'config.json'))
+    if info.task != 'pretrain':
+        return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}
+    return _segmenter(config, Path(workdir), _manifest(config, Path(workdir), info.tokens, info.base_size))
+
+
+def _segmenter(config: dict, workdir: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:
+    """What cut the words that the run was trained on."""
+    known = config.get('imported', {}).get('segmenter') or (manifest or {}).get('segmenter')
+    if known:
+        return known
+    name = config.get('data', {}).get('segmenter', 'jieba')
+    log.warning(
+        'The corpus of %s is not at hand any more, so its words are taken to be cut by %s (data.segmenter)',
+        workdir, name,
+    )  # fmt: skip
+    return {'name': name}
+
+
+def _manifest(config: dict, workdir: Path, tokens: Sequence[str], base_size: int) -> dict[str, Any] | None:
+    """Of the corpus that the run was trained on, where it can still be read: one of its vocabulary."""
+    sha256 = hashlib.sha256(''.join(f'{token}\n' for token in tokens).encode()).hexdigest()
+    wanted = {'sha256': sha256, 'base_size': base_size}.items()
+    named = config.get('data', {}).get('corpus')
+    for folder in (*([Path(named)] if named else []), workdir / 'corpus'):
+        manifest = _read_json(folder / 'manifest.json')
+        if manifest and wanted <= manifest.get('vocabulary', {}).items():
+            return manifest
+    return None
+
+
+def _held_out(workdir: Path, step: int) -> dict[str, float]:
+    """The held-out metrics of the exported step, or of the last evaluation before it."""
+    rows = read_metrics(workdir / 'metrics.jsonl')
+    rows = [row for row in rows if row['split'] == 'validation' and row['step'] <= step]
+    return rows[-1] if rows else {}
+
+
+def _results(workdir: Path) -> dict[str, Any] | None:
+    """Of a fine-tuned run: results.json, which lies one folder up where there were several seeds."""
+    up = workdir.resolve().parent if workdir.resolve().name.startswith('seed-') else workdir
+    return _read_json(workdir / 'results.json') or _read_json(up / 'results.json')
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
+
+
+def _write_tokens(path: Path, tokens: list[str]) -> None:
+    path.write_bytes(''.join(f'{token}\n' for token in tokens).encode())

@@ -1,0 +1,289 @@
+"""Initial weights: another run, a Hugging Face folder or a TensorFlow checkpoint into a run's parameters."""
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from clower_jax.checkpoints.digests import BEST, FOLDER, SET_ASIDE, described, newest_intact
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.interop import hf_bert, tensor_names, tf_checkpoint, vocab_alignment, weight_files
+from clower_jax.interop.weight_sources import (
+    POOLER,
+    Source,
+    SourceInfo,
+    check_layers,
+    find,
+    is_workdir,
+    source_info,
+)
+from clower_jax.parallel import precision
+
+__all__ = [
+    'TOKEN_ROWS',
+    'Report',
+    'SourceInfo',  # this and the next two: whoever loads weights asks first what there is
+    'is_workdir',
+    'source_info',
+    'is_begun',
+    'load_initial',
+    'load_token_rows',
+    'open_checkpoints',
+]
+
+log = logging.getLogger(__name__)
+
+HEADS = ('classifier/', 'qa_outputs/')
+ENCODER = ('embeddings/', 'coarse_embeddings/', 'char_encoder/', 'word_encoder/')
+COARSE = 'coarse_embeddings/'  # of words, in AMBERT
+TOKEN_ROWS = ('word_embeddings/embedding', '_mlm/bias')  # ends of paths: a row, or an entry, for each token
+HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span'}
+
+
+class Report(NamedTuple):
+    """What loading did: parameters left at their random values, and tensors of the source left unused."""
+
+    random: list[str]
+    unused: list[str]
+
+    def log(self) -> None:
+        """Warns of what is random; says what is unused, and warns of layers among it."""
+        for level, text, names in (
+            (logging.WARNING, 'Left at random values', self.random),
+            (logging.WARNING if _has_layers(self.unused) else logging.INFO, 'Not used', self.unused),
+        ):
+            if names:
+                log.log(level, '%s (%d): %s', text, len(names), tensor_names.listed(names))
+
+
+def _has_layers(names: Collection[str]) -> bool:
+    return any(name.startswith('encoder.layer.') for name in names)
+
+
+def load_initial(
+    params: dict,
+    source: str | Path,
+    vocabulary: vocab_alignment.VocabularyLike,
+    num_heads: int,
+    labels: Sequence[str] | None = None,
+    classify_from: str = 'pooler',
+    new_pooler: bool = False,
+) -> tuple[dict, Report]:
+    """Parameters of a new run, taken from `source` (a config's `init_from`) where it has them.
+
+    Args:
+      params: freshly initialised parameters of any of our networks, on their devices; gives shapes and
+        shardings.
+      source: a run's workdir (of a fine-tuned one best/ where there is one), a Hugging Face folder of a BERT,
+        or a TensorFlow checkpoint of one: its folder or its prefix. One encoder goes into both of ours.
+      vocabulary: of the run. Rows are taken by token: its base block is part of the source's; its words that
+        the source has not are the means of their pieces.
+      num_heads: attention heads of the run's encoders, which no shape tells.
+      labels: of the run's classifier: the source's is used only where its labels are the same. None: by
+        their number alone.
+      classify_from: what the run's classifier reads; the source's is used only where it reads the same.
+      new_pooler: leave the pooler at random, whatever the source has. One that nothing trained there always
+        is.
+
+    Raises:
+      ValueError: the source is none of these, its vocabulary or its kind of encoder is another one (ours for
+        words, too), it lacks a part of the embeddings or of an encoder, a shape does not fit, its config
+        says another number of layers than it has, or a tensor that is taken holds NaN or infinity. A head or
+        pooler that it has not, or that has another shape, is no error: it is left at random and listed.
+    """
+    found = find(source)
+    flat = flax.traverse_util.flatten_dict(params, sep='/')
+    key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
+    hf_bert.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
+    if found.info.kind == 'word' and any(path.startswith('char_encoder/') for path in flat):
+        raise ValueError(
+            f'{source} holds a word encoder, and what would start from it reads characters: export the '
+            'character encoder of its run (--encoder char), or start from the run itself'
+        )
+    owner = f'The run in {found.path}' if found.kind == 'workdir' else str(found.path)
+    fit = vocab_alignment.fit(found.info.tokens, found.info.base_size, vocabulary, found.vocabulary, owner)
+    unwanted = {path: _unwanted(path, found.info, labels, classify_from, new_pooler) for path in flat}
+    if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
+        if not (any(unwanted.values()) or found.random) and (restored := _restore_whole(found.path, params)):
+            precision.check_finite(flax.traverse_util.flatten_dict(restored, sep='/'), owner)
+            return restored, Report([], [])
+    tensors, names, unused = _read(found, flat)
+    _check_complete(found, names, tensors)
+    precision.check_finite({name: tensors[name] for name in names.values() if name in tensors}, owner)
+    untied = found.untied and weight_files.DECODER in tensors
+    random, used = [], set()
+    for path, leaf in flat.items():
+        name = names[path]
+        reason = 'absent' if name not in tensors else unwanted[path]
+        if untied and '_mlm/' in path and not reason:
+            reason = 'in the source it goes with a decoder that is not the token table'
+        if not reason:
+            value = np.asarray(tensors[name], np.float32)
+            value = value.T if path.endswith('/kernel') else value
+            if path.endswith(TOKEN_ROWS):
+                value = fit(value, len(leaf))  # AMBERT's characters have base rows alone
+            if value.shape != leaf.shape and path.startswith(HEADS):
+                reason = f'the source has the shape {value.shape}, the model {leaf.shape}'
+        if reason:
+            random.append(path if reason == 'absent' else f'{path} ({reason})')
+            continue
+        if value.shape != leaf.shape:
+            raise ValueError(
+                f'{source}: {name} has the shape {value.shape}, the model wants {leaf.shape} at '
+                f'{path}: set model.* (and the vocabulary) as in {found.config}; if they are, the weights '
+                'are of another model'
+            )
+        used.add(name)
+        flat[path] = jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
+    unused = sorted(set(tensors) - used) + unused
+    if fit.new or vocabulary.base_size < found.info.base_size:
+        log.info(
+            'Token rows by token: %d of the %d of %s; %d words are new to it, each the mean of its pieces',
+            len(vocabulary.tokens) - fit.new, len(found.info.tokens), found.vocabulary, fit.new,
+        )  # fmt: skip
+    return flax.traverse_util.unflatten_dict(flat, sep='/'), Report(random, unused)
+
+
+def load_token_rows(source: str | Path) -> tuple[SourceInfo, dict[str, np.ndarray]]:
+    """What a source says of itself, and the arrays of its character encoder with a row for each token, by our
+    paths: the token table [V, D] and, where it has an MLM head, that one's bias [V]; fp32.
+
+    Raises ValueError as `load_initial`.
+    """
+    found = find(source)
+    paths = ('embeddings/word_embeddings/embedding', 'char_mlm/bias')
+    tensors, names, _ = _read(found, paths)
+    if names[paths[0]] not in tensors:
+        raise ValueError(f'{found.path} has no token table ({names[paths[0]]})')
+    precision.check_finite({name: tensors[name] for name in names.values() if name in tensors}, str(source))
+    return found.info, {
+        path: np.asarray(tensors[names[path]], np.float32) for path in paths if names[path] in tensors
+    }
+
+
+def _check_complete(source: Source, names: Mapping[str, str], tensors: Collection[str]) -> None:
+    """Raises ValueError where the source lacks a parameter of the embeddings or of an encoder, listing them:
+    what trains from random values there is not what was asked for. Heads and poolers may be new."""
+    wanted = dict.fromkeys(
+        names[path] for path in names if path.startswith(ENCODER) and 'pooler.dense/' not in path
+    )
+    lacking = [name for name in wanted if name not in tensors]
+    if not lacking:
+        return
+    layers = len({found[1] for name in wanted if (found := re.search(r'\blayer\.(\d+)', name))})
+    others = sorted(name for name in set(tensors) - set(names.values()) if not name.startswith('cls.'))
+    hint = f' It has instead: {tensor_names.listed(others[:8])}{", …" * (len(others) > 8)}.' if others else ''
+    if source.info.model['num_layers'] != layers:
+        has = source.info.model['num_layers']
+        hint += f' It has {has} layers, the run {layers}: set --config.model.num_layers={has}'
+    raise ValueError(
+        f'{source.path} is incomplete. It lacks: {tensor_names.listed(lacking)} ({len(lacking)} of the '
+        f'{len(wanted)} parameters of the encoder).{hint}'
+    )
+
+
+def _unwanted(
+    path: str, info: SourceInfo, labels: Sequence[str] | None, classify_from: str, new_pooler: bool
+) -> str:
+    """Why a head or the pooler of the source is none for this run, or ''."""
+    if new_pooler and POOLER in path:
+        return 'model.new_pooler'
+    if path.startswith(info.untrained):
+        return 'nothing trained it in the source'
+    wanted = HEAD_TASK.get(path.partition('/')[0])
+    if wanted and info.task != wanted:
+        return 'the source has one of that name for something else'
+    if wanted == 'classify' and labels is not None and info.labels and info.labels != list(labels):
+        return f'its labels are {", ".join(info.labels)} in the source'
+    if wanted == 'classify' and info.classify_from != classify_from:
+        return f'in the source it reads {info.classify_from}, here {classify_from}'
+    return ''
+
+
+def is_begun(workdir: str | Path) -> bool:
+    """Whether a run in this folder has saved a complete checkpoint, from which it goes on.
+
+    Raises ValueError where it has, and none is intact.
+    """
+    return newest_intact(Path(workdir, FOLDER)).step is not None
+
+
+def _restore_whole(folder: Path, params: dict) -> dict | None:
+    """A workdir's parameters straight onto the devices, where they are the same set of arrays."""
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
+    flat = flax.traverse_util.flatten_dict(params, sep='/')
+    with open_checkpoints(folder) as checkpoints:
+        if checkpoints.param_shapes() != {path: leaf.shape for path, leaf in flat.items()}:
+            return None
+        return checkpoints.restore_params(abstract)
+
+
+def open_checkpoints(workdir: Path, which: str = '') -> Checkpoints:
+    """A run's checkpoints, to read: `which` is 'best' or 'last'; empty: the best where they were kept.
+
+    Raises ValueError where there is no complete one, or the newest is damaged: what is then to be read is not
+    ours to decide.
+    """
+    for name in {'best': (BEST,), 'last': (FOLDER,), '': (BEST, FOLDER)}[which]:
+        folder = workdir / name
+        try:
+            found = newest_intact(folder)
+        except ValueError as error:
+            if name == FOLDER:
+                raise
+            raise ValueError(f'{error}; or move {folder} away and take the last parameters') from error
+        if found.damaged:
+            moves = ' && '.join(f'mv {folder}/{step} {folder}/{SET_ASIDE}{step}' for step in found.damaged)
+            raise ValueError(
+                f'of the checkpoints in {folder} {described(found.damaged)}. The newest intact one is that '
+                f'of step {found.step}: to take it, move what is damaged out of the way: {moves}'
+            )
+        if found.step is not None:
+            return Checkpoints(workdir, read_only=True, folder=name)
+    if which == 'best' and (workdir / FOLDER).is_dir():
+        raise ValueError(f'{workdir} has no best checkpoint, only the last: it had no metric to select by')
+    raise ValueError(f'{workdir} has no complete checkpoint yet')
+
+
+def _read(
+    source: Source, paths: Collection[str]
+) -> tuple[Mapping[str, np.ndarray], dict[str, str], list[str]]:
+    """The source's tensors, the name that each of our parameters has among them, and what else it holds.
+
+    Kernels are as Hugging Face has them, [out, in].
+    """
+    names = {path: hf_bert.tensor_name(path) for path in paths}
+    if source.kind == 'hugging_face':
+        config = hf_bert.read_config(source.config)
+        tensors = weight_files.read_tensors(source.path, config)
+        check_layers(source.config, source.info.model['num_layers'], tensors, source.path)
+        return tensors, names, []
+    if source.kind == 'tensorflow':
+        states = tf_checkpoint.variables(source.path).optimizer_states
+        unused = [f'{states} states of the optimiser'] if states else []
+        return tf_checkpoint.read_tensors(source.path), names, unused
+    with open_checkpoints(source.path) as checkpoints:
+        saved = checkpoints.param_shapes().keys() - source.random
+        check_layers(source.config, source.info.model['num_layers'], saved, source.path)
+        pretrained = source.info.task == 'pretrain'
+        # Words have an embedding layer of their own in AMBERT alone: of any other source it is the one that
+        # there is.
+        coarse = {path: path for path in saved if path.startswith(COARSE)}
+        if pretrained:
+            names = {path: path.replace(COARSE, 'embeddings/') for path in paths}
+            for part in ('encoder/', 'mlm/', 'sop/'):  # of a run with one encoder it goes into both
+                if not any(path.startswith(f'word_{part}') for path in saved):
+                    names = {x: name.replace(f'word_{part}', f'char_{part}') for x, name in names.items()}
+        names |= {path: path for path in paths if path in coarse}
+        wanted = {path for path in saved if path in names.values()} if pretrained else saved
+        tensors = checkpoints.load_params(wanted)
+    tensors = {path: value.T if path.endswith('/kernel') else value for path, value in tensors.items()}
+    if pretrained:
+        return tensors, names, sorted(saved - wanted)
+    theirs = {path: coarse.get(path, hf_bert.tensor_name(path)) for path in tensors}
+    return {theirs[path]: value for path, value in tensors.items()}, names, []

@@ -1,0 +1,367 @@
+"""The model card (README.md) of an exported folder, filled from the run that it comes from."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clower_jax.interop import card_examples as code_for
+from clower_jax.interop.weight_sources import is_workdir
+from clower_jax.models.kinds import kind_of
+
+PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
+SETTINGS = (
+    *(f'model.{name}' for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size')),
+    *('total_steps', 'batch_size', 'optim.learning_rate', 'optim.warmup_steps', 'optim.schedule'),
+    *('optim.weight_decay', 'optim.clip_norm', 'dtype', 'seed', 'model.dropout'),
+    *(f'data.{name}' for name in ('char_length', 'word_length', 'max_length', 'stride', 'mask_rate')),
+    *('loss.mlm_candidates', 'loss.sop_on', 'loss.sop_weight'),
+    *('data.masking', 'data.explored_masks', 'loss.cmlm_vectors'),
+    *('model.kind', 'loss.contrast_on', 'loss.contrast_weight', 'loss.temperature'),
+    *('model.pooling', 'model.projection', 'model.drophead', 'model.feature_cutoff'),
+    *('data.mask_span', 'data.mask_shortest', 'data.shuffle_positions'),
+    *('loss.same_word_negatives', 'loss.contrast_scope'),
+)
+
+
+PUBLISHERS = ('google-bert', 'hfl')  # whose models Chinese BERTs mostly start from, as model hubs name them
+PIPELINES = {
+    'BertModel': 'feature-extraction',
+    'BertForMaskedLM': 'fill-mask',
+    'BertForPreTraining': 'fill-mask',
+    'BertForSequenceClassification': 'text-classification',
+    'BertForQuestionAnswering': 'question-answering',
+}
+NO_LICENSE = (
+    'Not stated. It depends on the text and on the initial weights that this model was trained with; whoever '
+    'passes it on should state it (`--license`).'
+)
+
+
+SENTENCE_TASKS = {
+    'mirror': 'Mirror-BERT (Liu et al. 2021, arXiv 2104.08027)',
+    'mlctl': 'contrastive learning on translations, of sentences and of words (ML-CTL, arXiv 2202.13083)',
+    'auto_mlm': 'contrastive learning together with Auto-MLM (arXiv 2203.16187)',
+}
+# Of the task mirror, where its settings are these.
+SIMCSE = 'unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821)'
+CONSERT = 'ConSERT, with cut features and shuffled positions (Yan et al. 2021, arXiv 2105.11741)'
+
+
+MASKS = {
+    'words': 'on whole masked words',
+    'ngrams': 'to put back words that were replaced by similar ones (MacBERT, arXiv 2004.13922)',
+}
+
+
+class Facts(NamedTuple):
+    """What a card is made of.
+
+    name: the folder's. encoder: 'char' or 'word'. word_rows: how many words are in the token table.
+    pooler: whether there is one. ids_of: the name of the BERT whose tokens have the same ids, or ''; part_of:
+    of one that has these tokens and others, under other ids.
+    base_model: what model hubs call the initial weights, where the user said so.
+    config: the run's config.json. manifest: of its corpus; held_out: metrics at `step`, the step exported;
+    results: a fine-tuned run's results.json; each empty or None where there is none.
+    """
+
+    name: str
+    encoder: str
+    architecture: str
+    word_rows: int
+    pooler: bool
+    ids_of: str
+    part_of: str
+    base_model: str
+    step: int
+    license: str
+    config: dict[str, Any]
+    manifest: dict[str, Any] | None
+    held_out: dict[str, float]
+    results: dict[str, Any] | None
+
+
+def render(facts: Facts) -> str:
+    """The card: a header in YAML that model hubs read, then Markdown. It names files, not their places."""
+    sentences = facts.config.get('task') in SENTENCE_TASKS
+    pipeline = 'sentence-similarity' if sentences else PIPELINES[facts.architecture]
+    header = {
+        'language': 'zh',
+        'library_name': 'sentence-transformers' if sentences else 'transformers',
+        # Pipelines take the tokenizer of the folder, which gives characters.
+        'pipeline_tag': 'feature-extraction' if facts.encoder == 'word' else pipeline,
+        'license': facts.license or 'unknown',
+        'base_model': facts.base_model or _hub_id(facts.config.get('init_from') or ''),
+        'tags': ['clower', 'bert', *(['sentence-transformers'] if sentences else [])],
+    }
+    lines = [
+        '---',
+        *(f'{key}: {_yaml(value)}' for key, value in header.items() if value),
+        '---',
+        f'\n# {facts.name}',
+    ]
+    for title, text in (
+        ('', _what(facts)),
+        ('Intended use and limits', _limits(facts)),
+        ('How to use', _how(facts)),
+        ('Training data', _data(facts)),
+        ('Settings', _settings(facts)),
+        ('Metrics', _metrics(facts)),
+        ('Licence', facts.license or NO_LICENSE),
+    ):
+        lines += [f'\n## {title}\n', text] if title else ['', text]
+    return '\n'.join(lines) + '\n'
+
+
+def snippets(facts: Facts) -> list[str]:
+    """Python that uses the folder, run from the folder above it."""
+    if facts.encoder == 'word':
+        found = [
+            code_for.CLASSIFY_WORDS
+            if facts.architecture == 'BertForSequenceClassification'
+            else code_for.WORDS
+        ]
+    elif facts.config.get('task') in SENTENCE_TASKS:
+        found = [
+            code_for.SENTENCE_TRANSFORMER,
+            code_for.SENTENCES.replace('POOLING', code_for.POOLING[facts.config['model']['pooling']]),
+        ]
+    else:
+        kind = facts.architecture
+        tuned = {
+            'BertForSequenceClassification': code_for.CLASSIFY,
+            'BertForQuestionAnswering': code_for.ANSWER,
+        }
+        found = [tuned[kind]] if kind in tuned else []
+        found += [code_for.VECTORS] if not found and (facts.pooler or kind == 'BertModel') else []
+        found += [code_for.FILL] if kind in ('BertForMaskedLM', 'BertForPreTraining') else []
+    return [code.replace("'FOLDER'", repr(facts.name)).strip('\n') for code in found]
+
+
+def _what(facts: Facts) -> str:
+    sizes = facts.config['model']
+    shape = f'{sizes["num_layers"]} layers of width {sizes["hidden_size"]}'
+    if facts.architecture == 'BertForSequenceClassification':
+        labels = facts.config['data']['labels']
+        shown = ', '.join(f'`{label}`' for label in labels[:20]) + (' …' if len(labels) > 20 else '')
+        return f'A Chinese BERT ({shape}), fine-tuned to classify texts with {len(labels)} labels: {shown}.'
+    if facts.architecture == 'BertForQuestionAnswering':
+        return f'A Chinese BERT ({shape}), fine-tuned to find the answer to a question in a text.'
+    if 'imported' in facts.config:
+        return f'A Chinese BERT ({shape}), converted from `{_initial(facts)}` and not trained further.'
+    if facts.config.get('task') in SENTENCE_TASKS:
+        by = SENTENCE_TASKS[facts.config['task']]
+        if facts.config['model'].get('projection'):
+            by = SIMCSE
+        if facts.config['data'].get('shuffle_positions'):
+            by = CONSERT
+        pooling = {
+            'mean': "the mean of its tokens' last hidden states",
+            'cls': 'the last hidden state of [CLS]',
+        }
+        return (
+            f'A BERT ({shape}) that turns texts into vectors to be compared by cosine, trained by '
+            f'{by}. The vector of a text is '
+            f'{pooling[facts.config["model"]["pooling"]]}.'
+        )
+    view = {'char': 'character', 'word': 'word'}[facts.encoder]
+    kind = kind_of(facts.config)
+    if len(kind.views) == 1:
+        return (
+            f'A Chinese BERT ({shape}), pre-trained {_masks(facts)}{kind.card}: a baseline of '
+            f'CLOWER, without its word encoder and its contrast ({PAPER}).'
+        )
+    contrast = {
+        'both': 'together with contrastive learning between them',
+        'token': 'together with contrastive learning between words and their characters, not between texts',
+        'sentence': 'together with contrastive learning between texts, not between words',
+        'none': 'side by side, without the contrastive learning of CLOWER: a baseline of it',
+    }[facts.config.get('loss', {}).get('contrast_on', 'both')]
+    return f'The {view} encoder ({shape}) {kind.card} pre-trained {contrast} ({PAPER}).'
+
+
+def _masks(facts: Facts) -> str:
+    data = facts.config.get('data', {})
+    how = MASKS[data.get('masking', 'words')]
+    times = data.get('explored_masks', 1)
+    whole = ' that cover it' if data.get('explore_whole') else ''
+    return how + (f', each text under {times} disjoint masks{whole} (arXiv 2010.06040)' if times > 1 else '')
+
+
+def _limits(facts: Facts) -> str:
+    positions = facts.config['model']['max_positions']
+    task = {
+        'BertForSequenceClassification': 'It gives any text one of its labels, also a text of another kind.',
+        'BertForQuestionAnswering': 'It points at a part of the text, also where the text holds no answer.',
+    }.get(facts.architecture, 'It is made to be fine-tuned, or to give vectors; it does not generate text.')
+    return (
+        f'For Chinese text, lower-cased, up to {positions} tokens at a time{_trained_length(facts)}. {task} '
+        'It has learned what its training text says, with its mistakes and prejudices: do not let it decide '
+        'about people unchecked.'
+    )
+
+
+def _trained_length(facts: Facts) -> str:
+    """', trained on …': BERT's later positions are as they came."""
+    data = facts.config.get('data', {})
+    length = data.get('max_length') or data.get(f'{facts.encoder}_length')
+    return f'; it was trained on up to {length}' if length and 'imported' not in facts.config else ''
+
+
+def _how(facts: Facts) -> str:
+    parts = [f'```python\n{code}\n```' for code in snippets(facts)]
+    if facts.architecture == 'BertForPreTraining':
+        parts.append(
+            'The folder is a `BertForPreTraining`: beside the encoder it has the pooler, the head for masked '
+            'tokens and, in place of the next-sentence head, one for sentence order (1: the two segments are '
+            'swapped). `AutoModel` and `AutoModelForMaskedLM` find all of their weights, and report as '
+            'unexpected those that they have no use for.'
+        )
+    elif facts.architecture == 'BertForMaskedLM' and facts.pooler:
+        parts.append(
+            'The folder is a `BertForMaskedLM` and has the pooler too, which `AutoModel` takes. Each class '
+            'reports as unexpected what it has no use for. There is no head for the order of sentences.'
+        )
+    elif facts.architecture in ('BertForMaskedLM', 'BertModel') and not facts.pooler:
+        parts.append(
+            'There is no pooler: `AutoModel` draws one at random and says so; `last_hidden_state` does not '
+            'depend on it.'
+        )
+    if facts.encoder == 'word':
+        parts.append(
+            '`WordTokenizer` comes with CLOWER-JAX and cuts a text into words as in training. '
+            '`AutoTokenizer` gives characters: valid ids, but this encoder has rarely seen them for words.'
+        )
+    elif facts.word_rows:
+        branch = facts.config.get('loss', {}).get('mlm_candidates') == 'branch'
+        parts.append(
+            f'The last {facts.word_rows:,} rows of the token table are words (`word_vocab.txt`). '
+            'The tokenizer never gives them. '
+            + (
+                'The head for masked tokens was never trained on them but scores them, too: keep the first '
+                f'{facts.config["model"]["base_vocab_size"]:,} logits.'
+                if branch
+                else 'A guess may be one.'
+            )
+        )
+    else:
+        same = f', the same as in `{facts.ids_of}`, which this model can stand in for' if facts.ids_of else ''
+        part = f' It is a part of that of `{facts.part_of}`, with ids of its own.' if facts.part_of else ''
+        parts.append(f'Token ids are those of `vocab.txt`{same}.{part}')
+    return '\n\n'.join(parts)
+
+
+def _data(facts: Facts) -> str:
+    data, initial = facts.config.get('data', {}), _initial(facts)
+    if 'imported' in facts.config:
+        return f'Not trained here: see `{initial}`.'
+    parts = [f'Initial weights: `{initial}`.' if initial else 'From random initial weights.']
+    manifest = facts.manifest
+    if manifest:
+        files = ', '.join(f'`{_basename(entry["path"])}`' for entry in manifest.get('input', []))
+        documents, segmenter = manifest['documents'], manifest['segmenter']
+        parts.append(
+            f'{documents["kept"]:,} documents with {manifest["characters"]:,} characters, kept of '
+            f'{documents["read"]:,} documents read from {files or "the corpus"}; '
+            f'{documents["validation"]:,} of them are held out. '
+            f'Words were cut by {segmenter["name"]} {segmenter.get("version", "")}'.rstrip()
+            + '.'
+        )
+    elif data.get('corpus'):
+        parts.append(
+            f'The corpus `{_basename(data["corpus"])}`, which was not at hand when this was written.'
+        )
+    names = {split: data.get(split) for split in ('train', 'dev', 'test') if data.get(split)}
+    if data.get('dataset'):
+        parts.append(f'The data set {data["dataset"]}.')
+    if names:
+        parts.append(
+            'Files: ' + ', '.join(f'{split} `{_basename(name)}`' for split, name in names.items()) + '.'
+        )
+    return ' '.join(parts)
+
+
+def _settings(facts: Facts) -> str:
+    flat = {
+        f'{key}.{name}' if isinstance(value, dict) else key: entry
+        for key, value in facts.config.items()
+        for name, entry in (value.items() if isinstance(value, dict) else [('', value)])
+    }
+    rows = [('step exported', f'{facts.step:,}')]
+    rows += [(f'`{key}`', _in_time(facts, key, flat[key])) for key in SETTINGS if key in flat]
+    return _table(('setting', 'value'), rows)
+
+
+def _in_time(facts: Facts, key: str, value: Any) -> str:
+    """A setting's value up to the step exported: '1e-4 up to step 1,000, then 2e-5' where it changed."""
+    parts: list[str] = []
+    for entry in facts.config.get('history', []):
+        if key in entry['settings']:
+            before = entry['settings'][key]
+            if entry['until_step'] >= facts.step:
+                return ', then '.join([*parts, str(before)])
+            parts.append(f'{before} up to step {entry["until_step"]:,}')
+    return ', then '.join([*parts, str(value)])
+
+
+def _metrics(facts: Facts) -> str:
+    per_seed = (facts.results or {}).get('per_seed', [])
+    of_this = [entry for entry in per_seed if entry['seed'] == facts.config['seed']]
+    which = _which(of_this[0], facts.step, facts.config.get('total_steps')) if of_this else ''
+    if which:
+        return _fine_tuned(which, of_this[0], facts.results or {}, len(per_seed))
+    rows = [(name, _number(value)) for name, value in facts.held_out.items() if name not in ('step', 'split')]
+    return _table(('held out', f'at step {facts.held_out["step"]}'), rows) if rows else 'None were measured.'
+
+
+def _which(measured: dict, step: int, total_steps: int | None) -> str:
+    """'best' or 'last', whichever results.json has of this step; '' where it is of others."""
+    validation = measured.get('validation') or {'last': {'step': total_steps}}  # none: measured at the end
+    return next((which for which, metrics in validation.items() if metrics.get('step') == step), '')
+
+
+def _fine_tuned(which: str, measured: dict, results: dict, seeds: int) -> str:
+    """The metrics of the exported parameters, and where there are several seeds what all of them gave."""
+    head = ('metric', 'value', *((f'mean of {seeds} seeds', 'standard deviation') if seeds > 1 else ()))
+    rows: list[tuple] = []
+    for split in ('validation', 'test'):
+        for name, value in measured.get(split, {}).get(which, {}).items():
+            if name != 'step':
+                over = [results[kind][split][which][name] for kind in ('mean', 'std')] if seeds > 1 else []
+                rows.append((f'{split} {name}', *map(_number, (value, *over))))
+    return _table(head, rows)
+
+
+def _initial(facts: Facts) -> str:
+    """The name of what the weights started from; '' for nothing."""
+    return _basename(facts.config.get('init_from') or '')
+
+
+def _hub_id(init_from: str) -> str:
+    """What model hubs call the initial weights, where that is sure. They were read from a disk, and a path of
+    two parts may be any folder: only under a publisher's own name it is taken for a copy of his model."""
+    if _basename(init_from) == 'bert-base-chinese':
+        return 'google-bert/bert-base-chinese'
+    owner, _, name = init_from.partition('/')
+    named = owner in PUBLISHERS and re.fullmatch(r'[\w.-]+', name)
+    return init_from if named and not is_workdir(init_from) else ''
+
+
+def _basename(path: str) -> str:
+    return Path(str(path).rstrip('/')).name
+
+
+def _yaml(value: Sequence[str]) -> str:
+    """Plain where it can be, else as JSON, which YAML understands."""
+    plain = isinstance(value, str) and re.fullmatch(r'[A-Za-z][\w./-]*', value)
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    return f'{value:.4g}' if isinstance(value, int | float) else str(value)
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ('---',) * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)

@@ -1,0 +1,229 @@
+"""The Transformer encoder of BERT (Devlin et al. 2019), on vectors.
+
+Every module is named as Hugging Face's `BertModel` names it, dots included, so converting weights is
+flatten, rename and transpose. Parameters are fp32; `dtype` is what the products are computed in; LayerNorm,
+softmax and every residual sum's statistics are fp32 whatever `dtype` is.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from clower_jax.ops import dropout
+from clower_jax.ops.attention import attention, library_attention
+from clower_jax.ops.linear import linear
+
+LAYER_NORM_EPSILON = 1e-12  # BERT's
+SAVED = 'qkv'  # the name of what remat='qkv' keeps of each layer, beside its input
+
+# What the backward pass finds in memory and what it computes again.
+REMAT = {
+    'none': None,
+    'qkv': jax.checkpoint_policies.save_only_these_names(SAVED),
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+ATTENTION = ('own', 'cudnn')
+
+
+@dataclasses.dataclass(frozen=True)
+class BertShape:
+    """The sizes of one encoder; dropout rates are probabilities of dropping: elements of hidden states, of
+    attention weights, or (`drophead`) whole attention heads.
+
+    `remat` trades time for memory: 'none' keeps all activations, 'full' only every layer's input (a third
+    more FLOPs), 'qkv' also queries, keys and values (a tenth more). `attention` is 'own' (every device) or
+    'cudnn' (NVIDIA GPUs, 16 bits, without attention_dropout). `scan_layers`: the layers are one loop in the
+    compiled program, which is compiled in the time of one of them.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    drophead: float = 0.0
+    initializer_range: float = 0.02
+    remat: str = 'none'
+    attention: str = 'own'
+    scan_layers: bool = False
+
+    @classmethod
+    def of(cls, model: Mapping) -> 'BertShape':
+        """From `config.model`; what it does not say is as it is by default."""
+        return cls(**{f.name: model[f.name] for f in dataclasses.fields(cls) if f.name in model})
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f'model.hidden_size={self.hidden_size} is not a multiple of model.num_heads={self.num_heads}'
+            )
+        if self.remat not in REMAT:
+            raise ValueError(f'model.remat={self.remat!r} must be one of {", ".join(REMAT)}')
+        if self.attention not in ATTENTION:
+            raise ValueError(f'model.attention={self.attention!r} must be one of {", ".join(ATTENTION)}')
+        if self.attention == 'cudnn' and self.attention_dropout:
+            raise ValueError(
+                f'model.attention=cudnn drops nothing, but model.attention_dropout={self.attention_dropout}: '
+                'set that to 0, or take model.attention=own'
+            )
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """x·Φ(x), exact (erf), any shape. The tanh form differs from BERT's by up to 8e-5 at the logits.
+
+    The derivative is computed in the forward pass, where x and its erf are at hand, and is the only array
+    kept: plain differentiation keeps x and computes the erf a second time.
+    """
+    return _gelu_and_derivative(x)[0]
+
+
+def _gelu_and_derivative(x):
+    x32 = x.astype(jnp.float32)
+    cdf = 0.5 * (1.0 + jax.lax.erf(x32 * np.float32(np.sqrt(0.5))))
+    density = jnp.exp(-0.5 * x32 * x32) * np.float32(1 / np.sqrt(2 * np.pi))
+    return (x32 * cdf).astype(x.dtype), (cdf + x32 * density).astype(x.dtype)
+
+
+gelu.defvjp(_gelu_and_derivative, lambda derivative, g: (g * derivative,))
+
+
+class Dense(nn.Module):
+    """A linear layer as BERT initialises it: N(0, initializer_range²) kernel, zero bias. [..., D] →
+    [..., features] of `dtype`."""
+
+    features: int
+    dtype: jnp.dtype
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        normal = nn.initializers.normal(self.initializer_range)
+        kernel = self.param('kernel', normal, (x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        return linear(x.astype(self.dtype), kernel, bias)
+
+
+class Dropout(nn.Module):
+    """`dropout.dropout` at a place of its own."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        keys = None if keys is None else dropout.keys_at(keys, place_of(self.path))
+        return dropout.dropout(x, self.rate, keys)
+
+
+def place_of(path: tuple[str, ...]) -> int:
+    """Another number for every path in the network."""
+    return zlib.crc32('/'.join(path).encode())
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """LayerNorm over the last axis, computed in fp32."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, use_fast_variance=False, name=name)
+
+
+# Where a layer drops: attention weights, whole heads, and before either residual sum.
+PLACES = ('', 'attention.drophead', 'attention.output.dropout', 'output.dropout')
+
+
+def places_of(path: tuple[str, ...]) -> np.ndarray:
+    """uint32 [4]: the places of dropout of the layer at this path, in the order of PLACES."""
+    return np.array([place_of((*path, name) if name else path) for name in PLACES], np.uint32)
+
+
+class BertLayer(nn.Module):
+    """One post-LayerNorm Transformer layer: [B, L, D] → [B, L, D].
+
+    `attends`: bool [B, 1 or L, L], which tokens (last axis) each token sees. `keys`: uint32 [B, 2] of
+    `dropout.row_keys`, None for no dropout. `places`: uint32 [4], of `places_of` this layer.
+    """
+
+    shape: BertShape
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, attends: jax.Array, keys: jax.Array | None, places: jax.Array | np.ndarray
+    ) -> jax.Array:
+        shape, dtype = self.shape, self.dtype
+        weights_keys, heads_keys, context_keys, output_keys = (
+            None if keys is None else dropout.keys_at(keys, places[i]) for i in range(len(PLACES))
+        )
+
+        def linear(features, name):
+            return Dense(features, dtype, shape.initializer_range, name=name)
+
+        def heads(name):
+            h = linear(shape.hidden_size, f'attention.self.{name}')(x)
+            h = h.reshape(*h.shape[:-1], shape.num_heads, -1).swapaxes(1, 2)  # (B, N, L, H)
+            return checkpoint_name(h, SAVED)
+
+        query, key, value = (heads(part) for part in ('query', 'key', 'value'))
+        if shape.attention == 'cudnn':
+            context = library_attention(query, key, value, attends, 'cudnn')
+        else:
+            context = attention(query, key, value, attends, shape.attention_dropout, weights_keys)
+        context = dropout.drop_heads(context, shape.drophead, heads_keys)
+        context = linear(shape.hidden_size, 'attention.output.dense')(context.swapaxes(1, 2).reshape(x.shape))
+        context = dropout.dropout(context, shape.dropout, context_keys)
+        x = layer_norm('attention.output.LayerNorm')(x + context).astype(dtype)
+        h = gelu(linear(shape.intermediate_size, 'intermediate.dense')(x))
+        h = dropout.dropout(linear(shape.hidden_size, 'output.dense')(h), shape.dropout, output_keys)
+        return layer_norm('output.LayerNorm')(x + h).astype(dtype)
+
+
+class BertEncoder(nn.Module):
+    """`num_layers` layers and the pooler of one encoder.
+
+    Called with vectors [B, L, D], `attends` and `keys` as `BertLayer`, it returns the last hidden states
+    [B, L, D]. `pool` turns vectors of [CLS] into tanh(dense(·)), which BERT's sentence heads read.
+    """
+
+    shape: BertShape
+    dtype: jnp.dtype
+
+    def setup(self):
+        policy = REMAT[self.shape.remat]
+        layer = BertLayer if policy is None else nn.remat(BertLayer, policy=policy)
+        self.layers = [
+            layer(self.shape, self.dtype, name=f'encoder.layer.{i}') for i in range(self.shape.num_layers)
+        ]
+        self.pooler = Dense(
+            self.shape.hidden_size, self.dtype, self.shape.initializer_range, name='pooler.dense'
+        )
+
+    def __call__(self, x: jax.Array, attends: jax.Array, keys: jax.Array | None) -> jax.Array:
+        places = [places_of((*self.path, layer.name)) for layer in self.layers]
+        if self.shape.scan_layers and self.layers and not self.is_initializing():
+            return self._scanned(x, attends, keys, np.stack(places))
+        for layer, of_layer in zip(self.layers, places):
+            x = layer(x, attends, keys, of_layer)
+        return x
+
+    def _scanned(self, x, attends, keys, places):
+        """The same as one loop over parameters that are stacked here: elsewhere every layer has its own."""
+        of_layers = [self.variables['params'][layer.name] for layer in self.layers]
+        layer = BertLayer(self.shape, self.dtype, parent=None)
+
+        def step(x, of_layer):
+            params, places = of_layer
+            return layer.apply({'params': params}, x, attends, keys, places), None
+
+        policy = REMAT[self.shape.remat]
+        step = step if policy is None else jax.checkpoint(step, policy=policy)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_layers)
+        return jax.lax.scan(step, x, (stacked, places))[0]
+
+    def pool(self, cls: jax.Array) -> jax.Array:
+        """[..., D] → [..., D]."""
+        return jnp.tanh(self.pooler(cls))

@@ -1,0 +1,100 @@
+"""The kinds of model: what a value of `config.model.kind` means, in one table."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from clower_jax.models.ambert import Ambert, AmbertClassifier
+from clower_jax.models.clower import Clower
+from clower_jax.models.finetuned import Classifier, SpanFinder
+from clower_jax.models.lichee import Lichee, LicheeClassifier, LicheeSpanFinder
+
+
+class Parts(NamedTuple):
+    """Names in the parameters of what a view goes through: its embedding layer and its encoder."""
+
+    embeddings: str
+    encoder: str
+
+
+CHARACTERS, WORDS = Parts('embeddings', 'char_encoder'), Parts('embeddings', 'word_encoder')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelKind:
+    """What a model of one kind is, and what it is good for.
+
+    Attributes:
+      parts: view → its part of the parameters; the views are those that its encoders read.
+      reads_words: the fine-tuning tasks in which it reads words; in others it reads characters alone.
+      is_bert: whether each encoder is a BERT of its own accord, which can be exported.
+      network: of pre-training, which is made from `encoder_settings` and the like.
+      classifier, span_finder: of fine-tuning.
+      card: what the model card says of it, after 'pre-trained on …' or 'the character encoder'.
+    """
+
+    parts: Mapping[str, Parts]
+    reads_words: tuple[str, ...] = ()
+    is_bert: bool = True
+    network: type[Clower] = Clower
+    classifier: Callable[..., Classifier] = Classifier
+    span_finder: Callable[..., SpanFinder] = SpanFinder
+    card: str = ''
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Those that its encoders read."""
+        return tuple(self.parts)
+
+    @property
+    def tables(self) -> int:
+        """Token tables: one over both views, or one each."""
+        return len({part.embeddings for part in self.parts.values()})
+
+    def views_through(self, view: str) -> tuple[str, ...]:
+        """The views that go through the same encoder as this one, itself included."""
+        return tuple(one for one, part in self.parts.items() if part.encoder == self.parts[view].encoder)
+
+
+def _of_words(**settings: Any) -> Classifier:
+    return Classifier(**settings, view='word')
+
+
+KINDS: Mapping[str, ModelKind] = MappingProxyType(
+    {
+        'clower': ModelKind(
+            parts={'char': CHARACTERS, 'word': WORDS},
+            card='of a CLOWER model: two BERT encoders, one over characters and one over words,',
+        ),
+        'ambert': ModelKind(
+            parts={'char': CHARACTERS, 'word': Parts('coarse_embeddings', 'char_encoder')},
+            reads_words=('classify',),
+            network=Ambert,
+            classifier=AmbertClassifier,
+            card='of an AMBERT (arXiv 2008.11869): one BERT encoder over characters and over words, which '
+            'have an embedding layer each,',
+        ),
+        'bert': ModelKind(parts={'char': CHARACTERS}),
+        'cmlm': ModelKind(
+            parts={'char': CHARACTERS},
+            card=' of a sentence, given the vector of the sentence before it (CMLM, arXiv 2012.14388)',
+        ),
+        'lichee': ModelKind(
+            parts={'char': CHARACTERS},
+            reads_words=('classify', 'span'),
+            is_bert=False,
+            network=Lichee,
+            classifier=LicheeClassifier,
+            span_finder=LicheeSpanFinder,
+        ),
+        # The word encoder of a CLOWER, for fine-tuning.
+        'word': ModelKind(parts={'word': WORDS}, reads_words=('classify',), classifier=_of_words),
+    }
+)
+PRETRAINED = tuple(name for name, kind in KINDS.items() if 'char' in kind.parts)
+
+
+def kind_of(config: Mapping[str, Any]) -> ModelKind:
+    """Of a run's config (a ConfigDict or its JSON); CLOWER where it was begun before there were others."""
+    return KINDS[config['model'].get('kind') or 'clower']

@@ -1,0 +1,249 @@
+"""The task of pre-training CLOWER: both views' MLM, sentence order, and the contrast between the views."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from clower_jax.models.bert import BertShape
+from clower_jax.models.clower import PAD_ID, VIEWS, Clower, real_tokens
+from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
+from clower_jax.ops import dropout, losses
+from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
+from clower_jax.ops.linear import rows_at
+from clower_jax.ops.nt_xent import nt_xent
+from clower_jax.parallel import precision, sharding
+from clower_jax.utils import flops
+
+SCANNED_FROM = 6  # layers of an encoder
+
+SumsByName = dict[str, tuple[jax.Array, jax.Array]]
+
+SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
+CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """L = L_mlm + sop_weight·L_sop + contrast_weight·(L_tcl + L_scl) (the paper, section 3).
+
+    Its baselines and ablations leave parts out: `sop_on` and `contrast_on` say which encoders predict the
+    order, and which of L_tcl ('token') and L_scl ('sentence') there are; some kinds of model have the
+    character view alone. What is left out is not computed, and a batch need not hold what it would take.
+
+    One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
+    m-th of the batch at a time and run again in the backward pass (as in GradCache, Gao et al. 2021): memory
+    is that of one micro-batch, while negatives, dropout and every mean are those of the whole batch. `mesh`
+    is where the batch lies; None for one device.
+    """
+
+    model: Clower
+    sop_weight: float
+    contrast_weight: float
+    temperature: float
+    same_word_negatives: bool
+    contrast_scope: str
+    sop_on: str
+    contrast_on: str = 'both'
+    microbatches: int = 1
+    mesh: Mesh | None = None
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Self:
+        """Raises ValueError where a config value is not one of its choices."""
+        one_of('loss.mlm_candidates', config.loss.mlm_candidates, ('shared', 'branch'))
+        one_of('loss.contrast_scope', config.loss.contrast_scope, ('global', 'local'))
+        one_of('loss.sop_on', config.loss.sop_on, tuple(SOP_VIEWS))
+        one_of('loss.contrast_on', config.loss.contrast_on, tuple(CONTRASTS))
+        one_of('model.kind', config.model.kind, PRETRAINED)
+        views = KINDS[config.model.kind].views
+        if config.loss.sop_on == 'word' and 'word' not in views:
+            raise ValueError(f'loss.sop_on=word, but a model.kind={config.model.kind} has no word encoder')
+        if config.loss.contrast_on != 'none' and views != VIEWS:
+            raise ValueError(
+                f'loss.contrast_on={config.loss.contrast_on} is a contrast of two views, and a '
+                f'model.kind={config.model.kind} has one: take none'
+            )
+        shards = sharding.data_shards(mesh) if mesh else 1
+        if config.batch_size % (config.microbatches * shards):
+            raise ValueError(
+                f'batch_size={config.batch_size} does not divide into microbatches={config.microbatches} on '
+                f'{shards} device(s) each'
+            )
+        longest = max(config.data.char_length, config.data.word_length)
+        if longest > config.model.max_positions and not config.data.get('pack', False):
+            raise ValueError(
+                f'data.char_length={config.data.char_length} and data.word_length={config.data.word_length} '
+                f'must not exceed model.max_positions={config.model.max_positions}'
+            )
+        chosen = ('sop_weight', 'contrast_weight', 'temperature', 'same_word_negatives')
+        return cls(
+            model=cls.network(config, mesh),
+            contrast_scope=config.loss.contrast_scope,
+            sop_on=config.loss.sop_on,
+            contrast_on=config.loss.contrast_on,
+            microbatches=config.microbatches,
+            mesh=mesh,
+            **{name: config.loss[name] for name in chosen},
+        )
+
+    @staticmethod
+    def network(config: ConfigDict, mesh: Mesh | None = None) -> Clower:
+        """What is trained."""
+        kind = KINDS[config.model.kind]
+        return kind.network(
+            **encoder_settings(config, mesh),
+            base_vocab_size=config.model.base_vocab_size,
+            mlm_candidates=config.loss.mlm_candidates,
+            views=kind.views,
+        )
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters (fp32), as BERT draws them."""
+        batch = dict.fromkeys(self.model.inputs, jnp.zeros((1, 2), jnp.int32))
+        return self.model.init(key, batch)['params']
+
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+        """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
+        rows = len(batch['char_ids'])
+        keys = None if key is None else dropout.row_keys(key, rows)
+        in_parts = self.microbatches > 1
+        sums, vectors = (self._encoded_in_parts if in_parts else self._encoded)(params, batch, keys)
+        sums |= self._contrast(vectors, batch)
+        means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
+        tokens = sum(real_tokens(batch[name]).sum() for name in self.model.inputs if name.endswith('_ids'))
+        per_batch = {'examples': real_texts(batch).sum(), 'tokens': tokens}
+        if 'acc_tcl' in sums:
+            per_batch['anchors'] = sums['acc_tcl'][1]
+        sums |= {name: (jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in per_batch.items()}
+        return self.total(means), sums
+
+    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+        """The sums of one batch, without dropout; no outputs."""
+        return self.loss(params, batch, None)[1], {}
+
+    def step_flops(self, config: ConfigDict) -> float:
+        """See `flops.step_flops`."""
+        return flops.step_flops(config, self.model.views, kind_of(config).tables > 1)
+
+    def total(self, means: dict) -> jax.Array:
+        """The loss that is minimised, from the means of its parts; a part that nothing counts in is 0."""
+        mlm_char, mlm_word, sop, tcl, scl = (
+            means.get(f'loss_{part}', 0.0) for part in ('mlm_char', 'mlm_word', 'sop', 'tcl', 'scl')
+        )
+        return mlm_char + mlm_word + self.sop_weight * sop + self.contrast_weight * (tcl + scl)
+
+    def _encoded(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
+        """The sums of the losses that need no other row, and the vectors that are contrasted, as far as they
+        are: `char_cls`, `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]."""
+        out = self.model.apply({'params': params}, batch, keys)
+        sums: SumsByName = {}
+        for view in self.model.views:
+            labels = batch[f'{view}_mlm_labels']
+            table, bias = out[view]['decoder']
+            part = linear_cross_entropy(out[view]['mlm_vectors'], table, bias, labels, mesh=self.mesh)
+            sums |= named(f'mlm_{view}', part)
+        sop_labels = batch['sop_labels'].reshape(out['char']['cls'].shape[:2])
+        sop = [
+            losses.masked_cross_entropy(out[view]['sop_logits'], sop_labels)
+            for view in SOP_VIEWS[self.sop_on]
+            if view in self.model.views
+        ]
+        if sop:
+            sums |= named('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
+        vectors: dict[str, jax.Array] = {}
+        if 'sentence' in CONTRASTS[self.contrast_on]:
+            vectors |= {f'{view}_cls': out[view]['cls'] for view in VIEWS}
+        if 'token' in CONTRASTS[self.contrast_on]:
+            start, length = batch['anchor_char_start'], batch['anchor_char_length']
+            vectors['anchor_chars'] = losses.span_means(out['char']['hidden'], start, length)
+            vectors['anchor_words'] = rows_at(out['word']['hidden'], batch['anchor_word_position'])
+        return sums, vectors
+
+    def _encoded_in_parts(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
+        """As `_encoded`, a micro-batch at a time; only its results are kept."""
+        parts = self.microbatches
+
+        def split(x):  # every device keeps its rows: a micro-batch has some of each device's
+            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+        def joined(x):
+            return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+        encoded = jax.checkpoint(lambda part: self._encoded(params, *part))
+        sums, vectors = jax.lax.map(encoded, jax.tree.map(split, (batch, keys)))
+        return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(joined, vectors)
+
+    def _contrast(self, vectors: dict, batch: dict) -> SumsByName:
+        """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text
+        (the paper, equations 2–4)."""
+        contrast = functools.partial(
+            nt_xent,
+            temperature=self.temperature,
+            groups=sharding.data_shards(self.mesh) if self.mesh and self.contrast_scope == 'local' else 1,
+            mesh=self.mesh,
+            # The vectors come in bf16: so they travel between devices, and so their products are made.
+            operands='bfloat16' if self.model.dtype == jnp.bfloat16 else 'float32',
+        )
+
+        def flat(x):
+            return x.reshape(-1, *x.shape[2:])
+
+        sums: SumsByName = {}
+        if 'anchor_chars' in vectors:
+            ids = None if self.same_word_negatives else flat(batch['anchor_ids'])
+            real = flat(batch['anchor_char_length']) > 0
+            part = contrast(flat(vectors['anchor_chars']), flat(vectors['anchor_words']), real, ids=ids)
+            sums |= named('tcl', part)
+        if 'char_cls' in vectors:
+            real = real_texts(batch).reshape(-1)
+            sums |= named('scl', contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), real))
+        return sums
+
+
+def real_texts(batch: dict) -> jax.Array:
+    """bool [B, S]: which texts there are; a row that is all padding has none."""
+    first = batch['char_ids'][:, :1] != PAD_ID
+    starts = batch.get('char_starts')
+    return first if starts is None else jnp.concatenate([first, starts[:, 1:] > 0], axis=1)
+
+
+def named(name: str, part: losses.Sums) -> SumsByName:
+    """A loss and the accuracy that goes with it, as a task's sums have them."""
+    return {f'loss_{name}': (part.loss, part.count), f'acc_{name}': (part.correct, part.count)}
+
+
+def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
+    """What every network is made with; `mesh`: of the devices that it is compiled for."""
+    shape = BertShape.of(config.model)
+    # A loop is compiled layer by layer; a CPU is faster without one, and compiles small models.
+    scan_layers = sharding.platform_of(mesh) != 'cpu' and shape.num_layers >= SCANNED_FROM
+    return {
+        'shape': dataclasses.replace(shape, scan_layers=scan_layers),
+        'vocab_size': config.model.vocab_size,
+        'max_positions': config.model.max_positions,
+        'dtype': precision.compute_dtype(config.dtype),
+    }
+
+
+def predicts_order(config: Mapping[str, Any], view: str) -> bool:
+    """Whether a pre-training run, given its config.json, trains a view's head for sentence order."""
+    loss = config.get('loss', {})
+    return loss.get('sop_weight', 1) > 0 and view in SOP_VIEWS[loss.get('sop_on', 'both')]
+
+
+def trains_pooler(config: Mapping[str, Any], view: str) -> bool:
+    """Whether it trains the pooler that a view goes through. Sentence order alone does: its gradient is
+    exactly 0 for every other loss. AMBERT has one pooler for both views."""
+    return any(predicts_order(config, one) for one in kind_of(config).views_through(view))
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError where the value is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f'{key}={value!r} must be one of {", ".join(choices)}')

@@ -1,0 +1,124 @@
+"""Classification and reading comprehension: cross-entropies over labels in the batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from clower_jax.models.clower import PAD_ID, real_tokens
+from clower_jax.models.finetuned import Classifier, SpanFinder
+from clower_jax.models.kinds import kind_of
+from clower_jax.objectives.pretraining import SumsByName, encoder_settings
+from clower_jax.ops import dropout, losses
+
+
+class _Supervised:
+    """What the fine-tuning tasks share: a cross-entropy over labels in the batch, −1 where there is none."""
+
+    model: Classifier | SpanFinder
+    _name: str  # of the loss in the metrics
+    _accuracy: str
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters (fp32), as BERT draws them."""
+        ids = jnp.zeros((1, 2), jnp.int32)
+        return self.model.init(key, *(ids for _ in self.model.inputs))['params']
+
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+        """The loss of one batch and the sums behind it."""
+        return self._loss(self._logits(params, batch, key), batch)
+
+    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+        """The sums of one batch, without dropout, and its logits."""
+        logits = self._logits(params, batch, None)
+        return self._loss(logits, batch)[1], self._outputs(logits) | {'example': batch['example']}
+
+    def total(self, means: dict) -> jax.Array:
+        """The mean cross-entropy; 0 where nothing has a label."""
+        return means.get(self._name, 0.0)
+
+    def step_flops(self, config: ConfigDict) -> float:
+        """0: steps differ in length."""
+        return 0.0
+
+    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+        inputs = [batch[name] for name in self.model.inputs]
+        keys = None if key is None else dropout.row_keys(key, len(inputs[0]))
+        return self.model.apply({'params': params}, *inputs, keys=keys)
+
+    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
+        part = losses.masked_cross_entropy(logits, self._labels(batch))
+        ids = batch[self.model.inputs[0]]
+        counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': real_tokens(ids).sum()}
+        sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
+        sums |= {self._name: (part.loss, part.count), self._accuracy: (part.correct, part.count)}
+        return part.loss / jnp.maximum(part.count, 1), sums
+
+    def _labels(self, batch: dict) -> jax.Array:
+        raise NotImplementedError
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(_Supervised):
+    """Classification of texts and of pairs: the mean cross-entropy over the rows whose label is not −1.
+
+    Batch: what the network reads, its `inputs`: `char_ids`, `char_segments` [B, L], or `word_ids`,
+    `word_segments`, or more; `labels` [B];
+    to evaluate also `example` [B], the row's number in its set (−1: padding). Outputs: fp32 `logits` [B, C]
+    and `example`.
+    """
+
+    model: Classifier
+    _name, _accuracy = 'loss_label', 'acc'
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Classify':
+        """Labels are those of `config.data.labels`; `config.model.classify_from` is the pooler where a run
+        was begun before it could be chosen."""
+        settings = encoder_settings(config, mesh) | {'num_labels': len(config.data.labels)}
+        settings['classify_from'] = config.model.get('classify_from', 'pooler')
+        kind = kind_of(config)
+        if kind.tables > 1:
+            settings |= {'vocab_size': config.model.base_vocab_size}
+            settings['word_vocab_size'] = config.model.vocab_size
+        return cls(kind.classifier(**settings))
+
+    def _labels(self, batch: dict) -> jax.Array:
+        return batch['labels']
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        return {'logits': logits}
+
+
+@dataclasses.dataclass(frozen=True)
+class FindSpan(_Supervised):
+    """Extractive question answering: the mean of the cross-entropies of the first and the last token.
+
+    Batch: `char_ids`, `char_segments` [B, L], `span` [B, 2] (positions in the row; [CLS], 0, where the row
+    does not hold the answer; −1: not known, does not count), and `example` as for `Classify`. Outputs: fp32
+    `start_logits`, `end_logits` [B, L], and `example`.
+    """
+
+    model: SpanFinder
+    _name, _accuracy = 'loss_span', 'acc_span'
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
+        """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
+        return cls(kind_of(config).span_finder(**encoder_settings(config, mesh)))
+
+    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+        """fp32 [B, 2, L]; padding is no candidate."""
+        logits = super()._logits(params, batch, key).swapaxes(1, 2)
+        return jnp.where(real_tokens(batch['char_ids'])[:, None], logits, jnp.finfo(jnp.float32).min)
+
+    def _labels(self, batch: dict) -> jax.Array:
+        return batch['span']
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        return {'start_logits': logits[:, 0], 'end_logits': logits[:, 1]}

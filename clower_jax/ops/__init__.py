@@ -1,0 +1,1 @@
+"""Pure functions of arrays, with derivatives of their own where memory or speed asks for them."""

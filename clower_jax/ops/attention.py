@@ -1,0 +1,87 @@
+"""Scaled dot-product attention (Vaswani et al. 2017) with a derivative of its own."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clower_jax.ops.dropout import dropout
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    attends: jax.Array,
+    rate: float = 0.0,
+    keys: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(query·keyᵀ / √H)·value, scores and softmax in fp32.
+
+    Args:
+      query, key, value: [B, N, L, H].
+      attends: bool [B, 1 or L, L], which tokens (last axis) each token attends to.
+      rate, keys: dropout of the weights, as `dropout.dropout` has them.
+
+    Returns:
+      [B, N, L, H] in the dtype of the arguments. A token that attends to nothing gets a mean of all values.
+    """
+    return _forward(query, key, value, attends, rate, keys)[0]
+
+
+def _forward(query, key, value, attends, rate, keys):
+    scores = _dot('BNTH,BNSH->BNTS', query, key) * _scale(query)
+    scores = jnp.where(attends[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    out = _dot('BNTS,BNSH->BNTH', dropout(weights, rate, keys), value).astype(query.dtype)
+    return out, (query, key, value, weights, out, keys)
+
+
+def _backward(rate, residuals, g):
+    query, key, value, weights, out, keys = residuals
+    # Σ_s weights·d_weights is g·out, dropout or not: no sum over the whole matrix is needed.
+    shift = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
+    d_weights = dropout(_dot('BNTH,BNSH->BNTS', g, value), rate, keys)
+    d_scores = (weights.astype(jnp.float32) * (d_weights - shift) * _scale(query)).astype(query.dtype)
+    d_query = _dot('BNTS,BNSH->BNTH', d_scores, key)
+    d_key = _dot('BNTS,BNTH->BNSH', d_scores, query)
+    d_value = _dot('BNTS,BNTH->BNSH', dropout(weights, rate, keys), g)
+    return *(d.astype(query.dtype) for d in (d_query, d_key, d_value)), None, None
+
+
+attention.defvjp(_forward, _backward)
+
+
+def library_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    attends: jax.Array,
+    implementation: Literal['cudnn', 'xla'],
+) -> jax.Array:
+    """`attention` without dropout by `jax.nn.dot_product_attention`: 'cudnn' (bf16 and fp16 on NVIDIA GPUs,
+    without an [L, L] array in memory) or 'xla'. Rows of one text go by their lengths; a token of no text
+    gets zeros or a mean of values."""
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    lengths = attends[:, 0].sum(-1, dtype=jnp.int32) if attends.shape[1] == 1 else None
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=attends[:, None] if lengths is None else None,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
+    return out.swapaxes(1, 2)
+
+
+def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _scale(query: jax.Array) -> np.float32:
+    return np.float32(1 / np.sqrt(query.shape[-1]))

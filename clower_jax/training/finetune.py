@@ -1,0 +1,257 @@
+"""Fine-tuning: the training loop for each seed, what came of it, and a fine-tuned model put to use."""
+
+import copy
+import functools
+import logging
+import shutil
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+from ml_collections import ConfigDict
+
+from clower_jax.checkpoints.digests import FOLDER, newest_intact
+from clower_jax.checkpoints.train_state import abstract_params
+from clower_jax.interop import init_weights
+from clower_jax.parallel import precision, sharding
+from clower_jax.training import evaluate, loop, plots
+from clower_jax.training.early_stopping import Best
+from clower_jax.training.signals import Stop
+from clower_jax.utils import folder_files, metrics_file, output_file
+
+MAX_PICTURED = 100  # classes of a confusion matrix; more are unreadable
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    config: ConfigDict, workdir: str | Path, data, vocabulary, stop: Stop | None = None
+) -> dict[str, Any]:
+    """Trains `config.seeds` models, from `config.seed` on, and writes what they are worth.
+
+    One seed lives in `workdir`; several live in `workdir/seed-<n>`. Each leaves, beside a run's files, best/
+    (the parameters that were best on the development set), predictions.json and confusion.png (of the best,
+    on the test set if there is one, else on the development set). `workdir/results.json` has the metrics of
+    the best and of the last parameters for every seed, with mean and standard deviation (n − 1).
+
+    Args:
+      config: resolved (`input_pipeline.finetuning.data.prepare`).
+      data: an `input_pipeline.finetuning.data.Data`.
+      vocabulary: of the model (see `vocab_alignment.VocabularyLike`).
+      stop: where several runs follow each other, so that a signal stops them all.
+
+    Returns:
+      The contents of results.json; {} where the run was stopped before its end. Where every seed was at its
+      end before and results.json is of these seeds, nothing is measured again and nothing written.
+    """
+    workdir = Path(workdir)
+    known = _results_of_finished(config, workdir)
+    programs = loop.programs_of(config)
+    evaluator = programs.evaluator
+    validation = data.splits.get('validation')
+    score = validation and (lambda outputs: validation.score(validation.decode(outputs)))
+
+    def before(params: dict) -> dict[str, float]:
+        return _pass(config, data, evaluator, params, 'test', None) if 'test' in data.splits else {}
+
+    per_seed = []
+    with stop or Stop() as stop:
+        for seed in range(config.seed, config.seed + config.seeds):
+            one = copy.deepcopy(config)
+            one.seed = seed
+            folder = seed_folder(workdir, seed, config.seeds)
+            if config.seeds > 1:
+                log.info('Seed %d, in %s', seed, folder)
+            batches = functools.partial(data.batches, one)
+            loop.train(one, folder, batches, vocabulary, score, programs, stop, before)
+            lines = metrics_file.read_metrics(folder / 'metrics.jsonl')
+            if stop.requested or not _finished(one, folder, lines):
+                return {}
+            if not known:
+                per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
+    if known:
+        return known
+    skipped = {
+        str(seed): skipped_steps(seed_folder(workdir, seed, config.seeds))
+        for seed in range(config.seed, config.seed + config.seeds)
+    }
+    results = summary(config, per_seed) | {'skipped_steps': skipped, 'data': dict(data.counts)}
+    if jax.process_index() == 0:
+        output_file.write_json(workdir / 'results.json', results)
+        if config.seeds > 1:
+            _keep_best_seed(config, workdir, per_seed)
+    return results
+
+
+def skipped_steps(folder: Path) -> int:
+    """Steps of a run that changed nothing, as their gradient was not finite; by its metrics.jsonl."""
+    rows = metrics_file.read_metrics(folder / 'metrics.jsonl')
+    return round(sum(row.get('skipped_steps', 0) for row in rows if row['split'] == 'train'))
+
+
+def got_worse(results: dict[str, Any]) -> list[str]:
+    """What of results.json, the mean over seeds, was worse with the last parameters than before training, as
+    'split metric before → after'; losses are the better the lower. [] where nothing was measured before."""
+    worse = []
+    for split, found in results['mean'].items():
+        for name, before in found.get('before', {}).items():
+            after = found['last'][name]
+            if (after > before) if name.startswith('loss') else (after < before):
+                worse.append(f'{split} {name} {before:.4f} → {after:.4f}')
+    return worse
+
+
+def seed_folder(workdir: Path, seed: int, seeds: int) -> Path:
+    """Where one seed's run lives."""
+    return workdir if seeds == 1 else workdir / f'seed-{seed}'
+
+
+def best_seed(config: ConfigDict, per_seed: list[dict]) -> int:
+    """The seed that was best on the development set; the first where nothing tells."""
+    if not config.select or 'validation' not in per_seed[0]:
+        return per_seed[0]['seed']
+    return max(per_seed, key=lambda result: result['validation']['best'][config.select])['seed']
+
+
+def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, float]]:
+    """A fine-tuned model on other data: its metrics by split, where labels are known, and its predictions.
+
+    Writes predictions.json, and results.json and confusion.png where labels are known, to
+    `workdir/<config.mode>/`; of several splits the last one's predictions.
+    """
+    workdir = Path(workdir)
+    evaluator = evaluate.Evaluator.of(config)
+    params = restore(workdir, evaluator)
+    folder = workdir / config.mode
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name in data.splits:
+        results[name] = _pass(config, data, evaluator, params, name, folder)
+    if jax.process_index() == 0:
+        output_file.write_json(folder / 'results.json', results)
+    return results
+
+
+def restore(workdir: Path, evaluator: evaluate.Evaluator, which: str = '') -> dict:
+    """The parameters of a workdir on their devices: 'best', 'last', or the best if there are any.
+
+    Raises ValueError where there are none, they are of another model, or one holds NaN or infinity.
+    """
+    with init_weights.open_checkpoints(workdir, which) as checkpoints:
+        params = checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.task.init))
+    precision.check_finite(flax.traverse_util.flatten_dict(params, sep='/'), str(workdir))
+    return params
+
+
+def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
+    """results.json: the settings that matter, every seed, and over the seeds `mean` and `std` of each metric.
+
+    `std` divides by n − 1; it is null for one seed.
+    """
+
+    def over(function, found):
+        if not isinstance(found[0], Mapping):
+            return function(found)
+        names = [name for name in found[0] if name not in ('seed', 'step')]
+        return {name: over(function, [one[name] for one in found]) for name in names}
+
+    def deviation(values):
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    return {
+        'task': config.task,
+        'select': config.select,
+        'init_from': Path(config.init_from).name,
+        'per_seed': per_seed,
+        'mean': over(statistics.fmean, per_seed),
+        'std': over(deviation, per_seed),
+    }
+
+
+def latest_step(folder: Path) -> int:
+    """Of the newest intact checkpoint of a run; 0 where there is none at all.
+
+    Raises ValueError where none of several is intact.
+    """
+    return newest_intact(folder / FOLDER).step or 0
+
+
+def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
+    """Whether a run has come to its end: all steps, or `patience` evaluations that were no better."""
+    best = Best(config.select, config.patience, rows)
+    return latest_step(folder) >= config.total_steps or best.exhausted
+
+
+def _results_of_finished(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """results.json where it is of the config's seeds and none of them has a step left to take; else {}."""
+    path = workdir / 'results.json'
+    results = folder_files.read_json(path) if path.is_file() else {}
+    seeds = list(range(config.seed, config.seed + config.seeds))
+    if [one['seed'] for one in results.get('per_seed', [])] != seeds:
+        return {}
+    for seed in seeds:
+        folder = seed_folder(workdir, seed, config.seeds)
+        step = latest_step(folder)
+        if not _finished(config, folder, metrics_file.rows_until(folder, step)):
+            return {}
+    return results
+
+
+def _measure(
+    config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluator, lines: list[dict]
+) -> dict:
+    """{'validation': {'before': …, 'best': …, 'last': …}, 'test': …}, and the files of the best parameters;
+    'before' where there was an evaluation before the first step. `lines`: of metrics.jsonl."""
+    results: dict[str, Any] = {}
+    rows = [row for row in lines if row['split'] == 'validation']
+    if rows:
+        with init_weights.open_checkpoints(folder) as checkpoints:
+            best = checkpoints.latest_step  # of what the files and the test metrics are of
+        chosen = next((row for row in rows if row['step'] == best), rows[-1])
+        before = [('before', rows[0])] if rows[0]['step'] == 0 else []
+        results['validation'] = {
+            which: _metrics(row) for which, row in (*before, ('best', chosen), ('last', rows[-1]))
+        }
+    for_files = next((name for name in ('test', 'validation') if name in data.splits), None)
+    if for_files:
+        found = _pass(config, data, evaluator, restore(folder, evaluator), for_files, folder)
+        if for_files == 'test' and found:
+            last = _pass(config, data, evaluator, restore(folder, evaluator, 'last'), 'test', None)
+            first = next((_metrics(row) for row in lines if row['split'] == 'test'), None)
+            results['test'] = ({'before': first} if first else {}) | {'best': found, 'last': last}
+    return results
+
+
+def _metrics(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != 'split'}
+
+
+def _pass(
+    config: ConfigDict, data, evaluator: evaluate.Evaluator, params: dict, name: str, folder: Path | None
+) -> dict[str, float]:
+    """The metrics of one pass over a split ({} where nothing has a label); its files go to `folder`."""
+    split = data.splits[name]
+    rows = sharding.local_rows(evaluator.mesh, config.batch_size)
+
+    def score(outputs: evaluate.Outputs) -> dict[str, float]:
+        found = split.decode(outputs)
+        if folder and jax.process_index() == 0:
+            with output_file.all_whole(folder) as partial:
+                split.write_predictions(partial, found)
+            confusion = split.confusion(found)
+            if confusion is not None and len(confusion) <= MAX_PICTURED:
+                plots.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
+        return split.score(found)
+
+    return evaluator(params, data.batches(config, split=name, rows=rows), score)
+
+
+def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:
+    """The predictions and the picture of `best_seed`, also one level up."""
+    for path in seed_folder(workdir, best_seed(config, per_seed), config.seeds).iterdir():
+        if path.name in ('predictions.json', 'nbest.json', 'confusion.png', 'confusion-key.txt'):
+            with output_file.whole(workdir / path.name) as partial:
+                shutil.copyfile(path, partial)

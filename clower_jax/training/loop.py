@@ -1,0 +1,260 @@
+"""The training loop, the only one: restore, step, log, evaluate, save."""
+
+import collections
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from clower_jax.checkpoints.digests import BEST
+from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.parallel import precision, sharding
+from clower_jax.training import evaluate, init_state, metrics, optim
+from clower_jax.training.early_stopping import Best
+from clower_jax.training.progress import Clock, Progress
+from clower_jax.training.run_log import Writer
+from clower_jax.training.signals import Stop
+from clower_jax.training.train_step import make_train_step
+from clower_jax.utils.metrics_file import rows_until
+
+log = logging.getLogger(__name__)
+
+ASK_EVERY = 5  # steps after which several processes ask each other whether to stop
+PARTS = ('loss_', 'anchors')  # of what is held out, not on the console: what `loss` is made of, and counts
+# Steps at a run's end that make it an error: a loss scale that is too large skips one or two.
+LAST_SKIPPED = 3
+RUN_AHEAD = 2  # steps in flight: enough to keep a device busy, few enough to stop soon when asked to
+WHAT_HELPS = (
+    'What helps: a lower optim.learning_rate, dtype=float32 or, with float16, a lower '
+    'optim.initial_loss_scale.'
+)
+
+Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
+
+
+class Programs(NamedTuple):
+    """What several runs of one config share, so that everything is compiled once."""
+
+    evaluator: evaluate.Evaluator
+    optimizer: optax.GradientTransformation
+    train_step: Callable
+
+
+def programs_of(config: ConfigDict) -> Programs:
+    """The programs of a resolved config, whatever its seed; they compile when they are first called."""
+    evaluator = evaluate.Evaluator.of(config)
+    optimizer = optim.optimizer(config)
+    step = make_train_step(evaluator.task, optimizer, optim.learning_rate(config))
+    return Programs(evaluator, optimizer, step)
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    batches: Batches,
+    vocabulary,
+    score: evaluate.Score | None = None,
+    programs: Programs | None = None,
+    stop: Stop | None = None,
+    before: Callable[[dict], dict[str, float]] | None = None,
+) -> dict[str, float]:
+    """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one. Where no step
+    is left to take, nothing in `workdir` changes.
+
+    Args:
+      config: resolved: every size is known.
+      workdir: receives config.json, checkpoints/, metrics.jsonl, TensorBoard events, curves.png, and best/
+        where `config.select` names the metric to choose by.
+      batches: `batches(start_step=k, split='train', rows=(lo, hi))`, an endless iterator whose k-th batch is
+        a pure function of k; with split='validation' one pass over the held-out set.
+      vocabulary: of the data (see `vocab_alignment.VocabularyLike`).
+      score: held-out metrics that are no means over rows, from the task's outputs.
+      programs: `programs_of(config)`, where another run has it already.
+      stop: where several runs follow each other, so that a signal stops them all.
+      before: with `eval_first`, what else is measured of the parameters before the first step; it is written
+        as the split 'test'.
+
+    Returns:
+      The last held-out metrics ({} where nothing is held out, or nothing was left to do).
+
+    Raises:
+      FloatingPointError: `max_bad_steps` steps in a row had a gradient or an update that is not finite; or
+        the run came to its end with the last `LAST_SKIPPED` steps, or half of all, skipped; that end is
+        not saved.
+    """
+    programs = programs or programs_of(config)
+    task = programs.evaluator.task
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop or Stop())
+        stack.enter_context(jax.default_matmul_precision(precision.matmul_precision(config.dtype)))
+        run = _Run(config, Path(workdir), batches, programs, vocabulary, stack)
+        progress = stack.enter_context(Progress(config.total_steps, run.step, on=jax.process_index() == 0))
+        clock = Clock(task.step_flops(config))
+        in_flight: collections.deque[dict] = collections.deque()
+        seen: set[tuple] = set()  # shapes of batches, each of which is compiled
+
+        def due(step: int, every: int) -> bool:
+            return step == config.total_steps or (every > 0 and step % every == 0)
+
+        if config.eval_first and run.step == 0:
+            run.evaluate(0, score)
+            run.writer.scalars(0, 'test', before(run.state.params) if before else {})
+            progress.say(_summary(0, run.held_out))
+        first_step = run.step + 1
+        for step in range(first_step, config.total_steps + 1):
+            if run.best.exhausted:
+                progress.say(f'Stopped early, before step {step}: {config.select} got no better any more.')
+                break
+            batch = next(run.batches)
+            shapes = tuple((name, value.shape) for name, value in batch.items())
+            compiles = shapes not in seen
+            seen.add(shapes)
+            if compiles:
+                jax.block_until_ready(list(in_flight))  # what was asked for before counts
+            with clock.paused() if compiles else contextlib.nullcontext():
+                run.state, measured = programs.train_step(run.state, batch, run.key)
+                if compiles:
+                    jax.block_until_ready(measured)
+                    clock.leave_out()
+            run.step = step
+            run.pending.append(measured)
+            in_flight.append(measured)
+            if len(in_flight) > RUN_AHEAD:
+                jax.block_until_ready(in_flight.popleft())
+            if step == first_step:  # the data are on their way by now: rates count from here
+                clock.restart()
+            progress.advance(counts=not compiles)
+            if due(step, config.log_every):
+                jax.block_until_ready(measured)  # steps in flight count as soon as they are done
+                values = run.log(clock, clock.lap(len(run.pending)))
+                progress.log(step, values, clock.seconds_for(config.total_steps - step))
+            stopping = step < config.total_steps and stop.agreed(may_ask=step % ASK_EVERY == 0)
+            evaluating = due(step, config.eval_every) and not stopping
+            saving = stopping or due(step, config.checkpoint_every)
+            if saving or evaluating:
+                jax.block_until_ready(run.state)  # steps in flight count as training
+            with clock.paused():
+                if evaluating:
+                    run.evaluate(step, score)
+                    progress.say(_summary(step, run.held_out))
+                if step == config.total_steps or run.best.exhausted:
+                    check_learned(run.state, run.workdir)  # what is saved as finished learned
+                if saving or run.best.exhausted:
+                    run.save()  # after the evaluation: a restart from here knows its outcome
+            if saving or evaluating:
+                progress.resume()
+            if stopping:
+                run.writer.curves()
+                break
+        run.writer.close()
+    if stop.requested and run.step < config.total_steps and not run.best.exhausted:
+        log.info('Stopped at step %d and saved; the same command goes on from there.', run.step)
+    return run.held_out
+
+
+class _Run:
+    """A run on its way: its state, and what it writes. `stack` closes what is opened."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        batches: Batches,
+        programs: Programs,
+        vocabulary,
+        stack: contextlib.ExitStack,
+    ):
+        self._config, self.workdir = config, workdir
+        self._evaluator = evaluator = programs.evaluator
+        rows = sharding.local_rows(evaluator.mesh, config.batch_size)
+        self._checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+        if damaged := self._checkpoints.set_damaged_aside():
+            log.warning('Damaged checkpoints in %s were set aside: %s', workdir, '; '.join(damaged))
+        self.state = init_state.first_state(
+            config, workdir, evaluator.mesh, evaluator.task, programs.optimizer, self._checkpoints, vocabulary
+        )
+        self.step = int(self.state.step)  # the last one taken
+        self.best = Best(config.select, config.patience, rows_until(workdir, self.step))
+        # Where no step is left to take, what the files say is how the run came about: they stay.
+        goes_on = self.step < config.total_steps and not self.best.exhausted
+        self.writer = Writer(workdir, self.step, writes=goes_on)
+        self.writer.run(config, vocabulary.tokens, init_state.history(workdir, config, self.step))
+        if config.select and goes_on:
+            if lost := init_state.keep_best(workdir, self.best.step):
+                log.warning('The best so far in %s is lost, and was set aside: %s', workdir, lost)
+                self.writer.event(self.step, {'best_lost': lost})
+                self.best.forget()
+            self._best_folder = stack.enter_context(Checkpoints(workdir, folder=BEST))
+        if damaged:
+            self.writer.event(self.step, {'damaged_checkpoints': damaged})
+        self.key = jax.random.key(config.seed)
+        source = batches(start_step=self.step, split='train', rows=rows)
+        self.batches = (sharding.place(evaluator.mesh, batch, config.batch_size) for batch in source)
+        self._held_out_batches = functools.partial(batches, split='validation', rows=rows)
+        self.pending: list[dict] = []  # what the steps since the last log line measured, on the device
+        self.held_out: dict[str, float] = {}
+
+    def log(self, clock: Clock, lap: tuple[int, float]) -> dict[str, float]:
+        """Writes means over the steps since the last time, skipped ones left out and counted, and rates.
+
+        Raises FloatingPointError where `max_bad_steps` of them in a row were skipped.
+        """
+        pending = jax.device_get(self.pending)
+        self.pending.clear()
+        bad = [int(measured['bad_steps']) for measured in pending]
+        if max(bad) >= self._config.max_bad_steps:
+            worst = bad.index(max(bad))
+            first = self.step - len(pending) + 1 + worst - max(bad) + 1  # counted from 1
+            replay = f'python -m clower_jax.replay --workdir {self.workdir} --step {first}'
+            see = f'See the batch: {replay}. ' if self._config.task == 'pretrain' else ''
+            raise FloatingPointError(
+                f'The gradient or the update was not finite in {max(bad)} steps in a row, from step {first} '
+                f'on. {see}{WHAT_HELPS}'
+            )
+        means = metrics.means(measured['sums'] for measured in pending)
+        values = {'skipped_steps': float(sum(b > 0 for b in bad))}
+        if values['skipped_steps'] < len(bad):  # else there is none, though the loss scale has a mean
+            values['loss'] = float(self._evaluator.task.total(means))
+        values |= means
+        values |= clock.rates(values, lap)
+        self.writer.scalars(self.step, 'train', values)
+        return values
+
+    def evaluate(self, step: int, score: evaluate.Score | None) -> None:
+        """One pass over the held-out set; parameters that are the best so far are kept."""
+        self.held_out = self._evaluator(self.state.params, self._held_out_batches(), score)
+        if self.best.improves(step, self.held_out):
+            self._best_folder.save_params(step, self.state.params)
+        self.writer.scalars(step, 'validation', self.held_out)
+        self.writer.curves()
+
+    def save(self) -> None:
+        """A checkpoint to go on from."""
+        self.writer.sync()
+        self._checkpoints.save(self.state)
+
+
+def check_learned(state: TrainState, workdir: Path) -> None:
+    """Raises FloatingPointError where a run, at its end, skipped half of its steps, or the last ones."""
+    steps, streak = int(state.step), int(state.bad_steps)
+    skipped = steps - int(optim.updates_taken(state.opt_state))
+    if 2 * skipped >= steps or streak >= LAST_SKIPPED:
+        raise FloatingPointError(
+            f'The run in {workdir} learned too little: in {skipped} of {steps} steps, {streak} of them at '
+            f'its end, the gradient or the update was not finite. {WHAT_HELPS}'
+        )
+
+
+def _summary(step: int, values: dict[str, float]) -> str:
+    if not values:
+        return f'step {step}: nothing is held out, so there is no evaluation'
+    shown = {name: value for name, value in values.items() if not name.startswith(PARTS)}
+    return f'step {step} held out: ' + '  '.join(f'{name} {value:.3f}' for name, value in shown.items())

@@ -1,0 +1,93 @@
+"""The curves of a run and the confusion of its classes, as pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from clower_jax.utils import figures
+
+# What is drawn together. A metric that is in none of these has a panel of its own.
+PANELS = (
+    ('Loss', ('loss',)),
+    ('MLM loss', ('loss_mlm_char', 'loss_mlm_word')),
+    ('Contrast and SOP loss', ('loss_tcl', 'loss_scl', 'loss_sop', 'loss_contrast')),
+    ('MLM accuracy', ('acc_mlm_char', 'acc_mlm_word')),
+    ('Retrieval and SOP accuracy', ('acc_tcl', 'acc_scl', 'acc_sop', 'acc_contrast')),
+    ('Accuracy and macro F1', ('acc', 'macro_f1')),
+    ('Exact match and F1, %', ('em', 'f1', 'f1_drcd', 'f1_cmrc')),
+    ('Spearman', ('spearman',)),
+    ('Retrieval', ('acc_ab', 'acc_ba', 'mrr', 'recall_1', 'recall_5', 'recall_10')),
+    ('Learning rate', ('lr',)),
+    ('Length of the gradient', ('grad_norm',)),
+    ('Tokens per second', ('tokens_per_s',)),
+)
+EVENT = 'event'  # the split of rows that hold no metrics
+# Other names of what is drawn already, and counts.
+NOT_DRAWN = ('step', 'split', 'examples_per_s', 'mfu', 'anchors', 'skipped_steps')
+
+
+def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
+    """A confusion matrix [C, C], rows the true labels: coloured by the share of each row, with the counts.
+
+    Labels that no installed font can draw are numbered, and `figures.key_of(path)` says what each is.
+    """
+    names = figures.drawable(labels, path)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(4.0, 0.55 * len(labels) + 2.0)
+    figure, axis = plt.subplots(figsize=(size + 1, size))
+    image = axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
+    ticks = np.arange(len(labels))
+    axis.set_xticks(ticks, names, rotation=45, ha='right', fontsize=8)
+    axis.set_yticks(ticks, names, fontsize=8)
+    axis.set_xlabel('predicted')
+    axis.set_ylabel('true')
+    axis.set_title(f'{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} right', fontsize=10)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            color = 'white' if share[row, column] > 0.5 else 'black'
+            axis.text(
+                column, row, f'{counts[row, column]}', ha='center', va='center', fontsize=7, color=color
+            )
+    figure.colorbar(image, label='share of the true label', fraction=0.046)
+    figure.tight_layout()
+    figures.save(figure, path)
+
+
+def panels_of(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
+    """(title, names of metrics) of each panel that the rows have data for: `PANELS`, then one for every other
+    metric, but those `NOT_DRAWN`."""
+    rows = [row for row in rows if row['split'] != EVENT]
+    found = dict.fromkeys(name for row in rows for name in row if name not in NOT_DRAWN)
+    known = [name for _, names in PANELS for name in names]
+    panels = [(title, tuple(name for name in names if name in found)) for title, names in PANELS]
+    return [panel for panel in panels if panel[1]] + [(name, (name,)) for name in found if name not in known]
+
+
+def draw_curves(rows: list[dict], path: str | Path) -> None:
+    """Training (thin), held-out (dots) and test (squares) curves of every metric, in panels of like
+    ones."""
+    panels = panels_of(rows)
+    columns = 3
+    height = max(1, -(-len(panels) // columns))
+    figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 2.9 * height), squeeze=False)
+    for axis, (title, names) in zip(axes.flat, panels):
+        for color, name in zip(plt.rcParams['axes.prop_cycle'].by_key()['color'], names):
+            for split, ending, style in (
+                ('train', '', {'lw': 0.9, 'alpha': 0.75}),
+                ('validation', ', held out', {'lw': 1.4, 'marker': 'o', 'ms': 3}),
+                ('test', ', test', {'lw': 1.4, 'marker': 's', 'ms': 3, 'ls': ':'}),
+            ):
+                points = [(row['step'], row[name]) for row in rows if row['split'] == split and name in row]
+                if points:
+                    axis.plot(*zip(*points), color=color, label=f'{name}{ending}', **style)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel('step', fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7, frameon=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
+    figures.save(figure, path)

@@ -1,0 +1,89 @@
+"""The files that a run leaves: config.json, metrics.jsonl, TensorBoard events, curves.png."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from clower_jax.training.plots import EVENT, draw_curves
+from clower_jax.utils.metrics_file import read_lines, read_metrics, rows_until
+from clower_jax.utils.output_file import naming, write_text
+
+log = logging.getLogger(__name__)
+
+
+class Writer:
+    """Writes to `workdir` from the first process; elsewhere every call does nothing.
+
+    `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
+    after its last checkpoint, are dropped: those steps will be taken again; so are those of step 0 where it
+    begins. `rows` are the lines that stay. `writes`: False where nothing is to be written at all.
+    """
+
+    def __init__(self, workdir: str | Path, start_step: int = 0, writes: bool = True):
+        self._on = writes and jax.process_index() == 0
+        self._folder = Path(workdir)
+        self._path = self._folder / 'metrics.jsonl'
+        self.rows = kept = rows_until(workdir, start_step)
+        if not self._on:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if unreadable := read_lines(self._path)[1]:
+            numbers = ', '.join(map(str, unreadable))
+            log.warning('%s: no metrics on line %s; left out, the others stay', self._path, numbers)
+        write_text(self._path, ''.join(json.dumps(row) + '\n' for row in kept))
+        self._events = SummaryWriter(str(self._folder / 'tensorboard'))
+
+    def run(self, config: ConfigDict, tokens: Sequence[str], history: Sequence[dict] = ()) -> None:
+        """config.json, every value as the run uses it, with the `history` of those that were others before
+        (see `init_state.history`), and vocab.txt, one token a line."""
+        if self._on:
+            settings = json.loads(config.to_json()) | ({'history': list(history)} if history else {})
+            write_text(self._folder / 'config.json', json.dumps(settings, indent=2) + '\n')
+            write_text(self._folder / 'vocab.txt', ''.join(f'{t}\n' for t in tokens))
+
+    def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl and the same scalars for TensorBoard."""
+        if not self._on or not values:
+            return
+        self._append({'step': step, 'split': split, **values})
+        for name, value in values.items():
+            self._events.add_scalar(f'{split}/{name}', value, step)
+        self._events.flush()
+
+    def sync(self) -> None:
+        """Sees that every line so far is on the disk, before a checkpoint says that its steps are done."""
+        if self._on:
+            for path in (self._path, self._folder):
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    def event(self, step: int, values: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, of the split EVENT, about what happened to the run before the step that
+        comes after `step`."""
+        if self._on:
+            self._append({'step': step, 'split': EVENT, **values})
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with naming(self._path), self._path.open('a', encoding='utf-8') as out:
+            out.write(json.dumps(row) + '\n')
+
+    def curves(self) -> Path | None:
+        """Draws curves.png from metrics.jsonl; returns its path (None where this process does not write)."""
+        if not self._on:
+            return None
+        path = self._folder / 'curves.png'
+        draw_curves(read_metrics(self._path), path)
+        return path
+
+    def close(self) -> None:
+        """Flushes what is not yet on disk."""
+        if self._on:
+            self._events.close()

@@ -1,0 +1,55 @@
+"""A signal becomes a save and a clean exit."""
+
+import signal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class Stop:
+    """SIGTERM or Ctrl-C asks the loop to save and leave; a second Ctrl-C interrupts at once.
+
+    It listens while it is entered, once or several times one within the other. `signal` is the number of the
+    signal that came, 0 where none has.
+    """
+
+    def __init__(self):
+        self.signal = 0
+        self._entered = 0
+
+    @property
+    def requested(self) -> bool:
+        """Whether the process was asked to leave."""
+        return self.signal != 0
+
+    @property
+    def status(self) -> int:
+        """What the process ends with, as shells have it: 130 after SIGINT, 143 after SIGTERM, else 0."""
+        return 128 + self.signal if self.signal else 0
+
+    def __enter__(self) -> 'Stop':
+        if not self._entered:
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._entered += 1
+        return self
+
+    def __exit__(self, *_):
+        self._entered -= 1
+        if not self._entered:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def agreed(self, may_ask: bool) -> bool:
+        """Whether all processes stop here. Several ask each other, and only where `may_ask`."""
+        if jax.process_count() == 1:
+            return self.requested
+        if not may_ask:
+            return False
+        self.signal = int(multihost_utils.process_allgather(np.asarray(self.signal)).max())
+        return self.requested
+
+    def _ask(self, number, _):
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = int(number)

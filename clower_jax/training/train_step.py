@@ -1,0 +1,59 @@
+"""One optimisation step, jitted and donated."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.parallel import precision
+from clower_jax.training import optim
+
+
+def make_train_step(task, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
+    """jit of (state, batch, key) → (state, sums); the state is donated.
+
+    The dropout key is a function of the run's key and the step. A gradient or an update that is not
+    finite changes no parameter and no optimiser state; it halves the loss scale (fp16) and counts in
+    `bad_steps`.
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+        scale = state.loss_scale.scale
+        key = jax.random.fold_in(key, state.step)
+
+        def scaled_loss(params):
+            loss, sums = task.loss(params, batch, key)
+            return loss * scale, sums
+
+        grads, sums = jax.grad(scaled_loss, has_aux=True)(state.params)
+        grads = jax.tree.map(lambda g: g / scale, grads)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # A sum of squares is finite only where every entry is, and with it every second moment.
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(_smallest(updates)))
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = precision.select(finite, (params, opt_state), (state.params, state.opt_state))
+        bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
+        rate = schedule(optim.updates_taken(state.opt_state))
+        good = finite.astype(jnp.float32)
+        # A skipped step has no say in the means of the interval.
+        sums = {name: (jnp.where(finite, total, 0), count * good) for name, (total, count) in sums.items()}
+        sums['grad_norm'] = jnp.where(finite, grad_norm, 0), good
+        sums['lr'] = rate * good, good
+        if state.loss_scale.dynamic:
+            sums['loss_scale'] = scale, 1
+        state = TrainState(state.step + 1, params, opt_state, state.loss_scale.update(finite), bad_steps)
+        return state, {'sums': sums, 'bad_steps': bad_steps}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _smallest(updates: dict) -> list[jax.Array]:
+    """Of each number of dimensions the smallest array, which tells whether the updates are finite.
+
+    Where the gradient is, so are Adam's moments, and its epsilon bounds their quotient: what can spoil an
+    update is what multiplies all arrays alike, the rate and the decay. The norm of all updates would take
+    half as long as the optimiser does.
+    """
+    by_size = sorted(jax.tree.leaves(updates), key=lambda array: array.size, reverse=True)
+    return list({array.ndim: array for array in by_size}.values())

@@ -1,0 +1,1 @@
+"""What knows nothing of models: settings, the command line, files, figures, FLOPs."""

@@ -1,0 +1,265 @@
+"""The command line of run.py, read before JAX, TensorFlow and the like are imported, which takes seconds:
+help, and what is wrong with it in one line."""
+
+import ast
+import difflib
+import inspect
+import os
+import re
+import sys
+import textwrap
+import tokenize
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from clower_jax.utils import settings
+
+HELP = ('help', 'helpshort', 'helpfull', 'h')
+NO_JOBS = ('__init__.py', 'common.py')  # of the folder of configs
+WIDTH = 110
+# What a key with a value of a type takes.
+WANTED = {bool: 'True or False', int: 'a whole number', float: 'a number', tuple: 'a list as a,b'}
+
+
+def parse(argv: Sequence[str], about: str) -> None:
+    """Parses the flags of `argv`, --config and its keys among them, into `flags.FLAGS`.
+
+    Leaves with help (status 0), or, where the command line is wrong, with one line that says what there is
+    (status 1). `about`: what the command is, for its help.
+    """
+    named = _value_of(argv, 'config')
+    if any(re.fullmatch(rf'--?({"|".join(HELP)})', arg) for arg in argv[1:]):
+        print(help_of(named) if named else _usage(about))
+        sys.exit(0)
+    if not named:
+        refuse(f'--config is missing: give one of {", ".join(_jobs())} (--help says more)')
+    config = load(named)
+    for key in _keys(argv):
+        if not _has(config, key):
+            refuse(unknown_key(key, config, named))
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        there = f': write --config.{error.flagname}' if _has(config, error.flagname) else ''
+        refuse(f'{str(error).rstrip()}{there}')
+    except flags.Error as error:
+        match = re.match(r'flag (--config\.([^=]+)=.*?): ', str(error).splitlines()[0])
+        wanted = WANTED.get(type(_at(config, match[2].split('.')))) if match else None
+        refuse(f'{match[1]}: {wanted} is wanted' if match and wanted else _one_line(str(error)))
+    except (ValueError, RecursionError) as error:  # of a key that is no name, such as 'model[x'
+        refuse(f'the command line cannot be read ({_one_line(str(error))})')
+    if rest[1:]:
+        refuse(f'unknown arguments: {" ".join(rest[1:])}; a key is set as --config.KEY=VALUE')
+    try:
+        settings.check_job(flags.FLAGS.config)
+    except ValueError as error:
+        refuse(str(error))
+
+
+def refuse(problem: str) -> NoReturn:
+    """Leaves with status 1 and the problem as the last line, whatever it quotes."""
+    sys.exit(re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]', lambda c: repr(c[0])[1:-1], f'run.py: {problem}'))
+
+
+def load(named: str) -> ConfigDict:
+    """The config of 'configs/<job>.py[:variant]' as it is without any flag. Leaves with one line where there
+    is no such file or variant."""
+    file, _, variant = named.partition(':')
+    if not os.path.isfile(file):  # also of a name that no file can have
+        refuse(f'--config={named}: there is no such file. {_instead(file)}There are {", ".join(_jobs())}')
+    values = flags.FlagValues()
+    argv = ['run.py', f'--config={named}']
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except flags.IllegalFlagValueError as error:
+        if re.search(r'get_config\(\) takes 0 positional arguments', str(error)):
+            refuse(f'--config={named}: {file} has no variants, so no {variant!r}')
+        refuse(_one_line(str(error)))
+    return values['config'].value
+
+
+def unknown_key(key: str, config: ConfigDict, named: str) -> str:
+    """One line: a key that a config has not, those that may be meant, and those that there are beside it."""
+    *parents, _ = key.split('.')
+    while parents and not isinstance(_at(config, parents), ConfigDict):
+        parents.pop()
+    place = '.'.join(['config', *parents])
+    near = like(key, list(settings.flatten(config.to_dict())))
+    meant = f'did you mean {" or ".join(f"--config.{name}" for name in near)}? ' if near else ''
+    return (
+        f'--config.{key}: {named} has no such key; {meant}{place} has {", ".join(_at(config, parents))} '
+        f'(--config={named} --help lists all)'
+    )
+
+
+def like(key: str, keys: Sequence[str]) -> list[str]:
+    """At most three of the dotted keys that one may mean who writes `key`, the likeliest first: the same name
+    in another place, its initials ('lr'), a part of its words ('epochs'), a slip."""
+    parent, _, leaf = key.rpartition('.')
+
+    def of(name: str) -> list[str]:
+        return name.rpartition('.')[2].split('_')
+
+    tests = (
+        lambda name: of(name) == leaf.split('_'),
+        lambda name: ''.join(word[0] for word in of(name) if word) == leaf,
+        lambda name: set(leaf.split('_')) < set(of(name)),
+        lambda name: bool(difflib.get_close_matches(leaf, [name.rpartition('.')[2]], cutoff=0.75)),
+    )
+    for test in tests:
+        found = [name for name in keys if test(name)]
+        here = [name for name in found if name.rpartition('.')[0] == parent]
+        if found:
+            return (here or found)[:3]
+    return difflib.get_close_matches(key, keys, n=3, cutoff=0.8)
+
+
+def help_of(named: str) -> str:
+    """What a config is for, and every key with its value and its comment."""
+    file, config = Path(named.partition(':')[0]), load(named)
+    comments = key_comments(file)
+    lines = [ast.get_docstring(ast.parse(file.read_text(encoding='utf-8'))) or '', '']
+    lines += [f'Keys of --config={named}, each set as --config.KEY=VALUE:', '']
+
+    def add(tree: ConfigDict, prefix: str) -> None:
+        for key, value in tree.items():
+            name = prefix + key
+            if isinstance(value, ConfigDict) and 'task' in value:
+                lines.append(f'{f"  {name}.*":40}the keys of a job of its own, {value.task}')
+            elif isinstance(value, ConfigDict):
+                add(value, f'{name}.')
+            else:
+                left = f'  {name}={value}'
+                text = textwrap.wrap(comments.get(name, ''), WIDTH - 40)
+                if len(left) < 39 and text:
+                    left = f'{left:40}{text.pop(0)}'
+                lines.extend([left, *(' ' * 40 + more for more in text)])
+
+    add(config, '')
+    return '\n'.join(lines)
+
+
+def key_comments(file: Path) -> dict[str, str]:
+    """Dotted key → the comment that stands beside it, or above it, where `get_config` of a file of configs,
+    or a function that it calls, sets the key. The last one that is said of a key counts."""
+    found: dict[str, str] = {}
+    _Comments(file, found).walk('get_config', '')
+    return found
+
+
+class _Comments:
+    """The comments of one file, gathered in `found` in the order in which its functions set the keys."""
+
+    def __init__(self, file: Path, found: dict[str, str]):
+        self._found = found
+        text = file.read_text(encoding='utf-8')
+        tree = ast.parse(text)
+        self._functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        imported = [x.name for node in tree.body if isinstance(node, ast.ImportFrom) for x in node.names]
+        self._files = {name: path for name in imported if (path := file.with_name(f'{name}.py')).is_file()}
+        self._beside: dict[int, str] = {}  # by line
+        self._alone: dict[int, str] = {}
+        for token in tokenize.generate_tokens(iter(text.splitlines(keepends=True)).__next__):
+            if token.type == tokenize.COMMENT:
+                alone = not token.line[: token.start[1]].strip()
+                kept = self._alone if alone else self._beside
+                kept[token.start[0]] = token.string.lstrip('# ')
+
+    def walk(self, function: str, prefix: str) -> None:
+        """Follows a function of the file that sets the keys below `prefix`."""
+        for node in self._functions[function].body:
+            if isinstance(node, ast.Return) and node.value:
+                self._value(node.value, prefix)
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    root, _, path = ast.unparse(target).partition('.')
+                    if root == 'config':
+                        name = '.'.join(filter(None, (prefix.rstrip('.'), path)))
+                        self._value(node.value, f'{name}.' if name else '')
+                        made = isinstance(node.value, ast.Dict | ast.Call)  # of keys with their own comments
+                        self._note(name, node.lineno, node.lineno if made else node.end_lineno or node.lineno)
+
+    def _value(self, node: ast.expr, prefix: str) -> None:
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values):
+                if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                    self._value(value, f'{prefix}{key.value}.')
+                    last = key.lineno if isinstance(value, ast.Dict | ast.Call) else value.end_lineno
+                    self._note(f'{prefix}{key.value}', key.lineno, last or key.lineno)
+        elif isinstance(node, ast.Call):
+            owner, _, name = ast.unparse(node.func).rpartition('.')
+            if name == 'ConfigDict' and node.args:
+                self._value(node.args[0], prefix)
+            elif not owner and name in self._functions:
+                self.walk(name, prefix)
+            elif owner in self._files:
+                _Comments(self._files[owner], self._found).walk(name, prefix)
+
+    def _note(self, name: str, first: int, last: int) -> None:
+        above = first - 1
+        while above in self._alone:
+            above -= 1
+        parts = [self._alone[line] for line in range(above + 1, first)]
+        parts += [self._beside[line] for line in range(first, last + 1) if line in self._beside]
+        if name and parts:
+            self._found[name] = ' '.join(parts)
+
+
+def _usage(about: str) -> str:
+    shown = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    lines = [inspect.cleandoc(about), '', 'Flags:', '']
+    lines += [f'  --{flag.name:16}{flag.help}' for flag in shown]
+    lines += ['', 'Jobs; --config=configs/<job>.py --help lists the keys of one:', '']
+    for file in _jobs():
+        said = ast.get_docstring(ast.parse(Path(file).read_text(encoding='utf-8'))) or ''
+        lines.append(f'  {file:26}{said.partition(chr(10))[0]}')
+    return '\n'.join(lines)
+
+
+def _jobs() -> list[str]:
+    return [str(path) for path in sorted(Path('configs').glob('*.py')) if path.name not in NO_JOBS]
+
+
+def _instead(file: str) -> str:
+    """'Did you mean …? '"""
+    stems = {Path(job).stem: job for job in _jobs()}
+    near = difflib.get_close_matches(Path(file).stem, stems, n=1, cutoff=0.6)
+    return f'Did you mean {stems[near[0]]}? ' if near else ''
+
+
+def _value_of(argv: Sequence[str], flag: str) -> str:
+    for place, arg in enumerate(argv[1:], 1):
+        if re.fullmatch(rf'--?{flag}', arg):
+            return argv[place + 1] if place + 1 < len(argv) else ''
+        if match := re.match(rf'--?{flag}=', arg):
+            return arg[match.end() :]
+    return ''
+
+
+def _keys(argv: Sequence[str]) -> list[str]:
+    """The dotted keys that are set."""
+    found = (re.match(r'--?(?:no)?config\.([^=\[]+)', arg) for arg in argv[1:])
+    return [match[1] for match in found if match]
+
+
+def _at(config: ConfigDict, path: Sequence[str]):
+    for name in path:
+        config = config[name] if isinstance(config, ConfigDict) and name in config else None
+    return config
+
+
+def _has(config: ConfigDict, key: str) -> bool:
+    *parents, leaf = key.split('.')
+    place = _at(config, parents)
+    return isinstance(place, ConfigDict) and leaf in place
+
+
+def _one_line(message: str) -> str:
+    """The last line of a message, without the name of the error in it and where it came from."""
+    last = message.strip().splitlines()[-1].strip()
+    return re.sub(r'^\w+Error: ', '', last)

@@ -1,0 +1,306 @@
+"""A function over many chunks by Apache Beam, and exact duplicates; the only file that imports Beam.
+
+No text travels through Beam. A worker is given the description of a chunk, does all the work on it, and
+writes a small result into `work_dir`, where the launching process finds it, chunk by chunk. So memory is
+bounded, finished files show the progress, and the outcome does not depend on which worker did what, or when.
+
+`beam_args`, the text of the `--beam` flag, is a list of Beam's own options separated by commas; without it
+the work is done in this process. On four cores of this machine:
+
+    --direct_running_mode=multi_processing,--direct_num_workers=4
+
+On a cluster (`--runner=FlinkRunner,--flink_master=…`), every machine must see the input and `work_dir`.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import re
+import shlex
+import signal
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from etils import epath
+
+# Importing Beam warns, on the root logger, of missing Google Cloud libraries, which nothing here needs.
+_handlers, logging.root.handlers = logging.root.handlers, [logging.NullHandler()]
+try:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.runners.worker import sdk_worker_main
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+except ImportError as error:
+    raise ImportError(
+        "building a vocabulary or corpus needs Apache Beam: pip install 'clower-jax[beam]'"
+    ) from error
+finally:
+    logging.root.handlers = _handlers
+
+NUM_BUCKETS = 64  # of digests; each is searched for duplicates as a whole, by one worker
+POLL_SECONDS = 0.5
+
+
+def run_chunks(
+    fn: Callable[[Any], Any],
+    chunks: Sequence[Any],
+    work_dir: epath.PathLike,
+    beam_args: str | None = None,
+    label: str = 'chunks',
+) -> Iterator[Any]:
+    """Runs `fn(chunk)` for every chunk on Beam's workers; the work is done when this returns.
+
+    Args:
+      fn: a function of an importable module, or a functools.partial of one, whose result can be pickled.
+      chunks: what `plan` returns, or anything else that can be pickled.
+      work_dir: a folder for the results, which the caller removes after reading them.
+      beam_args: Beam's options, as above.
+      label: what the progress bar says.
+
+    Returns:
+      the results in the order of the chunks, each read from its file when its turn comes.
+
+    Raises:
+      ValueError: `fn` raised a ValueError or an OSError: the message of the first chunk that failed, whatever
+        the number of workers; or `beam_args` are wrong.
+    """
+    folder = _run(
+        chunks, work_dir, beam_args, label, lambda tasks, folder: tasks | beam.Map(_work, fn, folder)
+    )
+    return (load(folder / f'{index}.result') for index in range(len(chunks)))
+
+
+def find_duplicates(
+    hash_fn: Callable[[Any], np.ndarray],
+    chunks: Sequence[Any],
+    work_dir: epath.PathLike,
+    beam_args: str | None = None,
+    label: str = 'duplicates',
+) -> Iterator[np.ndarray]:
+    """Finds the documents that occurred before, over all chunks: of equal ones the first is kept.
+
+    Args:
+      hash_fn: `hash_fn(chunk)` -> uint64[n, 2], a 128-bit digest of each of the chunk's n documents.
+      chunks, work_dir, beam_args, label: as for `run_chunks`.
+
+    Returns:
+      for each chunk in turn, int64[d]: the ascending rows of `hash_fn(chunk)` whose digest stands in an
+      earlier row or chunk.
+
+    Raises:
+      ValueError: as `run_chunks`.
+    """
+
+    def transform(tasks: Any, folder: epath.Path) -> Any:
+        return (
+            tasks
+            | beam.FlatMap(_hash, hash_fn, folder)
+            | 'by digest' >> beam.GroupByKey()
+            | beam.FlatMap(_repeats)
+            | 'by chunk' >> beam.GroupByKey()
+            | beam.Map(_save_repeats, folder)
+        )
+
+    folder = _run(chunks, work_dir, beam_args, label, transform)
+    files = (folder / f'{index}.repeats' for index in range(len(chunks)))
+    return (load(file) if file.exists() else np.empty(0, np.int64) for file in files)
+
+
+def _run(
+    chunks: Sequence[Any], work_dir: epath.PathLike, beam_args: str | None, label: str, transform: Any
+) -> Any:
+    """Runs `transform(tasks, folder)` on (index, chunk) tasks; returns the folder with the files it wrote."""
+    folder = epath.Path(work_dir) / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    if not chunks:
+        return folder
+    runner, options = _runner(beam_args)
+    # The runners tell how they start and stop; unexpected errors come as exceptions.
+    logging.getLogger('apache_beam.runners').setLevel(logging.CRITICAL)
+    with _interruptible(), _progress(folder, chunks, label), beam.Pipeline(runner, options) as pipeline:
+        transform(pipeline | beam.Create(list(enumerate(chunks))) | beam.Reshuffle(), folder)
+    if failed := _failed(folder):
+        message, trace = load(folder / f'{min(failed)}.error')
+        failure = ValueError(message)
+        failure.add_note(f'Raised by a worker:\n{trace}')
+        raise failure
+    return folder
+
+
+def _runner(beam_args: str | None) -> tuple[Any, PipelineOptions]:
+    """The runner and its options.
+
+    Beam's `DirectRunner` would first look for Prism, a program that it downloads; FnApiRunner, which it falls
+    back on, needs nothing else.
+    """
+    args = [arg.strip() for arg in re.split(r',(?=\s*--)', beam_args or '') if arg.strip()]
+    if unknown := [arg for arg in args if not arg.startswith('--')]:
+        raise ValueError(
+            f'--beam takes options such as --direct_num_workers=2, separated by commas, not {unknown[0]!r}'
+        )
+    options, unknown = _options(args)
+    name = options.view_as(StandardOptions).runner
+    if name not in (None, 'DirectRunner'):
+        return name, options  # the cluster may know options that Beam here does not
+    if unknown:
+        raise ValueError(f'--beam: there is no option {", ".join(unknown)}')
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode != 'multi_processing':
+        return FnApiRunner(), options
+    direct.direct_running_mode = None  # or the runner would choose its own, talkative worker command
+    path = shlex.quote(os.pathsep.join(sys.path))  # the workers import from where this process does
+    # Ctrl-C is for the launching process, which ends the workers.
+    python = f'PYTHONPATH={path} exec {shlex.quote(sys.executable)}'
+    command = f"trap '' INT; {python} -m input_pipeline.corpus.beam_runner"
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command)), options
+
+
+def _options(args: list[str]) -> tuple[PipelineOptions, list[str]]:
+    """The options, and the names of those that Beam does not know."""
+    usage = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(usage):
+            options = PipelineOptions(args)
+            known = PipelineOptions([]).get_all_options()
+            given = options.get_all_options(retain_unknown_options=True)
+    except SystemExit:  # the last line says which value is wrong, after a page of all there are
+        reason = usage.getvalue().strip().rpartition('error: ')[2]
+        raise ValueError(f'--beam: {reason}') from None
+    return options, [f'--{name}' for name in given if name not in known]
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets KeyboardInterrupt and SystemExit through, which Beam, where it works in this process, hides in an
+    error of its own."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while isinstance(cause, Exception):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from None
+        raise
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Ends the process as a command should: an error is one line (exit code 1), a signal to stop cleans up
+    first (130 after Ctrl-C, 143 after SIGTERM)."""
+    terminate = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('stopped; nothing was written', file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'error: {error}')
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+
+
+@contextlib.contextmanager
+def _progress(folder: epath.Path, chunks: Sequence[Any], label: str) -> Iterator[None]:
+    """A bar of the finished chunks, in bytes where they have a size, moved by a thread that counts files."""
+    sized = all(hasattr(chunk, 'num_bytes') for chunk in chunks)
+    sizes = [chunk.num_bytes if sized else 1 for chunk in chunks]
+    finished = threading.Event()
+
+    def follow(bar: tqdm.tqdm) -> None:
+        last = False
+        while not last:
+            last = finished.wait(POLL_SECONDS)  # after the end, look once more
+            done = {int(path.stem) for path in folder.iterdir() if path.suffix in ('.result', '.error')}
+            bar.set_postfix_str(f'{len(done)}/{len(chunks)} chunks', refresh=False)
+            bar.update(sum(sizes[index] for index in done) - bar.n)
+
+    with tqdm.tqdm(total=sum(sizes), desc=label, unit='B' if sized else 'chunk', unit_scale=sized) as bar:
+        thread = threading.Thread(target=follow, args=(bar,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+
+
+# On the workers
+
+
+def _attempt(task: tuple[int, Any], fn: Callable[[Any], Any], folder: epath.Path) -> tuple[Any] | None:
+    """(fn(chunk),), or None where that failed, or where a chunk before has failed: then it is not needed.
+    These errors come from the input; any other is a mistake in the code and stops Beam with its traceback."""
+    index, chunk = task
+    if any(failed < index for failed in _failed(folder)):
+        return None
+    try:
+        return (fn(chunk),)
+    except (ValueError, OSError) as error:
+        save(folder / f'{index}.error', (str(error), traceback.format_exc()))
+        return None
+
+
+def _failed(folder: epath.Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob('*.error')]
+
+
+def _work(task: tuple[int, Any], fn: Callable[[Any], Any], folder: epath.Path) -> None:
+    if result := _attempt(task, fn, folder):
+        save(folder / f'{task[0]}.result', result[0])
+
+
+def _hash(task: tuple[int, Any], hash_fn: Callable[[Any], np.ndarray], folder: epath.Path) -> Iterator[Any]:
+    """(bucket, (chunk, rows, their digests)) for each bucket that one of the chunk's documents falls in."""
+    if result := _attempt(task, hash_fn, folder):
+        digests = result[0]
+        buckets = digests[:, 0] % NUM_BUCKETS
+        for bucket in np.unique(buckets):
+            rows = np.flatnonzero(buckets == bucket)
+            yield int(bucket), (task[0], rows, digests[rows])
+        save(folder / f'{task[0]}.result', len(digests))  # for the progress bar
+
+
+def _repeats(bucket: tuple[int, Iterable[Any]]) -> Iterator[tuple[int, np.ndarray]]:
+    """(chunk, rows) of all but the first of the equal digests of a bucket."""
+    indices, rows, digests = zip(*sorted(bucket[1], key=itemgetter(0)), strict=True)
+    chunk = np.repeat(indices, [len(some) for some in rows])
+    row = np.concatenate(rows)
+    _, first = np.unique(np.concatenate(digests), axis=0, return_index=True)
+    repeat = np.delete(np.arange(len(row)), first)
+    for index in np.unique(chunk[repeat]):
+        yield int(index), row[repeat[chunk[repeat] == index]]
+
+
+def _save_repeats(rows_of_chunk: tuple[int, Iterable[np.ndarray]], folder: epath.Path) -> None:
+    index, rows = rows_of_chunk
+    save(folder / f'{index}.repeats', np.sort(np.concatenate(list(rows))))
+
+
+def save(path: epath.Path | Path, value: Any) -> None:
+    """Pickles a value into a file, whole or not at all: a worker may be killed, or Beam try a chunk twice."""
+    unfinished = path.parent / f'.{path.name}-{uuid.uuid4().hex}'
+    unfinished.write_bytes(pickle.dumps(value))
+    unfinished.replace(path)
+
+
+def load(path: epath.Path | Path) -> Any:
+    """What `save` wrote."""
+    return pickle.loads(path.read_bytes())
+
+
+if (
+    __name__ == '__main__'
+):  # a process of direct_running_mode=multi_processing, told by the environment what to do
+    sdk_worker_main.main(sys.argv)

@@ -1,0 +1,370 @@
+"""The formats that text comes in: a chunk of a file as a stream of (document's place, paragraph)."""
+
+import codecs
+import contextlib
+import io
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from input_pipeline.corpus import text_fields
+from input_pipeline.utils import json_values
+from input_pipeline.utils.compressed import is_compressed, open_bytes
+from input_pipeline.utils.counts import Counts
+
+MAX_LINE_BYTES = 16 << 20  # a longer line is skipped: `line_too_long`
+EXAMPLES_PER_REASON = 3
+FIRST_RECORDS = 100  # tell what fields a file has
+END = sys.maxsize  # of a file that is read as a whole
+_BLOCK = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The piece of the input that one worker reads at a time.
+
+    `start` and `end` count bytes (.txt, .jsonl), row groups (.parquet) or shards (TFDS); `num_bytes` is the
+    size on disk, for progress reports, and 0 only for a file without any content. `text_fields` are read, in
+    this order; of a .txt there are none.
+    """
+
+    index: int
+    path: str
+    format: str
+    start: int
+    end: int
+    num_bytes: int
+    text_fields: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """How often something happened, by reason, and the first few places where. Reasons counted by `read`:
+
+    - of a paragraph (a line of a .txt) that is dropped: `not_utf8`, `line_too_long`, `nul` (it holds the
+      character U+0000, which no text does: the file is binary, damaged, or in UTF-16);
+    - of a document that is dropped: `empty_document`, `json_invalid`, `no_text_field` (all are missing or
+      null), `text_not_string` (only that field, where there are several), and in .jsonl `line_too_long`;
+    - `document_cut`: nothing is dropped; the document was too long and is read as several.
+
+    `documents` and `paragraphs` are all that the input has; of records also paragraphs without a character
+    (`blank`) are among the dropped, which are no problem. `pieces`: what comes of the documents kept.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    documents: Counts = field(default_factory=Counts)
+    paragraphs: Counts = field(default_factory=Counts)
+    pieces: int = 0
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, where: str | None = None, count: int = 1) -> None:
+        """Counts a reason; `where` is the place, such as a `Document.source`."""
+        self.counts[reason] += count
+        examples = self.examples.setdefault(reason, [])
+        if where is not None and len(examples) < EXAMPLES_PER_REASON:
+            examples.append(where)
+
+    def drop_document(self, reason: str, where: str) -> None:
+        """Counts a document of which nothing comes."""
+        self.add(reason, where)
+        self.documents.dropped[reason] += 1
+
+    def drop_paragraph(self, reason: str, where: str) -> None:
+        """Counts a paragraph that is dropped."""
+        self.add(reason, where)
+        self.paragraphs.dropped[reason] += 1
+
+    def read(self) -> dict[str, Any]:
+        """What was read, kept and dropped of documents and paragraphs, and the pieces."""
+        documents, paragraphs = self.documents.to_json(), self.paragraphs.to_json()
+        return {'documents': documents, 'pieces': self.pieces, 'paragraphs': paragraphs}
+
+    def merge(self, other: 'Report') -> None:
+        """Adds another report. Merged in the order of the chunks, the examples are the input's first."""
+        self.counts.update(other.counts)
+        self.documents.merge(other.documents)
+        self.paragraphs.merge(other.paragraphs)
+        self.pieces += other.pieces
+        for reason, examples in other.examples.items():
+            mine = self.examples.setdefault(reason, [])
+            mine.extend(examples[: EXAMPLES_PER_REASON - len(mine)])
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """{reason: {'count': n, 'examples': ['file:line', …]}}, sorted by reason."""
+        return {
+            reason: {'count': count, 'examples': [locate(where) for where in self.examples.get(reason, [])]}
+            for reason, count in sorted(self.counts.items())
+        }
+
+
+def locate(source: str) -> str:
+    """'file@byte' as 'file:line'; any other source as it is.
+
+    A chunk from the middle of a file does not know its line numbers. They are counted here, for the few
+    places that a person is shown, because that means reading the file up to there.
+    """
+    path, _, offset = source.rpartition('@')
+    if not path or not offset.isdecimal():
+        return source
+    line, left = 1, int(offset)
+    with epath.Path(path).open('rb') as stream:
+        while block := stream.read(min(left, _BLOCK)):
+            line += block.count(b'\n')
+            left -= len(block)
+    return f'{path}:{line}'
+
+
+def _open(path: str) -> io.BufferedReader:
+    return io.BufferedReader(open_bytes(path), _BLOCK)
+
+
+def damaged(path: str, unit: str, number: int, error: Exception | str, advice: str) -> ValueError:
+    """`number`: of the last sound line, object or row, counted from 1; 0: there is none."""
+    place = f'{path}:{unit}{number}' if number else f'{path}, near its beginning'
+    reason = str(error).strip().partition('\n')[0] or type(error).__name__
+    return ValueError(f'{place}: the file is truncated or damaged after this place ({reason}); {advice}')
+
+
+def _paragraph(text: str, where: str, report: Report) -> str:
+    """The paragraph without outer white space, or '' where it is dropped. Bytes that are not UTF-8 have been
+    decoded to lone surrogates, which a JSON escape may also leave."""
+    report.paragraphs.read += 1
+    if '\0' in text:
+        report.drop_paragraph('nul', where)
+        return ''
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        report.drop_paragraph('not_utf8', where)
+        return ''
+    text = text.strip()
+    if text:
+        report.paragraphs.kept += 1
+    else:
+        report.paragraphs.dropped['blank'] += 1
+    return text
+
+
+def _text(row: Any, where: str, fields: tuple[str, ...], report: Report) -> Iterator[tuple[str, str]]:
+    """The paragraphs of a record's text fields."""
+    report.documents.read += 1
+    if not isinstance(row, dict):
+        report.drop_document('json_invalid', where)
+        return
+    values = text_fields.values(row, fields)
+    if not values:
+        report.drop_document('no_text_field', where)
+    elif not any(isinstance(value, str | bytes) for value in values):
+        report.documents.dropped['text_not_string'] += 1
+    for value in values:
+        if isinstance(value, bytes):
+            value = value.decode(errors='surrogateescape')
+        if not isinstance(value, str):
+            report.add('text_not_string', where)
+            continue
+        for line in value.split('\n'):
+            yield where, _paragraph(line, where, report)
+
+
+# .txt and .jsonl: lines
+
+
+@dataclass
+class _Line:
+    offset: int  # of its first byte in the file
+    where: str
+    text: str | None  # None: too long
+
+
+def _lines(chunk: Chunk) -> Iterator[_Line]:
+    """The lines that begin in a chunk and, as the reader knows when to stop, all after it."""
+    number = 0
+    with _open(chunk.path) as stream:
+        try:
+            offset = max(chunk.start - 1, 0)
+            if offset != chunk.start:  # the line that holds the byte before the chunk is not the chunk's
+                stream.seek(offset)
+                offset += _skip_line(stream)
+            while line := stream.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                where = f'{chunk.path}@{offset}' if chunk.start else f'{chunk.path}:{number}'
+                if len(line) > MAX_LINE_BYTES:
+                    yield _Line(offset, where, None)
+                    offset += len(line) + (0 if line.endswith(b'\n') else _skip_line(stream))
+                else:
+                    text = line.decode(errors='surrogateescape')
+                    yield _Line(offset, where, text if offset else text.removeprefix('\ufeff'))
+                    offset += len(line)
+        except OSError as error:
+            if not is_compressed(chunk.path):
+                raise
+            advice = 'get it again, or unpack what is left of it (gzip -dc, zstd -dc) and give that'
+            raise damaged(chunk.path, '', number, error, advice) from error
+
+
+def _skip_line(stream: io.BufferedReader) -> int:
+    """Goes to the start of the next line, in bounded memory; returns the bytes skipped."""
+    skipped = 0
+    while part := stream.readline(_BLOCK):
+        skipped += len(part)
+        if part.endswith(b'\n'):
+            break
+    return skipped
+
+
+def _read_txt(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+    """A document belongs to the chunk where the last blank line before it, or else the file, begins."""
+    mine = chunk.start == 0
+    source = None  # of the document being read; None between documents
+    for line in _lines(chunk):
+        blank = line.text is not None and not line.text.strip()
+        if line.offset >= chunk.end and (blank or not mine):
+            return
+        if blank:
+            mine, source = True, None
+        elif mine:
+            if source is None:
+                source = line.where
+                report.documents.read += 1
+            if line.text is None:
+                report.paragraphs.read += 1
+                report.drop_paragraph('line_too_long', line.where)
+                yield source, ''
+            else:
+                yield source, _paragraph(line.text, line.where, report)
+
+
+def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+    """A line belongs to the chunk that holds its first byte. Blank lines mean nothing."""
+    for line in _lines(chunk):
+        if line.offset >= chunk.end:
+            return
+        if line.text is None:
+            report.documents.read += 1
+            report.drop_document('line_too_long', line.where)
+        elif line.text.strip():
+            yield from _text(json_values.decode(line.text), line.where, chunk.text_fields, report)
+
+
+# .json: one array
+
+
+def _objects(path: str) -> Iterator[Any]:
+    """The values of a .json, cut from its array one by one."""
+    number = 0
+    try:
+        with _open(path) as stream:
+            for value in json_values.items(_decoded(stream), path, MAX_LINE_BYTES):
+                number += 1
+                yield value
+    except (json_values.BrokenArrayError, OSError) as error:
+        if isinstance(error, OSError) and not is_compressed(path):
+            raise
+        raise damaged(path, 'object ', number, error, 'get it again, or repair it there') from error
+
+
+def _decoded(stream: io.BufferedReader) -> Iterator[str]:
+    decode = codecs.getincrementaldecoder('utf-8-sig')('surrogateescape').decode
+    while block := stream.read1(_BLOCK):
+        yield decode(block)
+    yield decode(b'', True)
+
+
+def _read_json(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+    for number, row in enumerate(_objects(chunk.path), 1):
+        yield from _text(row, f'{chunk.path}:object {number}', chunk.text_fields, report)
+
+
+# Of a .json or .jsonl, before it is read
+
+
+def json_kind(path: str) -> str:
+    """How a .json file is read: 'jsonl' where its first line is an object by itself, else 'json'."""
+    start = ''
+    with contextlib.suppress(OSError), _open(path) as stream:  # who reads it says what is wrong with it
+        start = next(filter(None, map(str.lstrip, _decoded(stream))), '')
+    is_object = start.startswith('{') and isinstance(next(_line_values(path), None), dict)
+    return 'jsonl' if is_object else 'json'
+
+
+def fields_of(path: str, kind: str) -> list[str]:
+    """The fields of the first objects of a 'json' or 'jsonl', in order; [] where there is none.
+
+    Raises ValueError where the file is damaged before that, or a 'json' holds no array.
+    """
+    values = itertools.islice((_objects if kind == 'json' else _line_values)(path), FIRST_RECORDS)
+    return [*dict.fromkeys(key for row in values if isinstance(row, dict) for key in row)]
+
+
+def _line_values(path: str) -> Iterator[Any]:
+    """The JSON value of each line that is not blank; None where it is none."""
+    lines = _lines(Chunk(0, path, 'jsonl', 0, END, 0))
+    return (json_values.decode(line.text or '') for line in lines if line.text is None or line.text.strip())
+
+
+# .parquet: row groups
+
+
+def _read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+    """Rows are counted from 1, over the whole file."""
+    row = 0
+    with epath.Path(chunk.path).open('rb') as stream:
+        try:
+            # Without pre_buffer and with a small buffer, the column is streamed page by page.
+            table = pq.ParquetFile(
+                stream, pre_buffer=False, buffer_size=_BLOCK, page_checksum_verification=True
+            )
+            row = sum(table.metadata.row_group(group).num_rows for group in range(chunk.start))
+            fields = chunk.text_fields
+            for batch in table.iter_batches(256, row_groups=[chunk.start], columns=list(fields)):
+                columns = [_undecoded(batch.column(name)).to_pylist() for name in fields]
+                for values in zip(*columns):
+                    row += 1
+                    yield from _text(dict(zip(fields, values)), f'{chunk.path}:row {row}', fields, report)
+        except (pa.ArrowException, OSError) as error:
+            advice = 'get it again, or leave it out of the input'
+            raise damaged(chunk.path, 'row ', row, error, advice) from error
+
+
+def _undecoded(column: pa.Array) -> pa.Array:
+    """Strings as bytes: one that is not UTF-8 would stop the whole batch."""
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+    return column.cast(binary) if binary else column
+
+
+# tfds: shards of a prepared data set
+
+
+def tfds_builder(path: str) -> Any:
+    """From the files alone: nothing is downloaded."""
+    import tensorflow_datasets as tfds  # takes seconds, and few need it
+
+    return tfds.core.read_only_builder.builder_from_files(path.removeprefix('tfds:'))
+
+
+def _read_tfds(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+    """Shards and their examples are counted from 0, as TFDS does."""
+    import tensorflow_datasets as tfds
+
+    examples = tfds_builder(chunk.path).as_dataset(split=f'train[{chunk.start}shard:{chunk.end}shard]')
+    for number, example in enumerate(tfds.as_numpy(examples)):
+        where = f'{chunk.path}:shard {chunk.start} example {number}'
+        yield from _text(example, where, chunk.text_fields, report)
+
+
+READERS = {
+    'txt': _read_txt,
+    'jsonl': _read_jsonl,
+    'json': _read_json,
+    'parquet': _read_parquet,
+    'tfds': _read_tfds,
+}

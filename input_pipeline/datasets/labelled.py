@@ -1,0 +1,195 @@
+"""Labelled texts and pairs of texts: the public files of the paper's tasks, and a user's own."""
+
+import hashlib
+import logging
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from input_pipeline.datasets import tables
+from input_pipeline.datasets.catalog import DATASETS
+from input_pipeline.datasets.tables import KEYS, Spec, clean, is_number
+from input_pipeline.utils.counts import Ledger
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar('Item')
+EMPTY = 'empty text'
+_SEVERAL = re.compile('[,，、;；|]')  # what stands between labels
+
+
+class Example(NamedTuple):
+    """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'; `language` is ''
+    where nothing says it."""
+
+    text_a: str
+    text_b: str | None
+    label: str | None
+    where: str
+    language: str = ''
+
+
+def read(
+    path: str, spec: Spec | None = None, ledger: Ledger | None = None
+) -> tuple[list[Example], dict[str, int]]:
+    """The examples of a file (`tables.table` lists the formats), in its order; what was found goes
+    to the log as one line. Without a spec everything is found out.
+
+    Texts and labels lose white space at their ends. The counts are, by reason, of rows that were dropped
+    ("label '-'", 'language en', 'blank line') and of 'empty text', which stay: a prediction for them is
+    expected. `ledger` gets the 'rows' that were read, kept and dropped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what `labelled_formats` refuses; with file and line, a text or label that is no string, or
+            a row without the label that `spec.labelled` asks for.
+    """
+    spec = spec or Spec()
+    table = tables.table(path, (*spec.text_columns, spec.label_column))
+    texts, label_column = tables.roles(table, spec)
+    counts = Counter({'blank line': table.blank_lines})
+    # A file without such a column is in one language, that of its name.
+    assumed = spec.languages[0] if len(spec.languages) == 1 and 'language' not in table.columns else ''
+    examples = []
+    for where, row in table.rows:
+        language = row.get('language') or assumed
+        if spec.languages and language not in spec.languages:
+            counts[f'language {language or "not given"}'] += 1
+            continue
+        label = _string(row.get(label_column), where, label_column) or None
+        if label in spec.drop_labels:
+            counts[f'label {label!r}'] += 1
+            continue
+        if spec.labelled and label is None:
+            raise ValueError(
+                f'{where}: the row has no label (column {label_column}); add it, or leave it out'
+            )
+        parts = [_string(row.get(column), where, column) for column in texts]
+        if spec.joined:
+            parts = [' '.join(filter(None, parts))]
+        counts[EMPTY] += '' in parts
+        name = None if label is None else spec.label_names.get(label, label)
+        language = language if spec.languages else ''
+        examples.append(Example(parts[0], parts[1] if len(parts) > 1 else None, name, where, language))
+    counts = +counts
+    if ledger is not None:
+        dropped = {reason: count for reason, count in counts.items() if reason != EMPTY}
+        ledger.add('rows', len(table.rows) + table.blank_lines, len(examples), dropped)
+    if not examples:
+        raise ValueError(f'{path}: every row was dropped: {_listed(counts)}')
+    found = f'text: {", ".join(texts)}; label: {label_column or "none"}'
+    logger.info('%s: %s examples (%s)%s', path, f'{len(examples):,}', found, _listed(counts, '; '))
+    return examples, dict(counts)
+
+
+def _listed(counts: Mapping[str, int], before: str = '') -> str:
+    return before * bool(counts) + ', '.join(f'{reason}: {count:,}' for reason, count in counts.items())
+
+
+def _string(value: Any, where: str, column: str) -> str:
+    """A cell without outer white space; '' for none."""
+    if value is None:
+        return ''
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes a column of integers with a gap in it as 1.0
+    if not isinstance(value, str | int):
+        raise ValueError(f'{where}: {column} is no text but {str(value)[:40]!r}')
+    text = clean(str(value))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f'{where}: {column} holds half a character, {text[error.start]!a}') from error
+    return text
+
+
+def labels_of(dataset: str, train: Sequence[Example]) -> tuple[str, ...]:
+    """The classes of a data set; of THUCNews, whose copies lack some, and of a user's own (''), those that
+    occur. Raises ValueError: see `discover_labels`."""
+    if dataset in DATASETS and dataset != 'thucnews':
+        return DATASETS[dataset].labels
+    return discover_labels(train)
+
+
+def label_index(examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
+    """int32[N]: each label's place in `labels`.
+
+    Raises:
+        ValueError: with file and line: an example has no label, or one that is not in `labels`.
+    """
+    places = {label: place for place, label in enumerate(labels)}
+    index = []
+    for example in examples:
+        if example.label is None or example.label not in places:
+            problem = 'no label' if example.label is None else f'the label {example.label!r}'
+            raise ValueError(
+                f'{example.where}: this row has {problem}, and the labels are {", ".join(labels)} '
+                f'(--config.data.labels); which columns are read is set by {KEYS}'
+            )
+        index.append(places[example.label])
+    return np.array(index, np.int32)
+
+
+def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The labels that occur, sorted, as numbers if all are. The log warns of any that look like several.
+
+    Raises:
+        ValueError: fewer than two labels occur, or more than 20 that most often occur once.
+    """
+    counts = Counter(example.label for example in examples if example.label is not None)
+    labels = set(counts)
+    first = examples[0].label
+    if first and counts[first] == 1 and not is_number(first) and _alike(labels - {first}, counts):
+        raise ValueError(
+            f'{examples[0].where}: the label {first!r} is here alone: is this row a header? Then rename its '
+            f'columns text and label, or set {KEYS}'
+        )
+    if len(labels) < 2 or len(labels) > max(20, len(examples) // 2):
+        found = f'{len(labels):,} different labels in {len(examples):,} examples'
+        raise ValueError(f'{examples[0].where}: {found}: is this the label column? Set {KEYS}')
+    several = [label for label in labels if _SEVERAL.search(label)]
+    if several:
+        logger.warning(
+            '%d of %d labels look like several in one cell, such as %r: each of them is a class of its own '
+            'here, for a text has one label. Where that is not meant, leave one label in each row',
+            len(several), len(labels), min(several),
+        )  # fmt: skip
+    return tuple(sorted(labels, key=int if all(map(is_number, labels)) else str))
+
+
+def _alike(others: set[str], counts: Mapping[str, int]) -> bool:
+    """Whether all labels but the first are plainly labels: numbers, or words that recur."""
+    return len(others) > 1 and (all(map(is_number, others)) or all(counts[label] > 1 for label in others))
+
+
+def split_off(
+    examples: Sequence[Item],
+    fraction: float,
+    seed: int = 0,
+    text: Callable[[Item], str] = operator.attrgetter('text_a'),
+) -> tuple[list[Item], list[Item]]:
+    """Divides examples into (train, dev), about `fraction` of them dev, by the hash of their `text`: those
+    that share it are on the same side, and an example's side depends on nothing else.
+
+    Raises:
+        ValueError: a side would be empty.
+    """
+    sides: tuple[list[Item], list[Item]] = ([], [])
+    for example in examples:
+        digest = hashlib.blake2b(f'{seed}\0{text(example)}'.encode(), digest_size=8).digest()
+        sides[int.from_bytes(digest) < fraction * 2**64].append(example)
+    if not all(sides):
+        raise ValueError(
+            f'{len(examples)} examples, {fraction:g} of them for evaluation: one side would be empty; give '
+            'development examples as a file (--config.data.dev=FILE), or another --config.data.dev_fraction'
+        )
+    return sides
+
+
+def overlap(train: Sequence[Example], dev: Sequence[Example]) -> int:
+    """The number of examples in `dev` whose texts are an example's in `train`, whatever the labels."""
+    seen = {(example.text_a, example.text_b) for example in train}
+    return sum((example.text_a, example.text_b) in seen for example in dev)

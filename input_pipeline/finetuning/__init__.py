@@ -1,0 +1,1 @@
+"""From labelled texts to batches, and from outputs to predictions and scores."""

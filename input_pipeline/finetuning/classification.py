@@ -1,0 +1,246 @@
+"""Data of classification tasks, of texts and of pairs: files → token rows with labels, logits → results."""
+
+import functools
+import json
+import logging
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline.datasets import catalog, files, labelled
+from input_pipeline.datasets.labelled import Example
+from input_pipeline.finetuning import buckets, word_inputs
+from input_pipeline.finetuning.buckets import Outputs, Rows
+from input_pipeline.finetuning.word_inputs import WordRows
+from input_pipeline.metrics import classification
+from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils import counts
+from input_pipeline.utils.counts import NOT_COUNTED, Ledger
+
+log = logging.getLogger(__name__)
+
+NO_LABEL = -1
+
+
+class Classification:
+    """One split of a classification data set, as token rows [CLS] a [SEP] or [CLS] a [SEP] b [SEP].
+
+    A row that is too long loses tokens from the end of its longer text, one at a time, as in BERT.
+
+    Args:
+      examples: in file order; an example's number is its place here.
+      labels: every label; a logit's place is its label's place here.
+      max_length: tokens of a row, special ones included.
+      codes: label → what the data set's own files call it, where that differs.
+      config: of a model that reads words (of the kind 'word'), which are then the tokens; or words beside
+        characters (`word_inputs.KINDS`), which its rows then have.
+
+    Raises ValueError where an example has a label that is none of `labels`.
+    """
+
+    metrics = ('acc', 'macro_f1')  # what a pass over it measures, beside the loss
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        vocabulary: Vocabulary,
+        max_length: int,
+        codes: Mapping[str, str] = MappingProxyType({}),
+        config: ConfigDict | None = None,
+    ):
+        self.labels = tuple(labels)
+        self._codes = codes
+        self._examples = examples
+        if any(example.label is not None for example in examples):
+            self._gold = labelled.label_index(examples, labels)
+        else:
+            self._gold = np.full(len(examples), NO_LABEL, np.int32)
+        self.rows, cut = _encode(examples, vocabulary, max_length, config)
+        if cut:
+            log.info('%d of %d rows are longer than %d tokens and were cut', cut, len(examples), max_length)
+
+    def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
+        """`labels` int32 [batch_size]; −1 where there is none."""
+        return {'labels': buckets.completed(self._gold, planned, batch_size, NO_LABEL)}
+
+    def decode(self, outputs: Outputs) -> np.ndarray:
+        """A pass's logits, fp32 [N, C], in file order."""
+        logits = np.full((len(self.rows), len(self.labels)), np.nan, np.float32)
+        for out in outputs:
+            real = out['example'] >= 0
+            logits[out['example'][real]] = out['logits'][real]
+        return logits
+
+    def score(self, logits: np.ndarray) -> dict[str, float]:
+        """`macro_f1` of the logits [N, C], over the examples that have a label; {} where none has one. Where
+        they are in several languages also `acc_<language>` for each."""
+        known = self._gold != NO_LABEL
+        if not known.any():
+            return {}
+        predicted = logits.argmax(axis=1)
+        scores = {'macro_f1': classification.macro_f1(self._gold[known], predicted[known], len(self.labels))}
+        languages = np.array([example.language for example in self._examples])
+        for language in sorted(set(languages[known])) if len(set(languages)) > 1 else ():
+            its = known & (languages == language)
+            scores[f'acc_{language or "other"}'] = float(np.mean(predicted[its] == self._gold[its]))
+        return scores
+
+    def confusion(self, logits: np.ndarray) -> np.ndarray | None:
+        """int64 [C, C] counts: rows are the true labels; None where no example has a label."""
+        known = self._gold != NO_LABEL
+        predicted = logits.argmax(axis=1)
+        return (
+            classification.confusion_matrix(self._gold[known], predicted[known], len(self.labels))
+            if known.any()
+            else None
+        )
+
+    def write_predictions(self, folder: Path, logits: np.ndarray) -> None:
+        """predictions.json, an object a line in file order, as CLUE takes them: `id`, `label` (as the data
+        set's own files call it; then `label_desc` is our name for it); and the label's `probability`, and
+        `where` the text stands."""
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probability = weights.max(axis=1) / weights.sum(axis=1)
+        with (folder / 'predictions.json').open('w', encoding='utf-8') as out:
+            for number, (index, p) in enumerate(zip(logits.argmax(axis=1), probability)):
+                label = self.labels[index]
+                line = {'id': number, 'label': self._codes.get(label, label)}
+                line |= {'label_desc': label} if label in self._codes else {}
+                where = Path(self._examples[number].where).name
+                line |= {'probability': round(float(p), 6), 'where': where}
+                out.write(json.dumps(line, ensure_ascii=False) + '\n')
+
+
+def _encode(
+    examples: Sequence[Example], vocabulary: Vocabulary, max_length: int, config: ConfigDict | None
+) -> tuple[Rows, int]:
+    """The token rows, and how many of them had to be cut."""
+    texts = [example.text_a for example in examples], [example.text_b or '' for example in examples]
+    views = []
+    reads_words = config is not None and config.model.kind == 'word'
+    if config is not None and (reads_words or config.model.kind in word_inputs.KINDS):
+        views = [word_inputs.encode(side, vocabulary, config.data) for side in texts]
+        tokens = operator.attrgetter('word_ids' if reads_words else 'char_ids')
+        first, second = ([tokens(text).tolist() for text in side] for side in views)
+    else:
+        encode = functools.partial(vocabulary.wordpiece.encode_batch_fast, add_special_tokens=False)
+        first, second = ([encoding.ids for encoding in encode(side)] for side in texts)
+    cls, sep = vocabulary.cls, vocabulary.sep
+
+    def row(a: Iterable[int], b: Iterable[int], pair: bool) -> np.ndarray:
+        return np.array([cls, *a, sep, *b, *([sep] if pair else [])], np.int32)
+
+    pairs = [example.text_b is not None for example in examples]
+    ids, kept, cut = [], [], 0
+    for pair, a, b in zip(pairs, first, second):
+        room = max_length - 3 if pair else max_length - 2
+        if len(a) + len(b) > room:
+            a, b = cut_longest_first(a, b, room)
+            cut += 1
+        ids.append(row(a, b, pair))
+        kept.append((len(a), len(b)))
+    segment_a = np.array([n + 2 for n, _ in kept])
+    if reads_words or config is None or not views:
+        return Rows(ids, segment_a, 'word' if reads_words else 'char'), cut
+    of_kind = word_inputs.KINDS[config.model.kind]
+    words = [(of_kind(a, n), of_kind(b, m)) for a, b, (n, m) in zip(*views, kept)]
+    rows = [row(a, b, pair) for (a, b), pair in zip(words, pairs)]
+    words_a = None if of_kind is word_inputs.word_of_each else np.array([len(a) + 2 for a, _ in words])
+    return WordRows(ids, segment_a, rows, words_a), cut
+
+
+def cut_longest_first(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Both texts cut at their ends to `room` tokens together, the longer one token by token (b on a tie)."""
+    length_a = min(len(a), max(room - len(b), room - room // 2))
+    return a[:length_a], b[: room - length_a]
+
+
+def read(
+    config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, Classification]:
+    """The splits that `config.mode` needs, as far as there are any; sets `config.data.labels`. `ledgers`
+    count by split.
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    data = config.data
+    examples = read_examples(config, ledgers)
+    label_names = catalog.spec_of(data.dataset).label_names
+    codes = {name: code for code, name in label_names.items()}
+    if len(codes) < len(label_names) or not set(data.labels) <= set(codes):
+        codes = {}  # several spellings of one label: there is no one code
+    return {
+        name: Classification(found, data.labels, vocabulary, data.max_length, codes, config)
+        for name, found in examples.items()
+    }
+
+
+def single_texts(config: ConfigDict) -> dict[str, tuple[list[str], np.ndarray]]:
+    """The texts of each split, as `read` finds them, and the numbers of their labels, int32 [N].
+
+    Raises ValueError where they are pairs, or there is no validation; and as `read`.
+    """
+    examples = read_examples(config)
+    if config.data.pairs:
+        raise ValueError(
+            f'{config.data.dataset or config.data.train} has pairs of texts, and single ones are needed'
+        )
+    if 'validation' not in examples:
+        raise ValueError('there are no development examples: set data.dev, or data.dev_fraction')
+    return {
+        name: ([x.text_a for x in found], labelled.label_index(found, config.data.labels))
+        for name, found in examples.items()
+        if name != 'test'
+    }
+
+
+def read_examples(
+    config: ConfigDict, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, list[Example]]:
+    """The examples of each split that `config.mode` needs; sets `config.data.labels` and `config.data.pairs`.
+    `ledgers` count by split.
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    data = config.data
+    spec = catalog.spec_of(data.dataset, data.text_columns, data.label_column)
+    examples: dict[str, list[Example]] = {}
+    for name, path in files.paths(config).items():
+        needs_labels = config.mode == 'evaluate' or config.mode == 'train' and name != 'test'
+        kept = spec._replace(drop_labels=()) if config.mode == 'predict' else spec
+        parts = files.by_language(path, files.languages(data, name) or spec.languages)
+        if not parts:
+            raise ValueError(f'{path}: of which language? Give it, --config.data.language=zh')
+        examples[name] = [
+            example
+            for part, its in parts
+            for example in labelled.read(
+                part, kept._replace(labelled=needs_labels, languages=its), ledgers[name]
+            )[0]
+        ]
+        files.check_size(data, name, len(examples[name]))
+    if config.mode == 'predict':  # whatever stands in a label column, it is not known
+        examples = {name: [x._replace(label=None) for x in found] for name, found in examples.items()}
+    for name, found in examples.items():
+        pairs = found[0].text_b is not None
+        if data.pairs is None:
+            data.pairs = pairs
+        if data.pairs != pairs:
+            here, there = ('pairs', 'single texts') if pairs else ('single texts', 'pairs')
+            raise ValueError(f'data.{files.KEYS[name]}: {here}, where the training data has {there}')
+    train = examples.get('train', [])
+    data.labels = tuple(data.labels) or labelled.labels_of(data.dataset, train)
+    if train and 'validation' not in examples and data.dev_fraction:
+        train, validation = labelled.split_off(train, data.dev_fraction)
+        examples |= {'train': train, 'validation': validation}
+        counts.move(ledgers, 'rows', len(validation), 'train', 'validation')
+        log.info('No dev file: %d examples of train are kept for evaluation', len(validation))
+    for name in set(examples) & {'validation', 'test'}:
+        if train and (seen := labelled.overlap(train, examples[name])):
+            log.warning('%d of %d %s examples are in train word for word', seen, len(examples[name]), name)
+    return examples

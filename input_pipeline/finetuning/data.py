@@ -1,0 +1,154 @@
+"""Data for fine-tuning: the one door between labelled data and everything else.
+
+    config, data = prepare(config, vocabulary)
+    for batch in data.batches(config, start_step=step): ...
+
+As in pre-training the batch of step k is a pure function of (seed, data set, k).
+"""
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline.finetuning import auto_mlm, buckets, classification, mirror_bert, mlctl, reading
+from input_pipeline.finetuning.buckets import Outputs
+from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils.counts import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Examples(Protocol):
+    """One set of examples to train on: token rows, and what each is to be (arrays [batch_size, …], a pure
+    function of the planned batch). `metrics` are what an evaluation measures, beside the loss."""
+
+    rows: buckets.Rows
+
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+
+    def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]: ...
+
+
+class Split(Examples, Protocol):
+    """One set of examples that a model is evaluated on: what its outputs for them mean.
+
+    `decode` reads the outputs of a pass, once; the others take what it found.
+    """
+
+    def decode(self, outputs: Outputs) -> Any: ...
+
+    def score(self, found: Any) -> dict[str, float]: ...
+
+    def confusion(self, found: Any) -> np.ndarray | None: ...
+
+    def write_predictions(self, folder: Path, found: Any) -> None: ...
+
+
+# The splits of each task: 'train' takes part in training alone, the others are evaluated on.
+READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], Mapping[str, Examples]]] = {
+    'classify': classification.read,
+    'span': reading.read,
+    'mirror': mirror_bert.read,
+    'mlctl': mlctl.read,
+    'auto_mlm': auto_mlm.read,
+}
+
+
+class Data:
+    """The splits of one task, 'train', 'validation' and 'test', as far as there are any.
+
+    `counts`: of each split, by unit, what was read, what is kept and why the rest is not (`Ledger.to_json`).
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Examples],
+        max_length: int,
+        num_widths: int,
+        counts: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ):
+        self.splits, self.counts = splits, counts
+        name, *others = splits
+        chosen = buckets.widths(splits[name].rows.lengths, max_length, num_widths)
+        # What training sees does not depend on what is evaluated; the others take the same widths.
+        self.widths = {name: chosen}
+        for other in others:
+            longest = buckets.widths(splits[other].rows.lengths, max_length, 1)
+            self.widths[other] = chosen + tuple(width for width in longest if width > chosen[-1])
+        for name, split in splits.items():
+            widths, lengths = self.widths[name], split.rows.lengths
+            filled = lengths.sum() / sum(widths[i] for i in np.searchsorted(widths, lengths))
+            log.info('%s: %d rows, widths %s, %.0f %% filled', name, len(lengths), widths, 100 * filled)
+
+    def batches(
+        self,
+        config: ConfigDict,
+        start_step: int = 0,
+        split: str = 'train',
+        rows: tuple[int, int] | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of a resolved config, from `start_step` on: `char_ids`, `char_segments` [B, width],
+        `example` [B], and what the task predicts; int32, one width of a few per batch.
+
+        'train' never ends and shuffles anew each epoch; the last batch of an epoch may have rows of padding.
+        Every other split is one pass, narrow rows first; one that is not there has no batch. `rows`: (lo,
+        hi), a process's share of the batch.
+        """
+        if split not in self.splits:
+            return
+        chosen, size = self.splits[split], config.batch_size
+        lengths, widths = chosen.rows.lengths, self.widths[split]
+        if split == 'train':
+            plan = buckets.endless(lengths, widths, size, config.seed, start_step)
+        else:
+            plan = iter(buckets.epoch(lengths, widths, size, None)[start_step:])
+        lo, hi = rows or (0, size)
+        for planned in plan:
+            batch = chosen.rows.batch(planned, size) | chosen.targets(planned, size)
+            yield {name: value[lo:hi] for name, value in batch.items()}
+
+
+def prepare(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Data]:
+    """Reads what `config.mode` needs, and a copy of the config with every number known.
+
+    Filled in: `data.labels`, `model.vocab_size` and `model.base_vocab_size`, `data.buckets` (where 0, from
+    the steps of an epoch, or of the pass that an evaluation is), and for training `total_steps`
+    (where 0, from `num_epochs`), `eval_every` and `checkpoint_every` (where 0, once an epoch) and
+    `optim.warmup_steps` (where 0, from `optim.warmup_fraction`).
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    config = copy.deepcopy(config)
+    for name in ('labels', 'text_columns'):  # --config.data.labels=a,b arrives as one string
+        if len(config.data.get(name, ())) == 1:
+            config.data[name] = tuple(config.data[name][0].split(','))
+    config.model.vocab_size, config.model.base_vocab_size = len(vocabulary), vocabulary.base_size
+    if config.data.max_length > config.model.max_positions:
+        raise ValueError(
+            f'data.max_length={config.data.max_length}, but the model has {config.model.max_positions} '
+            'positions'
+        )
+    ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
+    splits = READERS[config.task](config, vocabulary, ledgers)
+    counts = {name: ledgers[name].to_json() for name in splits}
+    steps = -(-len(next(iter(splits.values())).rows) // config.batch_size)
+    config.data.buckets = config.data.buckets or buckets.num_widths(steps)
+    data = Data(splits, config.data.max_length, config.data.buckets, counts)
+    if config.mode == 'train':
+        config.total_steps = config.total_steps or max(1, round(config.num_epochs * steps))
+        config.eval_every = config.eval_every or steps
+        config.checkpoint_every = config.checkpoint_every or config.eval_every
+        if not config.optim.warmup_steps:
+            config.optim.warmup_steps = int(config.optim.warmup_fraction * config.total_steps)
+        metrics = data.splits['train'].metrics
+        if config.select and config.select not in metrics:
+            raise ValueError(f'select={config.select!r} must be empty or one of {", ".join(metrics)}')
+    return config, data

@@ -1,0 +1,254 @@
+"""How vectors of texts are judged: sets of pairs, and what comparing vectors says of them.
+
+Every sentence task (Mirror-BERT, ML-CTL, Auto-MLM) trains on texts or pairs of its own, and is judged in one
+of two ways (`data.evaluation`): 'similarity', the rank correlation of cosines with the scores that people
+gave to pairs, or 'retrieval', how often a text's partner is the nearest of all.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline.datasets import files as datasets_files
+from input_pipeline.finetuning import buckets, sentences
+from input_pipeline.finetuning.buckets import Outputs, Rows
+from input_pipeline.finetuning.sentences import Pair
+from input_pipeline.metrics import retrieval
+from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils import counts
+from input_pipeline.utils.counts import NOT_COUNTED, Ledger
+
+log = logging.getLogger(__name__)
+
+T = TypeVar('T')
+
+
+class _Vectors:
+    """Texts that are to be given vectors, and what is made of these. `rows`: a row for each text."""
+
+    texts: list[str]
+    rows: Rows
+
+    def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
+        """Nothing: a vector has no label."""
+        return {}
+
+    def decode(self, outputs: Outputs) -> Any:
+        """What `judge` makes of a pass's `vectors` [B, D]."""
+        found = np.full((len(self.rows), outputs[0]['vectors'].shape[1]), np.nan, np.float32)
+        for out in outputs:
+            real = out['example'] >= 0
+            found[out['example'][real]] = out['vectors'][real]
+        return self.judge(found)
+
+    def judge(self, vectors: np.ndarray) -> Any:
+        """What comparing the vectors of all `texts`, fp32 [N, D], says."""
+        raise NotImplementedError
+
+    def lines(self, found: Any) -> Iterator[dict]:
+        """The predictions, an object for each pair."""
+        raise NotImplementedError
+
+    def confusion(self, found: Any) -> None:
+        """None: there are no classes."""
+
+    def write_predictions(self, folder: Path, found: Any) -> None:
+        """predictions.json, an object a line."""
+        with (folder / 'predictions.json').open('w', encoding='utf-8') as out:
+            out.writelines(json.dumps(line, ensure_ascii=False) + '\n' for line in self.lines(found))
+
+
+class _Judged(_Vectors):
+    """Pairs whose texts are to be given vectors, each distinct text once.
+
+    Args:
+      pairs: in file order.
+      vocabulary: of whoever makes the vectors from `rows`; None: they are made from `texts`.
+      max_length: tokens of a row, special ones included.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], vocabulary: Vocabulary | None = None, max_length: int = 0):
+        self._pairs = pairs
+        number: dict[str, int] = {}
+        index = [[number.setdefault(text, len(number)) for text in pair[:2]] for pair in pairs]
+        self._first, self._second = np.array(index).T
+        self.texts = list(number)
+        if vocabulary:
+            self.ids = sentences.token_rows(self.texts, vocabulary, max_length)
+            self.rows = sentences.one_segment(self.ids)
+
+    def sides(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """fp32 [N, D] of the first texts of the pairs and of the second."""
+        return vectors[self._first], vectors[self._second]
+
+    def _lines(self, lines: Iterable[dict]) -> Iterator[dict]:
+        for number, (pair, line) in enumerate(zip(self._pairs, lines, strict=True)):
+            texts = {'id': number, 'text_a': pair.text_a, 'text_b': pair.text_b}
+            yield texts | line | {'where': Path(pair.where).name}
+
+
+class Similarity(_Judged):
+    """Judged by the rank correlation of the cosines of pairs with their human scores."""
+
+    metrics = ('spearman',)
+
+    def judge(self, vectors: np.ndarray) -> np.ndarray:
+        """fp32 [N], the cosine of each pair."""
+        return retrieval.cosines(*self.sides(vectors))
+
+    def score(self, cosines: np.ndarray) -> dict[str, float]:
+        """`spearman`, −1 to 1; {} where scores are not known."""
+        gold = [pair.score for pair in self._pairs]
+        return {} if None in gold else {'spearman': retrieval.spearman(cosines, np.array(gold, float))}
+
+    def lines(self, cosines: np.ndarray) -> Iterator[dict]:
+        """The pair, its `score` where it is known, and the `cosine`."""
+        lines = ({} if pair.score is None else {'score': pair.score} for pair in self._pairs)
+        return self._lines(
+            line | {'cosine': round(float(x), 6)} for line, x in zip(lines, cosines, strict=True)
+        )
+
+
+class Ranks(NamedTuple):
+    """Where the partner of each text stands among the texts of the other side, and the nearest other one."""
+
+    ab: np.ndarray
+    ba: np.ndarray
+    nearest: np.ndarray
+
+
+class Retrieval(_Judged):
+    """Judged by how near a text's partner is, among all of the other side (`sentences.related_pairs`)."""
+
+    metrics = ('acc_ab', 'acc_ba', 'mrr', *(f'recall_{k}' for k in retrieval.RECALLS))
+
+    def judge(self, vectors: np.ndarray) -> Ranks:
+        """The ranks in both directions."""
+        a, b = self.sides(vectors)
+        ab, nearest = retrieval.ranks(a, b)
+        return Ranks(ab, retrieval.ranks(b, a)[0], nearest)
+
+    def score(self, ranks: Ranks) -> dict[str, float]:
+        """See `retrieval.retrieval`."""
+        return retrieval.retrieval(ranks.ab, ranks.ba)
+
+    def lines(self, ranks: Ranks) -> Iterator[dict]:
+        """The pair, the `rank` of b for a, and the `nearest` other b."""
+        second = [pair.text_b for pair in self._pairs]
+        return self._lines(
+            {'rank': int(rank)} | ({'nearest': second[other]} if other >= 0 else {})
+            for rank, other in zip(ranks.ab, ranks.nearest)
+        )
+
+
+class Several(_Vectors):
+    """Several sets at once, judged each by itself: a metric is the mean over the sets, which count alike
+    whatever their sizes, and there is one for each, `<metric>_<name of the set>`."""
+
+    def __init__(self, sets: Mapping[str, Similarity | Retrieval]):
+        self._sets = sets
+        one = next(iter(sets.values()))
+        self.metrics = (*one.metrics, *(f'{metric}_{name}' for name in sets for metric in one.metrics))
+        self.texts = [text for one in sets.values() for text in one.texts]
+        if all(hasattr(one, 'ids') for one in sets.values()):
+            self.rows = sentences.one_segment([ids for one in sets.values() for ids in one.ids])
+
+    def judge(self, vectors: np.ndarray) -> list:
+        """What each of the sets finds."""
+        ends = np.cumsum([len(one.texts) for one in self._sets.values()])
+        parts = np.split(vectors, ends[:-1])
+        return [one.judge(part) for one, part in zip(self._sets.values(), parts, strict=True)]
+
+    def score(self, found: list) -> dict[str, float]:
+        """The means, and the metrics of each set; of sets whose scores are known."""
+        scores = {name: one.score(its) for (name, one), its in zip(self._sets.items(), found, strict=True)}
+        known = {name: score for name, score in scores.items() if score}
+        each = {f'{metric}_{name}': x for name, score in known.items() for metric, x in score.items()}
+        names = next(iter(known.values()), {})
+        return {
+            metric: float(np.mean([score[metric] for score in known.values()])) for metric in names
+        } | each
+
+    def lines(self, found: list) -> Iterator[dict]:
+        """Those of one set after another, with its name as `set`."""
+        for (name, one), its in zip(self._sets.items(), found, strict=True):
+            yield from ({'set': name} | line for line in one.lines(its))
+
+
+Judged = Similarity | Retrieval | Several
+EVALUATIONS: dict[str, type[Similarity | Retrieval]] = {'similarity': Similarity, 'retrieval': Retrieval}
+
+
+def judged(
+    config: ConfigDict, vocabulary: Vocabulary | None = None, ledgers: Mapping[str, Ledger] = NOT_COUNTED
+) -> dict[str, Judged]:
+    """The splits 'validation' and 'test' that `config.mode` needs, as far as there are any. In training,
+    where there is no test file, `data.test_fraction` of dev's pairs is the test set: what is chosen by the
+    others, such as a learning rate, is reported on these. No text is on both sides. `ledgers` count by split.
+
+    Raises ValueError or FileNotFoundError where a file is missing or wrong.
+    """
+    data = config.data
+
+    def read(path: str, ledger: Ledger) -> list[Pair]:
+        if data.evaluation == 'similarity':
+            return sentences.scored_pairs(path, data, config.mode != 'predict', ledger)
+        return sentences.related_pairs(path, data, ledger)
+
+    found: dict[str, dict[str, list[Pair]]] = {}
+    for name, paths in datasets_files.paths(config).items():
+        if name != 'train':
+            files = datasets_files.files_of(paths)
+            found[name] = {stem: read(file, ledgers[name]) for stem, file in zip(_names(files), files)}
+    if config.mode == 'train' and 'validation' in found and 'test' not in found and data.test_fraction:
+        both = {
+            name: sentences.split_off(pairs, data.test_fraction)
+            for name, pairs in found['validation'].items()
+        }
+        moved = sum(len(test) for _, test in both.values())
+        counts.move(ledgers, 'rows', moved, 'validation', 'test')
+        for split, side in (('validation', 0), ('test', 1)):
+            found[split] = {name: sides[side] for name, sides in both.items()}
+            log.info(
+                'No test file: %s has %s pairs of dev', split, f'{sum(map(len, found[split].values())):,}'
+            )
+    splits: dict[str, Judged] = {}
+    for split, sets in found.items():
+        made = {
+            name: EVALUATIONS[data.evaluation](pairs, vocabulary, data.max_length)
+            for name, pairs in sets.items()
+        }
+        splits[split] = Several(made) if len(made) > 1 else next(iter(made.values()))
+    return splits
+
+
+def _names(files: Sequence[str]) -> list[str]:
+    """What files are called beside each other: their names without ending; those that share one, by number,
+    too."""
+    stems = [Path(file).stem for file in files]
+    return [f'{stem}_{n}' if stems.count(stem) > 1 else stem for n, stem in enumerate(stems, 1)]
+
+
+def splits(
+    config: ConfigDict,
+    vocabulary: Vocabulary,
+    train: Callable[[str, tuple[str, ...]], T],
+    ledgers: Mapping[str, Ledger] = NOT_COUNTED,
+) -> dict[str, T | Judged]:
+    """`judged`, and to train first what `train` makes of the path of `data.train` and of the metrics that an
+    evaluation measures. Raises as `judged` and `train` do."""
+    found: dict[str, T | Judged] = dict(judged(config, vocabulary, ledgers))
+    if config.mode != 'train':
+        return found
+    metrics = metrics_of(config, found.get('validation'))
+    return {'train': train(datasets_files.paths(config)['train'], metrics)} | found
+
+
+def metrics_of(config: ConfigDict, validation: Any) -> tuple[str, ...]:
+    """What an evaluation on `validation` measures, None where nothing is held out."""
+    return validation.metrics if validation else EVALUATIONS[config.data.evaluation].metrics

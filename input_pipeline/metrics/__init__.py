@@ -1,0 +1,1 @@
+"""How good predictions and vectors are: pure functions."""

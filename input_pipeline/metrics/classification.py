@@ -1,0 +1,43 @@
+"""Confusion matrix and macro F1."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> np.ndarray:
+    """int64 [C, C]: how many examples of gold class i (row) were predicted as class j (column).
+
+    `labels`, `predictions`: integers [N], 0 ≤ class < C. Raises ValueError for anything else, for none, or
+    for unequal lengths.
+    """
+    gold, predicted = _classes(labels, predictions)
+    for name, classes in (('labels', gold), ('predictions', predicted)):
+        wrong = classes[(classes < 0) | (classes >= num_classes)]
+        if wrong.size:
+            raise ValueError(f'{name} contain class {wrong[0]}; there are {num_classes} classes, from 0')
+    pairs = np.bincount(gold * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> float:
+    """The mean over all C classes of F1 = 2·TP / (2·TP + FP + FN), 0 to 1.
+
+    A class that is neither in `labels` nor in `predictions` counts as 0, as in scikit-learn's
+    `f1_score(labels, predictions, labels=range(C), average='macro', zero_division=0)`. Raises as
+    `confusion_matrix`.
+    """
+    matrix = confusion_matrix(labels, predictions, num_classes)
+    found = matrix.sum(0) + matrix.sum(1)  # 2·TP + FP + FN
+    return float(np.mean(2 * np.diag(matrix) / np.maximum(found, 1)))
+
+
+def _classes(labels: ArrayLike, predictions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    gold, predicted = np.asarray(labels), np.asarray(predictions)
+    if gold.shape != predicted.shape or gold.ndim != 1:
+        raise ValueError(f'{gold.shape} labels and {predicted.shape} predictions: they must be [N] and [N]')
+    if not gold.size:
+        raise ValueError('there is nothing to score: no labels and no predictions')
+    for name, classes in (('labels', gold), ('predictions', predicted)):
+        if not np.issubdtype(classes.dtype, np.integer):
+            raise ValueError(f'{name} are {classes.dtype}; they must be integers, the numbers of classes')
+    return gold.astype(np.int64), predicted.astype(np.int64)

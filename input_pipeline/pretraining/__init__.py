@@ -1,0 +1,1 @@
+"""From records to batches: masks, sentence order, anchors, packed rows."""

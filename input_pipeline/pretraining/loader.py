@@ -1,0 +1,387 @@
+"""From a step to its batch: example numbers → record numbers → records, by random access, in threads.
+
+Nothing here has a state. The step is the iterator's whole position, so that starting at step one million
+costs nothing, and a process reads only its own rows of the global batch.
+"""
+
+import bisect
+import functools
+import itertools
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from input_pipeline.corpus import corpus_files
+from input_pipeline.corpus.corpus_files import REMEDY
+from input_pipeline.corpus.record_files import FEATURES
+from input_pipeline.corpus.windows import SPECIAL_TOKENS
+from input_pipeline.pretraining import packing
+from input_pipeline.utils.partial_folder import DiskFullError, partial_folder
+
+log = logging.getLogger(__name__)
+
+# TensorFlow only reads: the accelerators are JAX's, and TensorFlow would take all of their memory.
+tf.config.set_visible_devices([], 'GPU')
+
+PREFETCH = 4  # batches that wait, made, for their use
+MAX_THREADS = 16  # of the host's cores: what a batch costs is far below what a training step does
+
+# What TensorFlow makes of a record that it cannot use; it quotes it, which may be no text.
+NOT_PARSED = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
+UNSOUND = 'its views do not go together'
+
+LENGTH_OF = {'char': 'char_ids', 'word': 'word_char_len'}  # a feature as long as the view's tokens
+MEASURED_TOGETHER = 4096  # records
+
+T = TypeVar('T')
+Records = dict[str, tf.RaggedTensor]
+MakeBatch = Callable[[Records, tf.Tensor], dict[str, tf.Tensor]]
+Batch = dict[str, np.ndarray]
+Batches = Iterator[Batch]
+Made = tuple[Batch, np.ndarray]
+
+
+class Packed(NamedTuple):
+    """How texts share rows: which of them do, and how wide the arrays of a batch are."""
+
+    plan: packing.Plan
+    widths: packing.Widths
+
+
+def open_split(folder: str | Path, split: str):
+    """The raw records of a split: `len(source)` and `source.__getitems__(numbers) -> list[bytes]`.
+
+    Raises ValueError where the folder holds no such data set, the split no records, or a file is missing or
+    not what the manifest says (`corpus_files.check`); `__getitems__` raises it for a damaged record.
+    """
+    folder = Path(folder)
+    checked = (folder / corpus_files.MANIFEST).exists() and corpus_files.check(folder)
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        info = builder.info.splits[split]
+        shards = dict(zip(map(Path, info.filepaths), info.shard_lengths, strict=True))
+    except Exception as error:  # TFDS raises what its parsers raise
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{folder} has no readable split {split!r} ({reason}); {REMEDY}') from error
+    # Without a list of the files, how many records a shard should have is all that is known of it.
+    found = () if checked else itertools.starmap(corpus_files.count_problem, shards.items())
+    if problems := list(filter(None, found)):
+        raise ValueError(corpus_files.refusal(problems))
+    return _Split(shards, source)
+
+
+class _Split:
+    """TFDS's data source, whose errors do not say where and what to do.
+
+    `shards`: the files in order, with their numbers of records.
+    """
+
+    def __init__(self, shards: dict[Path, int], source):
+        self._shards, self._source = shards, source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, numbers: list[int]) -> list[bytes]:  # noqa: N807  # the name that TFDS has
+        try:
+            return self._source.__getitems__(numbers)
+        except (OSError, ValueError, RuntimeError) as error:
+            for number in numbers if len(numbers) > 1 else ():
+                self.__getitems__([number])  # which of them it is
+            raise self.damaged(numbers[0], str(error)) from error
+
+    def damaged(self, number: int, reason: str) -> ValueError:
+        """What to say of a record that cannot be read or makes no sense."""
+        stops = list(itertools.accumulate(self._shards.values()))
+        file = bisect.bisect_right(stops, number)
+        inside = number - (stops[file] - list(self._shards.values())[file])
+        reason = ' '.join(reason.split())
+        return ValueError(f'{list(self._shards)[file]}: record {inside} is damaged ({reason}); {REMEDY}')
+
+    def refusal(self, numbers: Sequence[int], serialized: Sequence[bytes], error: Exception) -> ValueError:
+        """Why no batch comes of these records: which of them is wrong."""
+        for number, record in zip(numbers, serialized):
+            try:
+                parse(tf.constant([record]))
+            except NOT_PARSED as its:
+                return self.damaged(number, _reason(its))
+        longest = max(zip(map(len, serialized), numbers))[1]
+        return self.damaged(longest, f'it is the longest of its batch, of which none comes: {_reason(error)}')
+
+
+def _reason(error: Exception) -> str:
+    """TensorFlow's message without the names of its nodes."""
+    if isinstance(error, UnicodeDecodeError):
+        return 'it is no tf.train.Example'
+    said = re.search(r"assertion failed: \[(.*?)\]|Summarized data: b'(.*?)'", str(error))
+    return (said[1] or said[2]) if said else str(error).partition('\n')[0]
+
+
+def train_batches(
+    source,
+    make_batch: MakeBatch,
+    batch_size: int,
+    rows: tuple[int, int],
+    seed: int,
+    start_step: int = 0,
+    packed: Packed | None = None,
+    masks: int = 1,
+) -> Batches:
+    """Endless batches from `start_step` on: step k holds examples k·batch_size + rows, records reshuffled
+    each epoch.
+
+    Args:
+      source: as from `open_split`, with at least one record.
+      make_batch: (records: name → RaggedTensor [B, (n)] int32, examples [B] int64) → name → Tensor [B, …].
+      rows: (lo, hi), the rows of the global batch that are wanted; B = hi − lo.
+      packed: how texts share a row. An example is then a row of the plan, rows are reshuffled each epoch, and
+        `make_batch` is given the texts of all rows, numbered epoch · records + record: as many as there are.
+      masks: examples in a row that are one text (or packed row) with other masks (`masking.Recipe`): example
+        n is n // masks with its mask n % masks, and `make_batch` is given text · masks + mask.
+    """
+    lo, hi = rows
+    size = len(packed.plan if packed else source)
+    make = compiled(make_batch, None if packed else hi - lo)
+
+    def batch(step: int) -> Batch:
+        examples = step * batch_size + np.arange(lo, hi)
+        once, mask = np.divmod(examples, masks)
+        numbers = record_numbers(once, size, seed).numpy()
+        if packed is None:
+            return made_of(source, make, numbers, examples)[0]
+        first = once // size * len(source)
+        return packed_batch(source, make, packed, packed.plan.rows[numbers], first, masks, mask)
+
+    return ahead(batch, itertools.count(start_step))
+
+
+def validation_batches(
+    source,
+    make_batch: MakeBatch,
+    batch_size: int,
+    rows: tuple[int, int],
+    fill: dict[str, int],
+    start_step: int = 0,
+    limit: int = 0,
+    packed: Packed | None = None,
+) -> Batches:
+    """One pass over the records in order (the first `limit`, 0 = all); example number = record number.
+
+    The last batch is completed with empty rows: `fill[name]` everywhere, 0 for names that `fill` does not
+    hold. With `packed`, whose plan is of the records that are wanted, the pass is over its rows, in order;
+    a text's number is again its record's. Other arguments are those of `train_batches`.
+    """
+    lo, hi = rows
+    size = len(packed.plan) if packed else min(limit or len(source), len(source))
+    make = compiled(make_batch, None if packed else hi - lo)
+
+    def batch(step: int) -> Batch:
+        examples = step * batch_size + np.arange(lo, hi)
+        real = examples < size
+        numbers = np.minimum(examples, size - 1)
+        if packed:
+            texts = np.where(real[:, None], packed.plan.rows[numbers], -1)
+            return packed_batch(source, make, packed, texts, np.zeros_like(numbers))
+        made, _ = made_of(source, make, numbers, examples)
+        for name, value in made.items():
+            value[~real] = fill.get(name, 0)
+        return made
+
+    return ahead(batch, range(start_step, -(-size // batch_size)))
+
+
+def packed_batch(
+    source, make, packed: Packed, texts: np.ndarray, first: np.ndarray, masks: int = 1, mask: Any = 0
+) -> Batch:
+    """The batch of rows that hold these texts [B, S] (−1 = none), numbered from `first` [B] on, with the mask
+    number `mask` [B] of `masks`."""
+    real = texts >= 0
+    examples = (texts + first[:, None]) * masks + np.reshape(mask, (-1, 1))
+    made, lengths = made_of(source, make, texts[real], examples[real])
+    return packing.pack(made, lengths, real.sum(1), packed.widths)
+
+
+def made_of(source, make: Callable[[list[bytes], np.ndarray], Made], numbers: np.ndarray, examples) -> Made:
+    """What `compiled` makes of the records of these numbers [B]. Raises ValueError where one is damaged."""
+    serialized = source.__getitems__(numbers.tolist())
+    try:
+        return make(serialized, examples)
+    except NOT_PARSED as error:
+        raise source.refusal(numbers.tolist(), serialized, error) from error
+
+
+def record_numbers(examples: np.ndarray, size: int, seed: int) -> tf.Tensor:
+    """[B] int64: which of `size` records each example [B] is; every `size` examples are a permutation."""
+    epoch = examples // size
+    low, high = (tf.fill(tf.shape(epoch), tf.constant(part, tf.int64)) for part in (seed, seed >> 32))
+    # The op itself, not tf.random.experimental.index_shuffle: that takes one epoch at a time, and with its 4
+    # rounds a quarter of the records can stay where they were from one epoch to the next
+    # (tests/test_loader.py sees it). The op reads 32 bits of each number of its seed.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=examples % size,
+        seed=tf.stack([low, high, epoch], axis=1),
+        max_index=tf.constant(size - 1, tf.int64),
+        rounds=8,
+    )
+
+
+def compiled(make_batch: MakeBatch, size: int | None) -> Callable[[list[bytes], np.ndarray], Made]:
+    """From serialised records and their example numbers, `size` of each (None: any number), to what
+    `make_batch` makes of them, and [B, 2] the tokens of each text in both views, special ones included."""
+
+    def make(serialized, examples):
+        records = parse(serialized)
+        tokens = [records[name].row_lengths() for name in LENGTH_OF.values()]
+        return make_batch(records, examples), tf.stack(tokens, axis=1) + SPECIAL_TOKENS
+
+    signature = [tf.TensorSpec([size], tf.string), tf.TensorSpec([size], tf.int64)]
+    # Without autograph there is nothing to convert, and errors show our own lines.
+    graph = tf.function(make, signature, autograph=False).get_concrete_function()
+
+    def call(serialized, examples):
+        made, tokens = graph(tf.constant(serialized, tf.string), tf.constant(examples, tf.int64))
+        return {name: value.numpy() for name, value in made.items()}, tokens.numpy()
+
+    return call
+
+
+def parse(serialized: tf.Tensor) -> Records:
+    """tf.train.Example [B] → the record's features, each a RaggedTensor [B, (n)] of int32.
+
+    Raises tf.errors.InvalidArgumentError for what is no such proto, or a record whose two views do not go
+    together.
+    """
+    parsed = tf.io.parse_example(serialized, {name: tf.io.RaggedFeature(tf.int64) for name in FEATURES})
+    words, chars = parsed['word_ids'].row_lengths(), parsed['char_ids'].row_lengths()
+    smallest = {name: tf.reduce_min(values.flat_values) for name, values in parsed.items()}
+    largest = {name: tf.reduce_max(values.flat_values) for name, values in parsed.items()}
+    sound = [
+        tf.reduce_all(parsed['sentence_words'].row_lengths() >= 2),
+        *(smallest[name] >= (0 if name.endswith('_ids') else 1) for name in FEATURES),
+        *(largest[name] < 1 << 28 for name in FEATURES),
+        tf.reduce_all(parsed['word_char_len'].row_lengths() == words),
+        *(
+            tf.reduce_all(tf.reduce_sum(parsed[name], axis=1) == tf.cast(total, tf.int64))
+            for name, total in zip(
+                ('word_char_len', 'sentence_words', 'whole_word_tokens'), (chars, words, words)
+            )
+        ),
+    ]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.stack(sound)), [UNSOUND])]):
+        return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
+
+
+def text_lengths(
+    source,
+    limit: int = 0,
+    label: str = 'measuring texts',
+    views: tuple[str, ...] = ('char', 'word'),
+) -> np.ndarray:
+    """[n, 2] int32: tokens of the first `limit` records (0 = all) in both views, special tokens
+    included; of a single view, twice those.
+
+    Reads them all once, and shows how far it is.
+    """
+    size = min(limit or len(source), len(source))
+    names = [LENGTH_OF[view] for view in (*views, views[0])][:2]
+    features = {name: tf.io.RaggedFeature(tf.int64) for name in names}
+
+    def measure(first: int) -> np.ndarray:
+        numbers = list(range(first, min(first + MEASURED_TOGETHER, size)))
+        records = source.__getitems__(numbers)
+        try:
+            parsed = tf.io.parse_example(records, features)
+        except NOT_PARSED as error:
+            raise source.refusal(numbers, records, error) from error
+        return np.stack([parsed[name].row_lengths() for name in names], axis=1) + SPECIAL_TOKENS
+
+    lengths = np.empty((size, 2), np.int32)
+    firsts = range(0, size, MEASURED_TOGETHER)
+    with tqdm(total=size, desc=label, unit='text', unit_scale=True) as bar:
+        for first, measured in zip(firsts, ahead(measure, firsts), strict=True):
+            lengths[first : first + len(measured)] = measured
+            bar.update(len(measured))
+    return lengths
+
+
+def plan_rows(
+    corpus: str | Path,
+    split: str,
+    capacity: tuple[int, int],
+    max_texts: int,
+    limit: int = 0,
+    views: tuple[str, ...] = ('char', 'word'),
+) -> packing.Plan:
+    """Which records of a split (of its first `limit`; 0 = all) share a row, as `packing.plan` finds it.
+
+    With a single view both capacities are its own. The plan is made once and kept in the corpus's folder,
+    under a name that says what it is for and holds a hash of the manifest: a corpus made anew gets new plans.
+    Where the folder cannot be written the process keeps it.
+
+    Raises ValueError as `open_split` and `packing.plan` do, or where a plan in the folder is damaged.
+    """
+    identity = corpus_files.sha256(Path(corpus, corpus_files.MANIFEST))[:16]
+    what = f'{split}-first{limit}' if limit else split
+    what = what if len(views) > 1 else f'{views[0]}-{what}'
+    return _plan_rows(str(corpus), split, capacity, max_texts, limit, views, f'{what}-{identity}')
+
+
+@functools.lru_cache(maxsize=4)
+def _plan_rows(
+    corpus: str,
+    split: str,
+    capacity: tuple[int, int],
+    max_texts: int,
+    limit: int,
+    views: tuple[str, ...],
+    what: str,
+) -> packing.Plan:
+    folder = Path(corpus, f'rows-{capacity[0]}x{capacity[1]}-{max_texts}-{what}')
+    if not folder.exists():
+        source = open_split(corpus, split)
+        plan = packing.plan(text_lengths(source, limit, f'measuring {split}', views), capacity, max_texts)
+        log.info('Packing, %s: %s', split, plan.describe())
+        try:
+            with partial_folder(folder) as partial:
+                plan.save(partial / 'plan')
+                if not folder.exists():  # else another process was faster, with the same plan
+                    (partial / 'plan').rename(folder)
+        except (OSError, DiskFullError) as error:
+            log.warning('%s cannot be written (%s): the next run plans its rows again', folder, error)
+            return plan
+    try:
+        return packing.Plan.load(folder)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ValueError(f'{folder} is damaged ({error}); remove it, and it is made again') from error
+
+
+def ahead(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
+    """`make(step)` for every step, in order, several at a time in threads.
+
+    Not tf.data: where Python code takes part, as the reading does, dropping its iterator can hang for ever,
+    the one thread waiting with Python's lock for another that waits for the lock.
+    """
+    threads = min(os.cpu_count() or 1, MAX_THREADS)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix='loader')
+    made: deque[Future[T]] = deque()
+    try:
+        for step in steps:
+            made.append(pool.submit(make, step))
+            if len(made) >= threads + PREFETCH:
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

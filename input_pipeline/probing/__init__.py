@@ -1,0 +1,1 @@
+"""What frozen encoders are measured on: words in context, pairs of words, paraphrases."""

@@ -1,0 +1,1 @@
+"""Bytes, JSON values, counts: what knows nothing of text."""
