@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import synthetic
 import torch
 
 from bench import check, mirror, step, step_case, torch_steps
@@ -22,6 +21,7 @@ from clower_jax.objectives import registry
 from clower_jax.ops import losses
 from clower_jax.training import metrics, optim
 from clower_jax.training.train_step import make_train_step
+from helpers import synthetic
 from input_pipeline.finetuning.mirror_bert import Masks
 
 ROOT = Path(__file__).parent.parent

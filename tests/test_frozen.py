@@ -2,9 +2,10 @@
 
 import json
 
-import frozen
 import numpy as np
 import pytest
+
+from helpers import frozen
 
 EXPECTED = json.loads(frozen.FILE.read_text('utf-8'))
 

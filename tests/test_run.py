@@ -2,31 +2,23 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import workdirs
 
 import run
 from clower_jax import jobs, replay
 from clower_jax.utils.metrics_file import read_metrics
 from configs import classify, cmrc, drcd, pretrain
+from helpers import workdirs
+from helpers.run import settings, start_run
 from input_pipeline.pretraining import batches
 
-ROOT = Path(__file__).parent.parent
 TINY = {
     'total_steps': 4, 'batch_size': 8, 'log_every': 2, 'eval_every': 2, 'optim.warmup_steps': 1,
     'model.hidden_size': 32, 'model.intermediate_size': 64, 'data.num_words': 300,
     'data.char_length': 32, 'data.word_length': 24,
 }  # fmt: skip
-
-
-def start_run(config, *flags, **settings):
-    command = [sys.executable, 'run.py', f'--config=configs/{config}', *flags]
-    command += [f'--config.{key}={value}' for key, value in settings.items()]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope='module')
@@ -159,11 +151,6 @@ def test_the_papers_values():
     assert (config.model.hidden_size, config.model.num_layers, config.model.num_heads) == (768, 12, 12)
     assert config.model.intermediate_size == 3072 and config.loss.mlm_candidates == 'shared'
     assert config.loss.same_word_negatives and config.loss.contrast_scope == 'global'
-
-
-def settings(config):
-    """As table 1 has them: tokens, batch size, learning rate, epochs."""
-    return config.data.max_length, config.batch_size, config.optim.learning_rate, config.num_epochs
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def record_numbers(examples: np.ndarray, size: int, seed: int) -> tf.Tensor:
     low, high = (tf.fill(tf.shape(epoch), tf.constant(part, tf.int64)) for part in (seed, seed >> 32))
     # The op itself, not tf.random.experimental.index_shuffle: that takes one epoch at a time, and with its 4
     # rounds a quarter of the records can stay where they were from one epoch to the next
-    # (tests/test_loader.py sees it). The op reads 32 bits of each number of its seed.
+    # (tests/pretraining/test_loader.py sees it). The op reads 32 bits of each number of its seed.
     return tf.raw_ops.RandomIndexShuffle(
         index=examples % size,
         seed=tf.stack([low, high, epoch], axis=1),

@@ -14,7 +14,7 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 SEGMENTERS = ('jieba', 'rjieba')
-# Versions of jieba and rjieba of which tests/test_segment.py has shown that `_cut_fast` makes jieba's words.
+# Versions of jieba and rjieba: tests/text/test_segmenters.py has shown that `_cut_fast` makes jieba's words.
 COMPARED = {('0.42.1', '0.2.2')}
 
 # Kinds of characters in which jieba looks for words (jieba/__init__.py, re_han_default), by code point, the

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import damage
 import jobs
-import synthetic
 
 from clower_jax.training.loop import programs_of, train
 from configs import pretrain
+from helpers import synthetic
 from input_pipeline.corpus import corpus_files
 from input_pipeline.pretraining import batches, loader
 

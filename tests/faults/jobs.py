@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import finetuned
 import numpy as np
 
 from clower_jax.checkpoints.digests import BEST, FOLDER
 from clower_jax.training.plots import EVENT
 from clower_jax.utils.metrics_file import read_metrics
+from helpers import finetuned
 from input_pipeline.corpus import corpus_builder, vocab_builder
 from input_pipeline.pretraining import batches
 

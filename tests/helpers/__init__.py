@@ -1,0 +1,1 @@
+"""What tests share: made-up data, workdirs, formulas to compare with."""

@@ -1,0 +1,115 @@
+"""Attention against the textbook's formula and the library's; packed rows against their texts one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clower_jax.models.bert import BertShape
+from clower_jax.models.clower import attends, real_tokens
+from clower_jax.models.finetuned import pool_tokens
+from clower_jax.objectives import pretraining
+from clower_jax.ops import dropout
+from clower_jax.ops.attention import attention, library_attention
+from clower_jax.parallel import sharding
+from helpers import synthetic
+
+B, N, L, H = 3, 2, 10, 4
+LENGTHS = (10, 7, 4)
+
+
+def arrays(dtype=jnp.float32):
+    draw = np.random.default_rng(0).normal
+    return [jnp.asarray(draw(size=(B, N, L, H)), dtype) for _ in range(4)]
+
+
+def padding():
+    return (jnp.arange(L) < jnp.asarray(LENGTHS)[:, None])[:, None]
+
+
+def two_texts():
+    texts = (jnp.arange(L) >= 4) + 1
+    return jnp.broadcast_to(texts[:, None] == texts, (B, L, L))
+
+
+def textbook(query, key, value, attends, kept=1.0):
+    scores = query @ jnp.swapaxes(key, -1, -2) / H**0.5
+    scores = jnp.where(attends[:, None], scores, -1e30)
+    exponentials = jnp.exp(scores - scores.max(-1, keepdims=True))
+    return (exponentials / exponentials.sum(-1, keepdims=True) * kept) @ value
+
+
+@pytest.mark.parametrize('attends', [padding, two_texts])
+@pytest.mark.parametrize('rate', [0.0, 0.3])
+def test_value_and_derivative_are_the_textbooks(attends, rate):
+    *inputs, cotangent = arrays()
+    keys = dropout.row_keys(jax.random.key(0), B)
+    kept = jnp.where(dropout.keep((B, N, L, L), rate, dropout.keys_at(keys, 5)), 1 / (1 - rate), 0.0)
+    own = jax.vjp(lambda *x: attention(*x, attends(), rate, dropout.keys_at(keys, 5)), *inputs)
+    expected = jax.vjp(lambda *x: textbook(*x, attends(), kept), *inputs)
+    np.testing.assert_allclose(own[0], expected[0], atol=1e-5)
+    for ours, theirs in zip(own[1](cotangent), expected[1](cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize('attends', [padding, two_texts])
+def test_the_library_is_given_the_same(attends):
+    *inputs, _ = arrays()
+    seen = (jnp.arange(L) < jnp.asarray(LENGTHS)[:, None])[:, None, :, None] if attends is padding else True
+    difference = library_attention(*inputs, attends(), 'xla') - attention(*inputs, attends())
+    np.testing.assert_allclose(jnp.where(seen, difference, 0), 0, atol=1e-5)
+
+
+def test_what_cudnn_cannot_do_is_refused():
+    with pytest.raises(ValueError, match='attention_dropout=0.1'):
+        BertShape(8, 1, 2, 16, attention='cudnn')
+    with pytest.raises(ValueError, match="model.remat='all' must be one of none, qkv, full"):
+        BertShape(8, 1, 2, 16, remat='all')
+
+
+@pytest.mark.parametrize('remat', ['qkv', 'full'])
+def test_recomputing_changes_nothing(remat):
+    from clower_jax.objectives.pretraining import Pretrain
+
+    batch = next(synthetic.batches(synthetic.tiny_config()))
+    found = []
+    for how in ('none', remat):
+        changes = {'model.remat': how, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
+        task = Pretrain.from_config(synthetic.tiny_config(**changes))
+        grad = jax.jit(jax.grad(lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]))
+        found.append(grad(synthetic.random_params(task)))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize('remat', ['none', 'qkv', 'full'])
+@pytest.mark.parametrize('drophead', [0.0, 0.5])
+def test_a_loop_over_layers_is_the_layers_one_by_one(remat, drophead, monkeypatch):
+    """Also what is dropped, and the derivatives, which belong to the same parameters."""
+    rates = {f'model.{name}': 0.3 for name in ('dropout', 'attention_dropout')}
+    changes = {'model.num_layers': 3, 'model.remat': remat, 'model.drophead': drophead}
+    config = synthetic.tiny_config(**rates, **changes)
+    batch = next(synthetic.batches(config))
+    monkeypatch.setattr(pretraining, 'SCANNED_FROM', 3)
+    found = []
+    for platform in ('cpu', 'gpu'):
+        monkeypatch.setattr(sharding, 'platform_of', lambda mesh, platform=platform: platform)
+        task = pretraining.Pretrain.from_config(config)
+        assert task.model.shape.scan_layers == (platform == 'gpu')
+        loss = lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
+        found.append(jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task)))
+    one_by_one, loop = found
+    assert jax.tree.structure(one_by_one) == jax.tree.structure(loop)
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_padding_is_what_follows_the_last_token():
+    """A [PAD] that the text itself holds is one of its tokens; a row of padding has none."""
+    ids = jnp.asarray([[2, 0, 7, 3, 0, 0], [2, 7, 8, 0, 0, 3], [2, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    expected = np.arange(6) < np.array([[4], [6], [2], [0]])
+    np.testing.assert_array_equal(real_tokens(ids), expected)
+    np.testing.assert_array_equal(attends(ids, None)[:, 0], expected)
+    hidden = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    means = [row[real].mean(0) if real.any() else np.zeros(3) for row, real in zip(hidden, expected)]
+    np.testing.assert_allclose(pool_tokens(hidden, ids, 'mean'), means, atol=1e-6)

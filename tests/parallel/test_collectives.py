@@ -1,0 +1,65 @@
+"""What devices say to each other in a training step, read from the compiled program of eight."""
+
+import jax
+import numpy as np
+import pytest
+
+from bench.collectives import collectives, compiled_step, mesh_of
+from clower_jax.objectives.pretraining import Pretrain
+from helpers import synthetic
+
+WIDTH = 32
+ROWS, ANCHORS = 16, 16 * 4
+
+
+def program(**changes):
+    """(collectives of the step, elements of the parameters, of the token table) on eight devices."""
+    dropout = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
+    config = synthetic.tiny_config(batch_size=ROWS, **dropout, **changes)
+    found = collectives(compiled_step(config, mesh_of(8, 1, 1), next(synthetic.batches(config))))
+    shapes = jax.eval_shape(Pretrain.from_config(config).init, jax.random.key(0))
+    sizes = jax.tree.map(lambda x: x.size, shapes)
+    return found, sum(jax.tree.leaves(sizes)), sizes['embeddings']['word_embeddings']['embedding']
+
+
+@pytest.fixture(scope='module')
+def data_parallel():
+    return program()
+
+
+def test_only_gathers_and_reductions(data_parallel):
+    assert {operation for operation, *_ in data_parallel[0]} == {'all-gather', 'all-reduce'}
+
+
+def test_each_side_of_each_contrast_is_gathered_once(data_parallel):
+    arrays = [
+        array for operation, arrays, _ in data_parallel[0] if operation == 'all-gather' for array in arrays
+    ]
+    gathered = [shape for _, shape in arrays]
+    wide = [shape for shape in gathered if shape[-1] == WIDTH]
+    assert sorted(wide) == sorted([(ROWS, WIDTH), (ANCHORS, WIDTH)] * 2)
+    # The rest are numbers of items: which are real and their ids, and the log-sum-exps for the derivative.
+    rest = [int(np.prod(shape)) for shape in gathered if shape[-1] != WIDTH]
+    assert sorted(rest) == sorted([2 * ROWS, 2 * ANCHORS] * 2)
+
+
+def test_nothing_per_layer_but_its_gradient(data_parallel):
+    for operation, _, name in data_parallel[0]:
+        if 'encoder.layer' in name:
+            assert operation == 'all-reduce' and 'transpose(jvp' in name, name
+
+
+def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
+    found, parameters, table = data_parallel
+    total = sum(one.bytes for one in found if one.operation == 'all-reduce')
+    # The table's gradient comes in four parts, both views' embeddings and decoders, each reduced on its own.
+    gradient = 4 * (parameters + 3 * table)
+    # The position and segment tables' come in two, of 24 and 16 positions out of 32, and of 2 segments.
+    # Beside it, sums of losses and counts, and a maximum and a few sums for each contrasted item.
+    gradient += 4 * WIDTH * (24 + 16 - 32 + 2)
+    assert gradient <= total <= gradient + 4 * (4 * (ROWS + ANCHORS) + 200)
+
+
+def test_the_contrast_is_not_gathered_where_it_is_local():
+    found, *_ = program(**{'loss.contrast_scope': 'local'})
+    assert 'all-gather' not in {one.operation for one in found}
