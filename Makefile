@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Versions to install; CONSTRAINTS= installs the newest.
+CONSTRAINTS ?= constraints.txt
 TEXT ?=
 # Where a demo on your own text goes; the embedded one goes to the default, runs/pretrain.
 WORKDIR ?= runs/my-text
@@ -19,7 +21,7 @@ SOAK ?=
 FUZZ_INPUTS ?= 1000000
 
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 DEMO_FLAGS := $(if $(TEXT), --config.data.text='$(TEXT)' --workdir='$(WORKDIR)')
 DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
@@ -33,6 +35,10 @@ help:  ## list the targets
 
 demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into WORKDIR
 	$(BIN)/python run.py --config=configs/pretrain.py$(DEMO_FLAGS)
+
+.PHONY: test-fast
+test-fast: $(TEST_STAMP)  ## run the tests that take little time
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and not slow'
 
 test: $(TEST_STAMP)  ## run the tests; those on real text read the folder that CLOWER_DATA names
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
