@@ -136,3 +136,9 @@ def test_public_names_are_documented(file):
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith('_'):
             assert ast.get_docstring(node), f'{file}:{node.lineno}: {node.name} has no docstring'
+
+
+@pytest.mark.parametrize('file', sources('tests'))
+def test_tests_share_by_helpers(file):
+    for line, name in imports(file):
+        assert not name.startswith('test_'), f'{file}:{line}: what tests share belongs to tests/helpers'

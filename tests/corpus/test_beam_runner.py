@@ -77,6 +77,7 @@ def repeats_of(chunks) -> list[list[int]]:
     return repeats
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_workers(text, tmp_path):
     chunks = plan(text, chunk_bytes=150)
     assert len(chunks) > 8
