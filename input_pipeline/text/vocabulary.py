@@ -209,7 +209,7 @@ class Vocabulary:
             if not isinstance(base_size, int):
                 raise TypeError(f'base_size is {base_size!r:.40}')
             details.pop('num_words', None)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f'{sidecar} is no vocabulary sidecar ({error!r}); {remedy}') from error
         try:
             vocabulary = cls(tokens, base_size, details)
