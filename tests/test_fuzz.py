@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from fuzz import engine, targets
+from fuzz import data_targets, engine
 from fuzz.engine import Target
 from hypothesis import given
 from hypothesis import strategies as st
 
-TARGETS = targets.all_targets()
+TARGETS = data_targets.targets()  # folders: test_fuzz_folders.py
 COUNTS = {'command_line': 15, 'record': 60}
 
 

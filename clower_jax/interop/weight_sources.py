@@ -9,7 +9,6 @@ from typing import Any
 
 from clower_jax.checkpoints.digests import BEST, FOLDER, steps
 from clower_jax.interop import hf_bert, tf_checkpoint, weight_files
-from clower_jax.models.clower import VIEWS
 from clower_jax.models.kinds import KINDS
 from clower_jax.objectives.pretraining import trains_pooler
 from clower_jax.utils.folder_files import Entry, check_entries, check_texts, read_json
@@ -206,7 +205,11 @@ def _workdir(folder: Path) -> Source:
     classify_from = config['model'].get('classify_from', 'pooler')
     untrained: tuple[str, ...] = ()
     if task == 'pretrain' and not config.get('init_from'):
-        untrained = tuple(f'{view}_encoder{POOLER}' for view in VIEWS if not trains_pooler(config, view))
+        untrained = tuple(
+            f'{part.encoder}{POOLER}'
+            for view, part in KINDS[kind].parts.items()
+            if not trains_pooler(config, view)
+        )
     info = SourceInfo(
         model, tokens, model['base_vocab_size'], labels, task, rates,
         kind=kind, folder=folder, classify_from=classify_from, untrained=untrained,

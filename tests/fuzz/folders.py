@@ -22,6 +22,7 @@ from clower_jax import Encoder
 from clower_jax.interop import export, hf_bert, init_weights, sentence_folder, weight_sources, wordpiece
 from clower_jax.models.bert import BertShape
 from clower_jax.models.finetuned import SentenceEncoder
+from fuzz.engine import Target
 
 AGREED = (ValueError, OSError)
 LONGEST = 2000  # characters of a message
@@ -167,6 +168,17 @@ def _try(name: str, data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {name: functools.partial(_try, name) for name in FILES}
 SEEDS: dict[str, Callable[[], bytes]] = {name: functools.partial(seed, name) for name in FILES}
+
+
+def targets() -> dict[str, Target]:
+    """Those of `make fuzz`. A folder is read from the disk, whole, for every input, hence so few of them."""
+    rng = random.Random(0)
+    return {
+        f'folder_{name}': Target(
+            TARGETS[name], (whole := SEEDS[name](), *(mutate(whole, rng) for _ in range(20))), share=0.01
+        )
+        for name in FILES
+    }
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
