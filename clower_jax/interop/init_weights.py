@@ -22,6 +22,7 @@ from clower_jax.interop.weight_sources import (
     is_workdir,
     source_info,
 )
+from clower_jax.objectives.base import Vocabulary
 from clower_jax.parallel import precision
 
 __all__ = [
@@ -68,7 +69,7 @@ def _has_layers(names: Collection[str]) -> bool:
 def load_initial(
     params: dict,
     source: str | Path,
-    vocabulary: vocab_alignment.VocabularyLike,
+    vocabulary: Vocabulary,
     num_heads: int,
     labels: Sequence[str] | None = None,
     classify_from: str = 'pooler',

@@ -3,20 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from clower_jax.interop import hf_bert
-
-
-class VocabularyLike(Protocol):
-    """What is needed of a vocabulary here: its tokens, base rows first, and each new word's base pieces."""
-
-    tokens: Sequence[str]
-    base_size: int
-
-    def pieces(self) -> Sequence[tuple[int, ...]]: ...
+from clower_jax.objectives.base import Vocabulary
 
 
 @dataclasses.dataclass
@@ -68,7 +59,7 @@ class Rows:
         return int(np.sum(self.of < 0))
 
 
-def fit(theirs: Sequence[str], their_base: int, vocabulary: VocabularyLike, path: Path, owner: str) -> Rows:
+def fit(theirs: Sequence[str], their_base: int, vocabulary: Vocabulary, path: Path, owner: str) -> Rows:
     """How an array with a row per token of a source becomes one with a row per token of a run: by the token.
 
     Args:

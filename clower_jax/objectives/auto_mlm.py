@@ -18,7 +18,8 @@ from clower_jax.models.bert import BertShape, Dense, gelu, layer_norm
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
 from clower_jax.models.heads import MlmHead
-from clower_jax.objectives.pretraining import SumsByName, encoder_settings, named
+from clower_jax.objectives.base import SumsByName
+from clower_jax.objectives.pretraining import encoder_settings, named
 from clower_jax.objectives.sentence import SentenceTask, counts, drops
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy

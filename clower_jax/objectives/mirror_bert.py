@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder
-from clower_jax.objectives.pretraining import SumsByName, encoder_settings, named
+from clower_jax.objectives.base import SumsByName
+from clower_jax.objectives.pretraining import encoder_settings, named
 from clower_jax.objectives.sentence import SentenceTask, both_sides, counts, drops
 from clower_jax.ops import losses
 

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
-from clower_jax.objectives.pretraining import SumsByName, encoder_settings, named, one_of
+from clower_jax.objectives.base import SumsByName
+from clower_jax.objectives.pretraining import encoder_settings, named, one_of
 from clower_jax.objectives.sentence import SentenceTask, counts, interleaved, sides
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.linear import rows_at

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.bert import BertShape
 from clower_jax.models.clower import PAD_ID, VIEWS, Clower, real_tokens
 from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
+from clower_jax.objectives.base import SumsByName
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
@@ -21,8 +22,6 @@ from clower_jax.parallel import precision, sharding
 from clower_jax.utils import flops
 
 SCANNED_FROM = 6  # layers of an encoder
-
-SumsByName = dict[str, tuple[jax.Array, jax.Array]]
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
 CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}

@@ -1,45 +1,35 @@
-"""What is trained: a task is a pure loss over a batch. A new objective is a new task; the loop stays.
+"""The objectives by the name that `config.task` has."""
 
-A task has
-  `init(key) -> params`,
-  `loss(params, batch, key) -> (loss, sums)`; key None means no dropout. `sums` maps each metric's name to
-     (sum, count), so that its mean over any number of batches is exact,
-  `evaluate(params, batch) -> (sums, outputs)`, without dropout; `outputs` are arrays [B, …] that a scorer on
-     the host turns into metrics that are no means ({} where there is none),
-  `total(means) -> loss`, the training loss out of the metrics' means,
-  `step_flops(config) -> float`, FLOPs of a training step; 0 where steps differ.
-"""
-
-from typing import Any
+from collections.abc import Callable
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax.objectives.auto_mlm import AutoMlm
+from clower_jax.objectives.base import Objective
 from clower_jax.objectives.cmlm import Cmlm
 from clower_jax.objectives.mirror_bert import Mirror
 from clower_jax.objectives.mlctl import MlCtl
 from clower_jax.objectives.pretraining import Pretrain, one_of
 from clower_jax.objectives.supervised import Classify, FindSpan
 
-TASKS = ('pretrain', 'classify', 'span', 'mirror', 'mlctl', 'auto_mlm')
+OBJECTIVES: dict[str, Callable[[ConfigDict, Mesh | None], Objective]] = {
+    'classify': Classify.from_config,
+    'span': FindSpan.from_config,
+    'mirror': Mirror.from_config,
+    'mlctl': MlCtl.from_config,
+    'auto_mlm': AutoMlm.from_config,
+}
+# Of pre-training, by `config.model.kind`; the others are `Pretrain`.
+PRETRAINING = {'cmlm': Cmlm.from_config}
 
 
-def from_config(
-    config: ConfigDict, mesh: Mesh | None = None
-) -> 'Pretrain | Classify | FindSpan | Mirror | MlCtl | AutoMlm':
-    """The task of `config.task`; `mesh` is where its batches lie, None for one device.
+def from_config(config: ConfigDict, mesh: Mesh | None = None) -> Objective:
+    """The objective of a config; `mesh` is where its batches lie, None for one device.
 
     Raises ValueError where a config value is not one of its choices.
     """
-    one_of('task', config.task, TASKS)
+    one_of('task', config.task, ('pretrain', *OBJECTIVES))
     if config.task == 'pretrain':
-        return (Cmlm if config.model.kind == 'cmlm' else Pretrain).from_config(config, mesh)
-    others: dict[str, Any] = {
-        'classify': Classify,
-        'span': FindSpan,
-        'mirror': Mirror,
-        'mlctl': MlCtl,
-        'auto_mlm': AutoMlm,
-    }
-    return others[config.task].from_config(config, mesh)
+        return PRETRAINING.get(config.model.kind, Pretrain.from_config)(config, mesh)
+    return OBJECTIVES[config.task](config, mesh)

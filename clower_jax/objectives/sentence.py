@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID, real_tokens
 from clower_jax.models.finetuned import SentenceEncoder
-from clower_jax.objectives.pretraining import SumsByName
+from clower_jax.objectives.base import SumsByName
 from clower_jax.ops import dropout
 
 CUTOFF = zlib.crc32(b'feature_cutoff')  # the place in the network that features are cut off at (`dropout`)

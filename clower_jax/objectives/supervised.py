@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from clower_jax.models.clower import PAD_ID, real_tokens
 from clower_jax.models.finetuned import Classifier, SpanFinder
 from clower_jax.models.kinds import kind_of
-from clower_jax.objectives.pretraining import SumsByName, encoder_settings
+from clower_jax.objectives.base import SumsByName
+from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
 
 

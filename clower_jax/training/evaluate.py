@@ -1,7 +1,7 @@
 """One pass of a task over a finite set."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from clower_jax.objectives import registry
+from clower_jax.objectives.base import Objective
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import metrics
 
@@ -20,7 +21,7 @@ class Evaluator(NamedTuple):
     """A task on a mesh; the program compiles when it is first called, once for each shape of batch."""
 
     mesh: Mesh
-    task: Any
+    task: Objective
     batch_size: int  # of the global batch
     step: Callable  # jit of (params, batch) → (sums, outputs), without dropout
     matmul_precision: str | None = None  # see `precision.matmul_precision`
@@ -33,7 +34,9 @@ class Evaluator(NamedTuple):
         return cls.on(mesh, task, config.batch_size, precision.matmul_precision(config.dtype))
 
     @classmethod
-    def on(cls, mesh: Mesh, task, batch_size: int, matmul_precision: str | None = None) -> 'Evaluator':
+    def on(
+        cls, mesh: Mesh, task: Objective, batch_size: int, matmul_precision: str | None = None
+    ) -> 'Evaluator':
         """The evaluation of any task; every process gets all of its outputs."""
         step = jax.jit(task.evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
         return cls(mesh, task, batch_size, step, matmul_precision)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from clower_jax.checkpoints.digests import FOLDER, newest_intact
 from clower_jax.checkpoints.train_state import abstract_params
 from clower_jax.interop import init_weights
+from clower_jax.objectives.base import Data, Split, Vocabulary, higher_is_better
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import evaluate, loop, plots
 from clower_jax.training.early_stopping import Best
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, data, vocabulary, stop: Stop | None = None
+    config: ConfigDict, workdir: str | Path, data: Data, vocabulary: Vocabulary, stop: Stop | None = None
 ) -> dict[str, Any]:
     """Trains `config.seeds` models, from `config.seed` on, and writes what they are worth.
 
@@ -40,7 +41,7 @@ def run(
     Args:
       config: resolved (`input_pipeline.finetuning.data.prepare`).
       data: an `input_pipeline.finetuning.data.Data`.
-      vocabulary: of the model (see `vocab_alignment.VocabularyLike`).
+      vocabulary: of the model.
       stop: where several runs follow each other, so that a signal stops them all.
 
     Returns:
@@ -99,7 +100,7 @@ def got_worse(results: dict[str, Any]) -> list[str]:
     for split, found in results['mean'].items():
         for name, before in found.get('before', {}).items():
             after = found['last'][name]
-            if (after > before) if name.startswith('loss') else (after < before):
+            if (after < before) if higher_is_better(name) else (after > before):
                 worse.append(f'{split} {name} {before:.4f} → {after:.4f}')
     return worse
 
@@ -116,7 +117,7 @@ def best_seed(config: ConfigDict, per_seed: list[dict]) -> int:
     return max(per_seed, key=lambda result: result['validation']['best'][config.select])['seed']
 
 
-def apply(config: ConfigDict, workdir: str | Path, data) -> dict[str, dict[str, float]]:
+def apply(config: ConfigDict, workdir: str | Path, data: Data) -> dict[str, dict[str, float]]:
     """A fine-tuned model on other data: its metrics by split, where labels are known, and its predictions.
 
     Writes predictions.json, and results.json and confusion.png where labels are known, to
@@ -201,7 +202,7 @@ def _results_of_finished(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def _measure(
-    config: ConfigDict, folder: Path, data, evaluator: evaluate.Evaluator, lines: list[dict]
+    config: ConfigDict, folder: Path, data: Data, evaluator: evaluate.Evaluator, lines: list[dict]
 ) -> dict:
     """{'validation': {'before': …, 'best': …, 'last': …}, 'test': …}, and the files of the best parameters;
     'before' where there was an evaluation before the first step. `lines`: of metrics.jsonl."""
@@ -230,10 +231,15 @@ def _metrics(row: dict) -> dict:
 
 
 def _pass(
-    config: ConfigDict, data, evaluator: evaluate.Evaluator, params: dict, name: str, folder: Path | None
+    config: ConfigDict,
+    data: Data,
+    evaluator: evaluate.Evaluator,
+    params: dict,
+    name: str,
+    folder: Path | None,
 ) -> dict[str, float]:
     """The metrics of one pass over a split ({} where nothing has a label); its files go to `folder`."""
-    split = data.splits[name]
+    split: Split = data.splits[name]
     rows = sharding.local_rows(evaluator.mesh, config.batch_size)
 
     def score(outputs: evaluate.Outputs) -> dict[str, float]:

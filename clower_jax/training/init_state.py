@@ -16,6 +16,7 @@ from clower_jax.checkpoints.digests import BEST, FOLDER, SET_ASIDE, damage, newe
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState, abstract_state, sharded_state
 from clower_jax.interop import hf_bert, init_weights, vocab_alignment, weight_sources
+from clower_jax.objectives.base import Objective, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import metrics, optim
 from clower_jax.utils import folder_files, settings
@@ -144,10 +145,10 @@ def first_state(
     config: ConfigDict,
     workdir: str | Path,
     mesh: Mesh,
-    task,
+    task: Objective,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
-    vocabulary: vocab_alignment.VocabularyLike,
+    vocabulary: Vocabulary,
 ) -> TrainState:
     """The newest checkpoint of the workdir; else random parameters, or those of `init_from`.
 

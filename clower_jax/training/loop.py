@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.objectives.base import Vocabulary, is_detail
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import evaluate, init_state, metrics, optim
 from clower_jax.training.early_stopping import Best
@@ -28,7 +29,6 @@ from clower_jax.utils.metrics_file import rows_until
 log = logging.getLogger(__name__)
 
 ASK_EVERY = 5  # steps after which several processes ask each other whether to stop
-PARTS = ('loss_', 'anchors')  # of what is held out, not on the console: what `loss` is made of, and counts
 # Steps at a run's end that make it an error: a loss scale that is too large skips one or two.
 LAST_SKIPPED = 3
 RUN_AHEAD = 2  # steps in flight: enough to keep a device busy, few enough to stop soon when asked to
@@ -60,7 +60,7 @@ def train(
     config: ConfigDict,
     workdir: str | Path,
     batches: Batches,
-    vocabulary,
+    vocabulary: Vocabulary,
     score: evaluate.Score | None = None,
     programs: Programs | None = None,
     stop: Stop | None = None,
@@ -75,7 +75,7 @@ def train(
         where `config.select` names the metric to choose by.
       batches: `batches(start_step=k, split='train', rows=(lo, hi))`, an endless iterator whose k-th batch is
         a pure function of k; with split='validation' one pass over the held-out set.
-      vocabulary: of the data (see `vocab_alignment.VocabularyLike`).
+      vocabulary: of the data.
       score: held-out metrics that are no means over rows, from the task's outputs.
       programs: `programs_of(config)`, where another run has it already.
       stop: where several runs follow each other, so that a signal stops them all.
@@ -169,7 +169,7 @@ class _Run:
         workdir: Path,
         batches: Batches,
         programs: Programs,
-        vocabulary,
+        vocabulary: Vocabulary,
         stack: contextlib.ExitStack,
     ):
         self._config, self.workdir = config, workdir
@@ -256,5 +256,5 @@ def check_learned(state: TrainState, workdir: Path) -> None:
 def _summary(step: int, values: dict[str, float]) -> str:
     if not values:
         return f'step {step}: nothing is held out, so there is no evaluation'
-    shown = {name: value for name, value in values.items() if not name.startswith(PARTS)}
+    shown = {name: value for name, value in values.items() if not is_detail(name)}
     return f'step {step} held out: ' + '  '.join(f'{name} {value:.3f}' for name, value in shown.items())

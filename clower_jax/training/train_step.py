@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import optax
 
 from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.objectives.base import Objective
 from clower_jax.parallel import precision
 from clower_jax.training import optim
 
 
-def make_train_step(task, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
+def make_train_step(task: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
     """jit of (state, batch, key) → (state, sums); the state is donated.
 
     The dropout key is a function of the run's key and the step. A gradient or an update that is not

@@ -1,0 +1,90 @@
+"""What an objective is, and what of data it needs: the seams that the training loop is written against.
+
+An objective is any object with the methods of `Objective`; nothing is inherited. It has a place in
+objectives/registry.py, a config in configs/, and readers of its data in input_pipeline; the loop stays.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+SumsByName = dict[str, tuple[jax.Array, jax.Array]]  # metric → (sum, count), fp32 scalars
+
+
+class Objective(Protocol):
+    """A pure loss over a batch. Parameters are a nested dict of fp32 arrays, a batch is a dict of arrays
+    [B, …]."""
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters."""
+
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+        """The loss that is minimised, and the sums behind it, whose means over any number of batches are
+        exact. key: of dropout; None: none."""
+
+    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+        """The sums of one batch, without dropout, and outputs, arrays [B, …] that a scorer on the host turns
+        into metrics that are no means; {} where there are none."""
+
+    def total(self, means: dict) -> Any:
+        """The loss, a scalar, out of the metrics' means."""
+
+    def step_flops(self, config: ConfigDict) -> float:
+        """FLOPs of a training step, forward and backward; 0 where steps differ."""
+
+
+class Vocabulary(Protocol):
+    """The tokens that a model reads: base rows first, then words, each with the base rows of its pieces."""
+
+    @property
+    def tokens(self) -> Sequence[str]: ...
+
+    @property
+    def base_size(self) -> int: ...
+
+    def pieces(self) -> Sequence[tuple[int, ...]]:
+        """Of each word, in order."""
+
+
+class Data(Protocol):
+    """Labelled data of one task, in splits 'train', 'validation' and 'test', as far as there are any: see
+    `input_pipeline.finetuning.data.Data`."""
+
+    splits: Mapping[str, Any]
+    counts: Mapping[str, Mapping[str, Any]]
+
+    def batches(
+        self,
+        config: ConfigDict,
+        start_step: int = 0,
+        split: str = 'train',
+        rows: tuple[int, int] | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches from `start_step` on: of 'train' without end, of the others one pass."""
+
+
+class Split(Protocol):
+    """One split of `Data` that a model is evaluated on. `decode` reads the outputs of a pass, once; the
+    others take what it found."""
+
+    def decode(self, outputs: list[dict[str, np.ndarray]]) -> Any: ...
+
+    def score(self, found: Any) -> dict[str, float]: ...
+
+    def confusion(self, found: Any) -> np.ndarray | None: ...
+
+    def write_predictions(self, folder: Path, found: Any) -> None: ...
+
+
+def higher_is_better(metric: str) -> bool:
+    """Of a metric by its name: all but losses."""
+    return not metric.startswith('loss')
+
+
+def is_detail(metric: str) -> bool:
+    """Whether a held-out metric is for the files alone, not the console: parts of `loss`, and counts."""
+    return metric.startswith(('loss_', 'anchors'))
