@@ -254,7 +254,9 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
     if worse := finetune.got_worse(results):
         lines.append(f'Worse than before training: {"; ".join(worse)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
-    reason = export.why_no_bert(config.model.kind, config.task, config.model.get('classify_from', 'pooler'))
+    reason = export.why_no_bert(
+        config.model.kind or 'bert', config.task, config.model.get('classify_from', 'pooler')
+    )
     if reason:
         lines += [f'Next: {predict}', f'(For export: this model {reason}.)']
     else:

@@ -18,6 +18,7 @@ from clower_jax.experiments import tables
 from clower_jax.experiments.tables import Cell
 from clower_jax.training import finetune, init_state
 from clower_jax.utils import settings
+from configs import pretrain
 from configs import tables as config_file
 from helpers import finetuned
 from helpers.batches import text
@@ -528,9 +529,11 @@ def test_a_real_grid(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(finetune, 'summary', stopped)
-        said = jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
+        said = jobs.tables(
+            jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS)
+        )
     assert [path.parent.parent.name for path in tmp_path.glob('grid/cells/*/*/results.json')] == ['random']
-    said = jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
+    said = jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS))
     assert said.count('| again |') == 1 and '± ' in said and 'figure2.png' not in said
     cells = {
         cell['model']: cell for cell in json.loads((tmp_path / 'grid' / 'tables.json').read_text('utf-8'))
@@ -544,4 +547,6 @@ def test_a_real_grid(tmp_path, monkeypatch):
     }.items():
         config.models = models
         with pytest.raises(ValueError, match=message):
-            jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid'))
+            jobs.tables(
+                jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS)
+            )

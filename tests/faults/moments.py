@@ -63,17 +63,17 @@ class Watch:
         take longer than all else of so small a run."""
         from clower_jax.checkpoints.orbax_store import Checkpoints
         from clower_jax.experiments import tables
-        from clower_jax.training import evaluate, finetune, run_log, train_step
+        from clower_jax.training import evaluate, finetune, loop, run_log
 
         for name in ('draw_curves', 'draw_confusion'):
             setattr(run_log, name, lambda *args: None)
 
-        make_train_step = train_step.make_train_step
+        make_train_step = loop.make_train_step
 
         def making(*args):
             return self._telling('step', make_train_step(*args))
 
-        train_step.make_train_step = making  # type: ignore[assignment]
+        loop.make_train_step = making  # type: ignore[assignment]
         for owner, name, phase in (
             (Checkpoints, 'save', 'save'),
             (Checkpoints, 'save_params', 'save'),

@@ -11,10 +11,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from clower_jax import Encoder, convert, jobs
 from clower_jax.interop import init_weights
 from clower_jax.interop.export import export
+from clower_jax.objectives import registry
 from clower_jax.training import finetune
 from clower_jax.training.source import as_trained, with_source
 from configs import classify, cmrc, mirror
-from helpers import workdirs
+from helpers import synthetic, workdirs
 from helpers.sentence_folder import TEXTS
 from input_pipeline.datasets import labelled
 from input_pipeline.finetuning import classification
@@ -114,7 +115,7 @@ def test_it_starts_from_the_trained_word_encoder(pretrained, tmp_path):
         assert (config.data.segmenter, len(vocabulary)) == ('jieba', len(workdirs.BASE + workdirs.WORDS))
         config.data.labels = ('a', 'b')
         config.model.vocab_size, config.model.base_vocab_size = len(vocabulary), vocabulary.base_size
-        params = workdirs.tasks.from_config(config).init(jax.random.key(0))
+        params = registry.from_config(config).init(jax.random.key(0))
         params, report = init_weights.load_initial(params, source, vocabulary, config.model.num_heads)
         assert sorted(report.random) == ['classifier/bias', 'classifier/kernel']
         found.append(workdirs.flax.traverse_util.flatten_dict(params, sep='/'))
@@ -191,7 +192,7 @@ def test_what_reads_no_words(pretrained, tmp_path, of, config, changes, message)
 
 
 def test_pre_training_does_not_start_from_words(pretrained):
-    params = workdirs.synthetic.random_params(workdirs.tasks.from_config(workdirs.config_of('pretrain')))
+    params = synthetic.random_params(registry.from_config(workdirs.config_of('pretrain')))
     vocabulary = Vocabulary(workdirs.BASE + workdirs.WORDS, len(workdirs.BASE))
     with pytest.raises(ValueError, match='holds a word encoder, and what would start from it reads charac'):
         init_weights.load_initial(params, pretrained[1], vocabulary, 4)

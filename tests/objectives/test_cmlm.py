@@ -13,8 +13,7 @@ import tensorflow as tf
 import torch
 import transformers
 
-import run as job
-from clower_jax import Encoder, replay
+from clower_jax import Encoder, jobs, replay
 from clower_jax.interop import hf_bert
 from clower_jax.interop.export import export, state_dict
 from clower_jax.objectives import registry
@@ -225,7 +224,7 @@ def test_from_text_to_hugging_face(tmp_path):
     config.total_steps, config.optim.warmup_steps = 2, 1
     config.model.update(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)
     workdir = tmp_path / 'cmlm'
-    job.pretrain_job(config, 'configs/pretrain.py:cmlm', workdir)
+    jobs.pretraining(jobs.Job(config, 'configs/pretrain.py:cmlm', workdir))
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     assert {row['split'] for row in rows} == {'train', 'validation'}
     assert all('loss_mlm_char' in row and 'loss_sop' not in row for row in rows)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import run as job
+from clower_jax import jobs
 from clower_jax.interop.export import export
 from clower_jax.objectives.pretraining import Pretrain
 from configs import pretrain
@@ -312,6 +312,9 @@ class Small:
 
     cls, sep, mask = synthetic.CLS, synthetic.SEP, synthetic.MASK
 
+    def anchor_mask(self, longest):
+        return np.zeros(synthetic.VOCAB_SIZE, bool)
+
     def random_ids(self, base_only):
         assert base_only
         return np.arange(5, synthetic.BASE_SIZE, dtype=np.int32)
@@ -402,7 +405,7 @@ def test_macbert_from_text_to_hugging_face(config, tmp_path):
             replaced += similar.get(word) == ''.join(vocabulary.tokens[token] for token in now)
     assert replaced > 5
     workdir = tmp_path / 'macbert'
-    job.pretrain_job(config, 'configs/pretrain.py:macbert', workdir)
+    jobs.pretraining(jobs.Job(config, 'configs/pretrain.py:macbert', workdir))
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     assert {'loss_mlm_char', 'loss_sop'} <= set(rows[-1])
     export(workdir, tmp_path / 'hf')
@@ -414,11 +417,11 @@ def test_fully_explored_through_a_run(config, tmp_path):
     config = with_changes(config, **pretrain.SYSTEMS['fully_explored'])
     config.total_steps, config.data.eval_examples, config.optim.warmup_steps = 2, 8, 0
     config.model.update(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)
-    job.pretrain_job(config, 'configs/pretrain.py:fully_explored', tmp_path / 'run')
+    jobs.pretraining(jobs.Job(config, 'configs/pretrain.py:fully_explored', tmp_path / 'run'))
     rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
     assert rows[0]['loss_mlm_char'] > 0
     export(tmp_path / 'run', tmp_path / 'hf')
     assert 'under 4 disjoint masks' in (tmp_path / 'hf' / 'README.md').read_text('utf-8')
     config.data.explored_masks = 2
     with pytest.raises(ValueError, match='data.explored_masks: 4 → 2'):
-        job.pretrain_job(config, 'configs/pretrain.py:fully_explored', tmp_path / 'run')
+        jobs.pretraining(jobs.Job(config, 'configs/pretrain.py:fully_explored', tmp_path / 'run'))

@@ -155,7 +155,7 @@ def half(path):
     [
         (half, r'config\.json is no JSON .*put it back from a copy, or begin anew'),
         (lambda path: path.write_bytes(b''), r'config\.json is no JSON .*put it back from a copy'),
-        (lambda path: path.unlink(), r'config\.json is missing\. .*put it back from a copy'),
+        (lambda path: path.unlink(), r'config\.json is missing: .*put it back from a copy'),
     ],
 )  # fmt: skip
 def test_a_damaged_config_is_not_passed_over(begun, harm, message):

@@ -13,7 +13,7 @@ FATAL = (
 
 def ends(code: str) -> tuple[int, str]:
     """(exit status, standard error) of a process that listens and then runs `code`."""
-    lines = f"import os, sys\nfrom clower_jax import last_words\nlast_words.listen('LOST.')\n{code}"
+    lines = f"import os, sys\nfrom clower_jax.utils import last_words\nlast_words.listen('LOST.')\n{code}"
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(
         [sys.executable, '-c', lines], env=environment, capture_output=True, text=True, timeout=60

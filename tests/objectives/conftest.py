@@ -1,0 +1,3 @@
+"""Fixtures that several files here take."""
+
+from helpers.mlctl import params  # noqa: F401
