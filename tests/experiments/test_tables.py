@@ -527,13 +527,14 @@ def test_a_real_grid(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         return summary(*args)
 
+    job = jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS)
     with monkeypatch.context() as patch:
         patch.setattr(finetune, 'summary', stopped)
         said = jobs.tables(
             jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS)
         )
     assert [path.parent.parent.name for path in tmp_path.glob('grid/cells/*/*/results.json')] == ['random']
-    said = jobs.tables(jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS))
+    said = jobs.tables(job)
     assert said.count('| again |') == 1 and '± ' in said and 'figure2.png' not in said
     cells = {
         cell['model']: cell for cell in json.loads((tmp_path / 'grid' / 'tables.json').read_text('utf-8'))

@@ -63,10 +63,10 @@ class Watch:
         take longer than all else of so small a run."""
         from clower_jax.checkpoints.orbax_store import Checkpoints
         from clower_jax.experiments import tables
-        from clower_jax.training import evaluate, finetune, loop, run_log
+        from clower_jax.training import evaluate, finetune, loop, plots, run_log
 
-        for name in ('draw_curves', 'draw_confusion'):
-            setattr(run_log, name, lambda *args: None)
+        for owner, name in ((run_log, 'draw_curves'), (plots, 'draw_confusion')):
+            setattr(owner, name, lambda *args: None)
 
         make_train_step = loop.make_train_step
 

@@ -256,13 +256,13 @@ def judged_by_its_mean_vector(workdir, tmp_path):
     config = configs_vectors.get_config('similarity')
     for key, value in (('--config.init_from', str(workdir)), ('--config.data.test', str(pairs))):
         with pytest.raises(ValueError, match=f'give {key}='):
-            job.vectors_job(config, 'configs/vectors.py', tmp_path / 'none')
+            jobs.vectors(jobs.Job(config, 'configs/vectors.py', tmp_path / 'none'))
         config.update_from_flattened_dict({key.removeprefix('--config.'): value})
     vectors = {pooling: Encoder.load(workdir, pooling).encode(texts) for pooling in ('mean', 'cls')}
     for variant, metrics in (('similarity', {'spearman'}), ('retrieval', {'acc_ab', 'mrr', 'recall_1'})):
         config = configs_vectors.get_config(variant)
         config.init_from, config.data.test = str(workdir), str(pairs)
-        said = job.vectors_job(config, 'configs/vectors.py', tmp_path / variant)
+        said = jobs.vectors(jobs.Job(config, 'configs/vectors.py', tmp_path / variant))
         results = json.loads((tmp_path / variant / 'results.json').read_text('utf-8'))
         assert results['test'].keys() >= metrics and 'results.json' in said
     lines = (tmp_path / 'similarity' / 'predictions.json').read_text('utf-8').splitlines()
