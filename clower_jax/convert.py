@@ -119,7 +119,7 @@ def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
 def _draw(init: Callable[[jax.Array], dict], paths: list[str]) -> dict[str, jax.Array]:
     """These parameters by path as `init` draws them with seed 0; the others are not computed."""
 
-    def chosen(key):
+    def chosen(key: jax.Array) -> dict[str, jax.Array]:
         flat = flax.traverse_util.flatten_dict(init(key), sep='/')
         return {path: flat[path] for path in paths}
 

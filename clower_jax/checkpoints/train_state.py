@@ -1,6 +1,7 @@
 """The state of a training run: what a checkpoint holds."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -10,6 +11,8 @@ from jax.sharding import Mesh
 
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.precision import LossScale
+
+Tree = TypeVar('Tree')
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -33,7 +36,7 @@ class TrainState(flax.struct.PyTreeNode):
     ) -> 'TrainState':
         """The state before the first step."""
 
-        def zero():  # two buffers: a donated state must not hold one buffer twice
+        def zero() -> jax.Array:  # two buffers: a donated state must not hold one buffer twice
             return jnp.zeros((), jnp.int32)
 
         return cls(
@@ -51,7 +54,7 @@ def abstract_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
     return _abstract(mesh, jax.eval_shape(create))
 
 
-def _abstract(mesh: Mesh, shapes):
+def _abstract(mesh: Mesh, shapes: Tree) -> Tree:
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,

@@ -97,7 +97,7 @@ def measure(
     params = jax.device_put(flax.traverse_util.unflatten_dict(flat, sep='/'))
 
     @jax.jit
-    def vectors(params, batch):
+    def vectors(params: dict, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         char, word = (
             model.apply(
                 {'params': params}, view, batch[f'{view}_ids'], batch[f'{view}_segments'], method='encode'

@@ -63,7 +63,9 @@ def logistic(
     for penalty in penalties:
         scale = 1 / np.sqrt(values / 4 + penalty)[:, None]
 
-        def loss(flat: np.ndarray, penalty: float = penalty, scale: np.ndarray = scale):
+        def loss(
+            flat: np.ndarray, penalty: float = penalty, scale: np.ndarray = scale
+        ) -> tuple[float, np.ndarray]:
             scaled, intercept = np.split(flat.reshape(-1, num_classes), [-1])
             weights = scaled * scale
             logits = x @ weights + intercept

@@ -1,9 +1,11 @@
 """Google's TensorFlow checkpoints of BERT, which the paper starts from, under Hugging Face's tensor names."""
 
+import functools
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +27,8 @@ _HEADS = {
     'output_bias': 'classifier.bias',
 }
 _LEAVES = {'kernel': 'weight', 'gamma': 'weight', 'beta': 'bias'}
+
+T = TypeVar('T')
 
 
 class Variables(NamedTuple):
@@ -90,7 +94,7 @@ def read_tensors(prefix: Path) -> dict[str, np.ndarray]:
         log.warning('%s: its names begin with %s, which is not read', prefix, found.prefix)
     tensors = {}
     for name, stored in found.stored.items():
-        value = _checked(prefix, lambda stored=stored: reader.get_tensor(stored))
+        value = _checked(prefix, functools.partial(reader.get_tensor, stored))
         tensors[hugging_face_name(name)] = value.T if name.endswith('/kernel') else value
     return tensors
 
@@ -104,13 +108,13 @@ def hugging_face_name(name: str) -> str:
     return '.'.join(filter(None, (re.sub(r'\blayer_(\d+)', r'layer.\1', module).replace('/', '.'), leaf)))
 
 
-def _reader(prefix: Path):
+def _reader(prefix: Path) -> Any:  # its class has no public name
     import tensorflow as tf  # some seconds, and only where there is such a checkpoint
 
     return _checked(prefix, lambda: tf.train.load_checkpoint(str(prefix)))
 
 
-def _checked(prefix: Path, read):
+def _checked(prefix: Path, read: Callable[[], T]) -> T:
     """`read()`, its errors in plain words."""
     try:
         return read()

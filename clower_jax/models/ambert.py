@@ -1,6 +1,7 @@
 """AMBERT (Zhang et al. 2020, arXiv 2008.11869): one set of encoder weights reads characters and words, each
 through an embedding layer of its own."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,8 @@ class Ambert(Clower):
     base rows alone, `coarse_embeddings` that of words. The heads are a view's own, their decoders its table.
     """
 
-    def setup(self):
-        def embeddings(rows):
+    def setup(self) -> None:
+        def embeddings(rows: int) -> Embeddings:
             return Embeddings(self.shape, rows, self.max_positions, self.dtype)
 
         self.embeddings = embeddings(self.base_vocab_size)
@@ -31,7 +32,7 @@ class Ambert(Clower):
         """The view's own."""
         return self.embeddings if view == 'char' else self.coarse_embeddings
 
-    def _part(self, view, part):
+    def _part(self, view: str, part: str) -> nn.Module:
         return self.char_encoder if part == 'encoder' and view in VIEWS else super()._part(view, part)
 
 
@@ -50,7 +51,7 @@ class AmbertClassifier(Classifier):
         """The parts of a batch that it reads."""
         return (*super().inputs, 'word_ids', 'word_segments')
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.coarse_embeddings = Embeddings(self.shape, self.word_vocab_size, self.max_positions, self.dtype)
 

@@ -59,7 +59,7 @@ class BertShape:
         """From `config.model`; what it does not say is as it is by default."""
         return cls(**{f.name: model[f.name] for f in dataclasses.fields(cls) if f.name in model})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f'model.hidden_size={self.hidden_size} is not a multiple of model.num_heads={self.num_heads}'
@@ -85,7 +85,7 @@ def gelu(x: jax.Array) -> jax.Array:
     return _gelu_and_derivative(x)[0]
 
 
-def _gelu_and_derivative(x):
+def _gelu_and_derivative(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     x32 = x.astype(jnp.float32)
     cdf = 0.5 * (1.0 + jax.lax.erf(x32 * np.float32(np.sqrt(0.5))))
     density = jnp.exp(-0.5 * x32 * x32) * np.float32(1 / np.sqrt(2 * np.pi))
@@ -160,10 +160,10 @@ class BertLayer(nn.Module):
             None if keys is None else dropout.keys_at(keys, places[i]) for i in range(len(PLACES))
         )
 
-        def linear(features, name):
+        def linear(features: int, name: str) -> Dense:
             return Dense(features, dtype, shape.initializer_range, name=name)
 
-        def heads(name):
+        def heads(name: str) -> jax.Array:
             h = linear(shape.hidden_size, f'attention.self.{name}')(x)
             h = h.reshape(*h.shape[:-1], shape.num_heads, -1).swapaxes(1, 2)  # (B, N, L, H)
             return checkpoint_name(h, SAVED)
@@ -192,7 +192,7 @@ class BertEncoder(nn.Module):
     shape: BertShape
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         policy = REMAT[self.shape.remat]
         layer = BertLayer if policy is None else nn.remat(BertLayer, policy=policy)
         self.layers = [
@@ -210,12 +210,14 @@ class BertEncoder(nn.Module):
             x = layer(x, attends, keys, of_layer)
         return x
 
-    def _scanned(self, x, attends, keys, places):
+    def _scanned(
+        self, x: jax.Array, attends: jax.Array, keys: jax.Array | None, places: np.ndarray
+    ) -> jax.Array:
         """The same as one loop over parameters that are stacked here: elsewhere every layer has its own."""
         of_layers = [self.variables['params'][layer.name] for layer in self.layers]
         layer = BertLayer(self.shape, self.dtype, parent=None)
 
-        def step(x, of_layer):
+        def step(x: jax.Array, of_layer: tuple[dict, jax.Array | np.ndarray]) -> tuple[jax.Array, None]:
             params, places = of_layer
             return layer.apply({'params': params}, x, attends, keys, places), None
 

@@ -25,10 +25,10 @@ class Embeddings(nn.Module):
     max_positions: int
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         normal = nn.initializers.normal(self.shape.initializer_range)
 
-        def table(rows, name):
+        def table(rows: int, name: str) -> nn.Embed:
             return nn.Embed(rows, self.shape.hidden_size, embedding_init=normal, name=name)
 
         self.word_embeddings = table(self.vocab_size, 'word_embeddings')
@@ -82,7 +82,7 @@ class Clower(nn.Module):
         names = ('ids', 'segments', 'mlm_positions')
         return tuple(f'{view}_{name}' for view in self.views for name in names)
 
-    def setup(self):
+    def setup(self) -> None:
         self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
         for view in self.views:
             setattr(self, f'{view}_encoder', BertEncoder(self.shape, self.dtype))

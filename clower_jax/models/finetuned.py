@@ -26,7 +26,7 @@ class _OneEncoder(nn.Module):
         """The parts of a batch that it reads."""
         return f'{self.view}_ids', f'{self.view}_segments'
 
-    def setup(self):
+    def setup(self) -> None:
         self.embeddings = Embeddings(self.shape, self.vocab_size, self.max_positions, self.dtype)
         setattr(self, f'{self.view}_encoder', BertEncoder(self.shape, self.dtype))
 
@@ -55,7 +55,7 @@ class Classifier(_OneEncoder):
     num_labels: int
     classify_from: str
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.dropout = Dropout(self.shape.dropout)
         self.classifier = Dense(self.num_labels, self.dtype, self.shape.initializer_range)
@@ -83,7 +83,7 @@ class SpanFinder(_OneEncoder):
     the answer's first and its last.
     """
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.qa_outputs = Dense(2, self.dtype, self.shape.initializer_range)
 

@@ -18,7 +18,7 @@ class MlmHead(nn.Module):
     vocab_size: int
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         self.bias = self.param('bias', nn.initializers.zeros, (self.vocab_size,))
         self.transform = Dense(
             self.shape.hidden_size, self.dtype, self.shape.initializer_range, name='transform.dense'

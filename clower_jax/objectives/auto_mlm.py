@@ -43,7 +43,7 @@ class Fusion(nn.Module):
 class AutoMlmEncoder(SentenceEncoder):
     """`SentenceEncoder` with the joint of token and sentence, and BERT's MLM head on top of it."""
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.fusion = Fusion(self.shape, self.dtype)
         self.char_mlm = MlmHead(self.shape, self.vocab_size, self.dtype)

@@ -36,7 +36,7 @@ class ConditionalBert(Clower):
         """The parts of a batch that it reads."""
         return ('context_ids', *super().inputs)
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         size = self.vectors * self.shape.hidden_size
         self.projection = Dense(size, self.dtype, self.shape.initializer_range)

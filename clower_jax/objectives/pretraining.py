@@ -168,10 +168,11 @@ class Pretrain:
         """As `_encoded`, a micro-batch at a time; only its results are kept."""
         parts = self.microbatches
 
-        def split(x):  # every device keeps its rows: a micro-batch has some of each device's
+        def split(x: jax.Array) -> jax.Array:
+            # Every device keeps its rows: a micro-batch has some of each device's.
             return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
 
-        def joined(x):
+        def joined(x: jax.Array) -> jax.Array:
             return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
         encoded = jax.checkpoint(lambda part: self._encoded(params, *part))
@@ -190,7 +191,7 @@ class Pretrain:
             operands='bfloat16' if self.model.dtype == jnp.bfloat16 else 'float32',
         )
 
-        def flat(x):
+        def flat(x: jax.Array) -> jax.Array:
             return x.reshape(-1, *x.shape[2:])
 
         sums: SumsByName = {}

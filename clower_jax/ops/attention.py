@@ -9,6 +9,9 @@ import numpy as np
 
 from clower_jax.ops.dropout import dropout
 
+# query, key, value, weights, what came out, keys of dropout.
+_Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def attention(
@@ -32,7 +35,14 @@ def attention(
     return _forward(query, key, value, attends, rate, keys)[0]
 
 
-def _forward(query, key, value, attends, rate, keys):
+def _forward(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    attends: jax.Array,
+    rate: float,
+    keys: jax.Array | None,
+) -> tuple[jax.Array, _Residuals]:
     scores = _dot('BNTH,BNSH->BNTS', query, key) * _scale(query)
     scores = jnp.where(attends[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
@@ -40,7 +50,7 @@ def _forward(query, key, value, attends, rate, keys):
     return out, (query, key, value, weights, out, keys)
 
 
-def _backward(rate, residuals, g):
+def _backward(rate: float, residuals: _Residuals, g: jax.Array) -> tuple[jax.Array | None, ...]:
     query, key, value, weights, out, keys = residuals
     # Σ_s weights·d_weights is g·out, dropout or not: no sum over the whole matrix is needed.
     shift = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)

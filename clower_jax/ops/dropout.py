@@ -45,11 +45,11 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     return jnp.where(keep(x.shape, rate, keys), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
-def _forward(x, rate, keys):
+def _forward(x: jax.Array, rate: float, keys: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
     return dropout(x, rate, keys), keys
 
 
-def _backward(rate, keys, g):
+def _backward(rate: float, keys: jax.Array | None, g: jax.Array) -> tuple[jax.Array, None]:
     return dropout(g, rate, keys), None
 
 

@@ -55,18 +55,24 @@ class _Plan(NamedTuple):
     alignment: int
 
 
+_Sums = tuple[jax.Array, jax.Array, jax.Array]  # loss, correct, count: fp32 scalars
+_Derivatives = tuple[jax.Array, jax.Array, jax.Array]  # of the loss, by vectors, by table, by bias
+_Carry = tuple[jax.Array, tuple[jax.Array, jax.Array]]  # the sums [3]; by table, by bias
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(plan, vectors, table, bias, labels):
-    """loss, correct, count."""
+def _sums(plan: _Plan, vectors: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array) -> _Sums:
     return _on_devices(plan, vectors, table, bias, labels, derivatives=False)[0]
 
 
-def _forward(plan, vectors, table, bias, labels):
+def _forward(
+    plan: _Plan, vectors: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array
+) -> tuple[_Sums, _Derivatives]:
     sums, derivatives = _on_devices(plan, vectors, table, bias, labels, derivatives=True)
     return sums, derivatives
 
 
-def _backward(plan, derivatives, cotangents):
+def _backward(plan: _Plan, derivatives: _Derivatives, cotangents: _Sums) -> tuple[jax.Array | None, ...]:
     scaled = (d.astype(jnp.float32) * cotangents[0] for d in derivatives)
     return *(new.astype(d.dtype) for new, d in zip(scaled, derivatives)), None
 
@@ -74,8 +80,16 @@ def _backward(plan, derivatives, cotangents):
 _sums.defvjp(_forward, _backward)
 
 
-def _on_devices(plan: _Plan, vectors, table, bias, labels, *, derivatives: bool):
-    """((loss, correct, count), (by vectors, by table, by bias)), over all devices."""
+def _on_devices(
+    plan: _Plan,
+    vectors: jax.Array,
+    table: jax.Array,
+    bias: jax.Array,
+    labels: jax.Array,
+    *,
+    derivatives: bool,
+) -> tuple[_Sums, _Derivatives]:
+    """Sums and derivatives over all devices."""
     work = functools.partial(_work, plan.block, plan.alignment, derivatives)
     if plan.mesh is None:
         return work(vectors, table, bias, labels)
@@ -84,12 +98,10 @@ def _on_devices(plan: _Plan, vectors, table, bias, labels, *, derivatives: bool)
             vectors, table, bias, labels
         )
 
-    def of_device(*arrays):
+    def of_device(*arrays: jax.Array) -> tuple[_Sums, _Derivatives]:
         sums, (by_vectors, *by_parameters) = work(*arrays)
-        return jax.lax.psum(sums, sharding.BATCH_AXES), (
-            by_vectors,
-            *jax.lax.psum(by_parameters, sharding.BATCH_AXES),
-        )
+        by_table, by_bias = jax.lax.psum(by_parameters, sharding.BATCH_AXES)
+        return jax.lax.psum(sums, sharding.BATCH_AXES), (by_vectors, by_table, by_bias)
 
     rows, whole = PartitionSpec(sharding.BATCH_AXES), PartitionSpec()
     return jax.shard_map(
@@ -101,7 +113,15 @@ def _on_devices(plan: _Plan, vectors, table, bias, labels, *, derivatives: bool)
     )(vectors, table, bias, labels)
 
 
-def _work(block: int, alignment: int, derivatives: bool, vectors, table, bias, labels):
+def _work(
+    block: int,
+    alignment: int,
+    derivatives: bool,
+    vectors: jax.Array,
+    table: jax.Array,
+    bias: jax.Array,
+    labels: jax.Array,
+) -> tuple[_Sums, _Derivatives]:
     """As `_on_devices`, on one; the derivatives are zeros of the right shape where they are not wanted."""
     number, width = vectors.shape
     size = len(table)
@@ -113,7 +133,9 @@ def _work(block: int, alignment: int, derivatives: bool, vectors, table, bias, l
     vectors = jnp.pad(vectors, ((0, blocks * per_block - number), (0, 0)))
     labels = jnp.pad(labels, (0, blocks * per_block - number), constant_values=IGNORED_LABEL)
 
-    def one(sums, by_parameters, rows, labels):
+    def one(
+        sums: jax.Array, by_parameters: tuple[jax.Array, jax.Array], rows: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
         logits = dot(rows, padded, transposed=True) + padded_bias
         real = labels >= 0
         target = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)
@@ -134,14 +156,14 @@ def _work(block: int, alignment: int, derivatives: bool, vectors, table, bias, l
         return sums, (by_table, by_bias), dot(by_logits, padded).astype(rows.dtype)
 
     shapes = ((size + missing, width), (size + missing,)) if derivatives else ((0, 0), (0,))
-    zeros = tuple(map(jnp.zeros, shapes))
+    zeros = jnp.zeros(shapes[0]), jnp.zeros(shapes[1])
     if blocks == 1:
         sums, by_parameters, by_vectors = one(jnp.zeros(3), zeros, vectors, labels)
     else:
 
-        def step(carry, of_block):
-            *carry, by_rows = one(*carry, *of_block)
-            return tuple(carry), by_rows
+        def step(carry: _Carry, of_block: tuple[jax.Array, jax.Array]) -> tuple[_Carry, jax.Array]:
+            sums, by_parameters, by_rows = one(*carry, *of_block)
+            return (sums, by_parameters), by_rows
 
         split = jax.tree.map(lambda x: x.reshape(blocks, per_block, *x.shape[1:]), (vectors, labels))
         (sums, by_parameters), by_vectors = jax.lax.scan(step, (jnp.zeros(3), zeros), split)

@@ -27,11 +27,15 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return out.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
-def _linear_forward(x, kernel, bias):
+def _linear_forward(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return linear(x, kernel, bias), (x, kernel)
 
 
-def _linear_backward(residuals, g):
+def _linear_backward(
+    residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = residuals
     rows, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     dx = dot(g, kernel.astype(g.dtype), transposed=True).astype(x.dtype).reshape(x.shape)
@@ -50,7 +54,7 @@ def dot(a: jax.Array, b: jax.Array, transposed: bool = False) -> jax.Array:
 def dot_first(a: jax.Array, b: jax.Array) -> jax.Array:
     """fp32 [M, N] = aᵀ · b of a [K, M] and b [K, N]."""
 
-    def plain(a, b):
+    def plain(a: jax.Array, b: jax.Array) -> jax.Array:
         return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
     if a.dtype == jnp.float32:
@@ -77,11 +81,11 @@ def rows_at(x: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, positions[..., None], axis=1)
 
 
-def _rows_at_forward(x, positions):
+def _rows_at_forward(x: jax.Array, positions: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return rows_at(x, positions), (positions, jnp.zeros((x.shape[0], x.shape[1], 0), x.dtype))
 
 
-def _rows_at_backward(residuals, g):
+def _rows_at_backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, None]:
     positions, like = residuals
     chosen = (positions[..., None] == jnp.arange(like.shape[1])).astype(g.dtype)  # (B, P, L)
     if like.shape[0] == 1 and len(positions) > 1:

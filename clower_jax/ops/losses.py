@@ -10,8 +10,7 @@ import jax.numpy as jnp
 IGNORED_LABEL = -100
 
 
-@flax.struct.dataclass
-class Sums:
+class Sums(flax.struct.PyTreeNode):
     """A loss over `count` items: its sum and the number of them that were predicted right (fp32 scalars)."""
 
     loss: jax.Array

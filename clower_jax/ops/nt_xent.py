@@ -10,7 +10,8 @@ backward pass as many columns too, so that no gradients have to be sent.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -112,29 +113,38 @@ class _Softmaxes(NamedTuple):
     pull: jax.Array  # Σ over both directions of softmax_i − 1: the loss's derivative by s_ii
 
 
+T = TypeVar('T')
+F = TypeVar('F', bound=Callable)
+_Scalars = tuple[jax.Array, jax.Array, jax.Array]  # loss, correct, count, in fp32
+_Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, _Softmaxes, _Items | None]
+_Seen = tuple[jax.Array, jax.Array]  # fp32 [T] each; see `_meet`
+_Sides = tuple[jax.Array, jax.Array | None]  # the sums of a row of tiles and, if wanted, of all columns
+
+
 # ---- value and derivative, device by device ----
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(plan: _Plan, a, b, real, ids):
-    """(loss, correct, count), fp32 scalars."""
+def _sums(plan: _Plan, a: jax.Array, b: jax.Array, real: jax.Array, ids: jax.Array) -> _Scalars:
     return _forward(plan, a, b, real, ids)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(plan: _Plan, a, b, real, ids):
+def _forward(
+    plan: _Plan, a: jax.Array, b: jax.Array, real: jax.Array, ids: jax.Array
+) -> tuple[_Scalars, _Kept]:
     """The sums, and all that the derivative starts from."""
 
-    def on_device(*arrays):
-        sums, *kept = _each_group(functools.partial(_forward_group, plan), *_split(plan, arrays))
+    def on_device(*arrays: jax.Array) -> tuple[jax.Array, _Softmaxes, _Items | None]:
+        sums, softmaxes, columns = _each_group(functools.partial(_forward_group, plan), *_split(plan, arrays))
         sums = sums.sum(0)
-        return jax.lax.psum(sums, sharding.BATCH_AXES) if plan.mesh else sums, *kept
+        return jax.lax.psum(sums, sharding.BATCH_AXES) if plan.mesh else sums, softmaxes, columns
 
     sums, softmaxes, columns = _on_devices(plan, on_device, 'rrrr', 'wrw')(a, b, real, ids)
     return tuple(sums), (a, b, real, ids, softmaxes, columns)
 
 
-def _backward(plan: _Plan, kept, cotangents):
+def _backward(plan: _Plan, kept: _Kept, cotangents: _Scalars) -> tuple[jax.Array | None, ...]:
     return *_gradients(plan, cotangents[0], *kept), None, None
 
 
@@ -142,10 +152,27 @@ _sums.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _gradients(plan: _Plan, cotangent, a, b, real, ids, softmaxes, columns):
+def _gradients(
+    plan: _Plan,
+    cotangent: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    real: jax.Array,
+    ids: jax.Array,
+    softmaxes: _Softmaxes,
+    columns: _Items | None,
+) -> tuple[jax.Array, ...]:
     """The gradients of a and b, from what `_forward` kept and the cotangent of the loss (fp32 scalar)."""
 
-    def on_device(cotangent, a, b, real, ids, softmaxes, columns):
+    def on_device(
+        cotangent: jax.Array,
+        a: jax.Array,
+        b: jax.Array,
+        real: jax.Array,
+        ids: jax.Array,
+        softmaxes: _Softmaxes,
+        columns: _Items | None,
+    ) -> tuple[jax.Array, ...]:
         function = functools.partial(_backward_group, plan)
         by_units = _each_group(function, *_split(plan, (a, b, real, ids)), softmaxes, columns)
         scale = cotangent * (0.5 / plan.temperature)
@@ -154,7 +181,7 @@ def _gradients(plan: _Plan, cotangent, a, b, real, ids, softmaxes, columns):
     return _on_devices(plan, on_device, 'wrrrrrw', 'rr')(cotangent, a, b, real, ids, softmaxes, columns)
 
 
-def _on_devices(plan: _Plan, function, inputs: str, outputs: str):
+def _on_devices(plan: _Plan, function: F, inputs: str, outputs: str) -> F:
     """`function` on each device: r is its rows of an array, w the whole of it."""
     if plan.mesh is None:
         return function
@@ -164,14 +191,14 @@ def _on_devices(plan: _Plan, function, inputs: str, outputs: str):
     return jax.shard_map(function, mesh=plan.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _split(plan: _Plan, arrays):
+def _split(plan: _Plan, arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """[n, …] → [groups, n / groups, …], of a device's items."""
     groups = max(1, plan.groups // plan.shards)
     return [x.reshape(groups, -1, *x.shape[1:]) for x in arrays]
 
 
-def _each_group(function, *arrays):
-    """`function` mapped over the first axis of its arguments."""
+def _each_group(function: Callable[..., T], *arrays: Any) -> T:
+    """`function` mapped over the first axis of its arguments, trees of arrays, the first of them an array."""
     if len(arrays[0]) > 1:
         return jax.vmap(function)(*arrays)
     # To map over one group would cost copies.
@@ -181,12 +208,14 @@ def _each_group(function, *arrays):
 # ---- one group of items ----
 
 
-def _forward_group(plan: _Plan, a, b, real, ids):
+def _forward_group(
+    plan: _Plan, a: jax.Array, b: jax.Array, real: jax.Array, ids: jax.Array
+) -> tuple[jax.Array, _Softmaxes, _Items | None]:
     """Sums [3], what is to be kept of the own items, and the b of all devices where they were gathered."""
     rows, columns = _items(plan, a, real, ids), _items(plan, b, real, ids, everyone=True)
     k, size = rows.real.shape
 
-    def block(by_column, row):
+    def block(by_column: _Seen, row: _Items) -> tuple[_Seen, tuple[_Seen, jax.Array]]:
         by_row, more, diagonals = jax.lax.map(functools.partial(_meet, plan, row), columns)
         own = diagonals[row.place[0] // size]
         return _join(by_column, more), (_join(by_row), own)
@@ -208,7 +237,15 @@ def _forward_group(plan: _Plan, a, b, real, ids):
     return jnp.stack(sums), kept, columns if plan.axes else None
 
 
-def _backward_group(plan: _Plan, a, b, real, ids, softmaxes: _Softmaxes, columns_b: _Items | None):
+def _backward_group(
+    plan: _Plan,
+    a: jax.Array,
+    b: jax.Array,
+    real: jax.Array,
+    ids: jax.Array,
+    softmaxes: _Softmaxes,
+    columns_b: _Items | None,
+) -> tuple[jax.Array, ...]:
     """The gradients of 2 · temperature · loss by the unit vectors of the own a and b, fp32 [n, D]."""
     rows_a, rows_b = _items(plan, a, real, ids), _items(plan, b, real, ids)
     lse_a, lse_b, pull = softmaxes
@@ -218,14 +255,14 @@ def _backward_group(plan: _Plan, a, b, real, ids, softmaxes: _Softmaxes, columns
         # Its own rows, and its own columns, of all scores: no device has to hand gradients to another.
         columns_a = _items(plan, a, real, ids, everyone=True)
         all_a, all_b = jnp.moveaxis(_gather(plan, jnp.stack([lse_a, lse_b], axis=1)), 1, 0)
-        d_a, _ = _weigh(plan, rows_a, columns_b, lse_a, all_b, both=False)
-        d_b, _ = _weigh(plan, rows_b, columns_a, lse_b, all_a, both=False)
+        (d_a,) = _weigh(plan, rows_a, columns_b, lse_a, all_b, both=False)
+        (d_b,) = _weigh(plan, rows_b, columns_a, lse_b, all_a, both=False)
     d_a += pull[..., None] * rows_b.units
     d_b += pull[..., None] * rows_a.units
     return tuple(d.reshape(-1, d.shape[-1])[: len(real)] for d in (d_a, d_b))
 
 
-def _items(plan: _Plan, x, real, ids, everyone: bool = False) -> _Items:
+def _items(plan: _Plan, x: jax.Array, real: jax.Array, ids: jax.Array, everyone: bool = False) -> _Items:
     """The items [n, …] of this device, or of all devices that the group lies across, in tiles."""
     size = _tile_size(len(real), plan.tile)
     padding = -len(real) % size
@@ -254,7 +291,7 @@ def _tile_size(number: int, longest: int) -> int:
     return size if size == number else min(longest, -(-size // 64) * 64)
 
 
-def _gather(plan: _Plan, x):
+def _gather(plan: _Plan, x: jax.Array) -> jax.Array:
     """[n, …] of each device → [d · n, …] on all of them."""
     return jax.lax.all_gather(x, plan.axes, tiled=True)
 
@@ -269,7 +306,7 @@ def _unit(x: jax.Array) -> jax.Array:
 # ---- tiles of scores ----
 
 
-def _product(plan: _Plan, x, y, contract: tuple[int, int]):
+def _product(plan: _Plan, x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:
     """The fp32 product of two matrices over an axis of each."""
     exact = 'highest' if plan.operands == jnp.float32 else 'default'
     x, y = x.astype(plan.operands), y.astype(plan.operands)
@@ -277,13 +314,13 @@ def _product(plan: _Plan, x, y, contract: tuple[int, int]):
     return jax.lax.dot_general(x, y, dimensions, precision=exact, preferred_element_type=jnp.float32)
 
 
-def _scores(plan: _Plan, row: _Items, column: _Items):
+def _scores(plan: _Plan, row: _Items, column: _Items) -> tuple[jax.Array, jax.Array]:
     """A tile of scores, fp32 [T, T], and which of them are negatives."""
     scores = _product(plan, row.units, column.units, (1, 1)) * (1 / plan.temperature)
     return scores, row.real[:, None] & column.real & (row.ids[:, None] != column.ids)
 
 
-def _meet(plan: _Plan, row: _Items, column: _Items):
+def _meet(plan: _Plan, row: _Items, column: _Items) -> tuple[_Seen, _Seen, jax.Array]:
     """What each row of a tile, then each column, sees of its negatives in it; and the tile's diagonal.
 
     It sees (best, Σ_j exp(s_j − best)), where `best` is the score that the partner must reach to count as the
@@ -301,38 +338,43 @@ def _meet(plan: _Plan, row: _Items, column: _Items):
         wins_ties = (first & (off | (scores == partner))).any(axis)
         best = jnp.where(wins_ties, _above(best), best)
         seen.append((best, jnp.exp(scores - jnp.expand_dims(best, axis)).sum(axis)))
-    return *seen, own
+    by_row, by_column = seen
+    return by_row, by_column, own
 
 
-def _above(x):
+def _above(x: jax.Array) -> jax.Array:
     """The next number above x. A subnormal one would not do: processors take it for 0."""
     return jnp.where(x == 0, TINIEST, jnp.nextafter(x, jnp.inf))
 
 
-def _join(*pairs):
+def _join(*pairs: _Seen) -> _Seen:
     """What was seen in several tiles, pairs of [T] or one pair of [K, T], as one pair."""
     bests, totals = pairs[0] if len(pairs) == 1 else (jnp.stack(x) for x in zip(*pairs))
     best = bests.max(0)
     return best, (totals * jnp.exp(bests - best)).sum(0)
 
 
-def _weigh(plan: _Plan, rows: _Items, columns: _Items, lse_rows, lse_columns, both: bool):
+def _weigh(
+    plan: _Plan, rows: _Items, columns: _Items, lse_rows: jax.Array, lse_columns: jax.Array, both: bool
+) -> tuple[jax.Array, ...]:
     """Σ_j g_ij · column_j for each row, and if `both` also Σ_i g_ij · row_i for each column, fp32 [K, T, D].
 
     g_ij is the probability that i takes j for its partner, plus that j takes i; 0 where they are partners.
     """
 
-    def block(d_columns, xs):
+    def block(
+        d_columns: jax.Array | None, xs: tuple[_Items, jax.Array | None, jax.Array]
+    ) -> tuple[jax.Array | None, jax.Array]:
         row, turned, lse_row = xs
 
-        def one(carry, xs):
+        def one(carry: _Sides, xs: tuple[jax.Array, _Items, jax.Array]) -> tuple[_Sides, None]:
             d_row, d_columns = carry
             c, column, lse_column = xs
             scores, negative = _scores(plan, row, column)
             g = jnp.exp(scores - lse_row[:, None]) + jnp.exp(scores - lse_column)
             g = jnp.where(negative, g, 0.0).astype(plan.operands)
             d_row += _product(plan, g, column.units, (1, 0))
-            if both:
+            if d_columns is not None and turned is not None:
                 d_column = d_columns[c] + _product(plan, turned, g, (1, 0))
                 d_columns = jax.lax.dynamic_update_index_in_dim(d_columns, d_column, c, 0)
             return (d_row, d_columns), None
@@ -345,4 +387,4 @@ def _weigh(plan: _Plan, rows: _Items, columns: _Items, lse_rows, lse_columns, bo
     turned = jnp.swapaxes(rows.units, 1, 2) if both else None
     start = jnp.zeros(jnp.swapaxes(columns.units, 1, 2).shape) if both else None
     d_columns, d_rows = jax.lax.scan(block, start, (rows, turned, lse_rows))
-    return d_rows, None if d_columns is None else jnp.swapaxes(d_columns, 1, 2)
+    return (d_rows,) if d_columns is None else (d_rows, jnp.swapaxes(d_columns, 1, 2))

@@ -1,7 +1,7 @@
 """Compute dtypes and the dynamic loss scale of fp16 (Micikevicius et al. 2018)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from clower_jax.utils.settings import DTYPES
+
+Tree = TypeVar('Tree')
 
 FP16_INITIAL_SCALE = 2.0**15
 FP16_FLOOR = 1.0
@@ -87,6 +89,6 @@ def _finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: jnp.isfinite(x).all() for name, x in arrays.items()}
 
 
-def select(condition: jax.Array, if_true, if_false):
+def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
     """One of two trees of the same structure, by a bool []."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), if_true, if_false)

@@ -6,11 +6,14 @@ The model knows nothing of this. Axes: `data` splits the batch; `fsdp` splits th
 
 import math
 import re
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
+
+Tree = TypeVar('Tree')
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
@@ -69,14 +72,14 @@ def data_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def tree_shardings(mesh: Mesh, tree):
+def tree_shardings(mesh: Mesh, tree: Tree) -> Tree:
     """A NamedSharding for each leaf (anything with a shape) of a tree of parameters or of a TrainState."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(mesh, _path_name(path), leaf.shape)), tree
     )
 
 
-def _path_name(path) -> str:
+def _path_name(path: jax.tree_util.KeyPath) -> str:
     return '/'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path)
 
 

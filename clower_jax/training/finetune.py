@@ -5,7 +5,7 @@ import functools
 import logging
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +153,13 @@ def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
     `std` divides by n − 1; it is null for one seed.
     """
 
-    def over(function, found):
+    def over(function: Callable[[list[float]], float | None], found: list) -> Any:
         if not isinstance(found[0], Mapping):
             return function(found)
         names = [name for name in found[0] if name not in ('seed', 'step')]
         return {name: over(function, [one[name] for one in found]) for name in names}
 
-    def deviation(values):
+    def deviation(values: list[float]) -> float | None:
         return statistics.stdev(values) if len(values) > 1 else None
 
     return {

@@ -156,11 +156,11 @@ def first_state(
     is intact, or `init_from` does not fit.
     """
 
-    def create():
+    def create() -> TrainState:
         params = task.init(jax.random.key(config.seed))
         return TrainState.create(params, optimizer, config.dtype, config.optim.initial_loss_scale)
 
-    def create_scale():
+    def create_scale() -> precision.LossScale:
         return precision.LossScale.create(config.dtype, config.optim.initial_loss_scale)
 
     step = checkpoints.latest_step

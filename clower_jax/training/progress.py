@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ class Clock:
         """The step just taken, which was spent compiling, does not count, and was taken in a pause."""
         self._left_out += 1
 
-    def paused(self):
+    def paused(self) -> AbstractContextManager[None]:
         """A context whose duration does not count."""
         return _Paused(self)
 
@@ -62,10 +63,10 @@ class _Paused:
     def __init__(self, clock: Clock):
         self._clock = clock
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._began = time.perf_counter()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._clock._since += time.perf_counter() - self._began
 
 
@@ -85,7 +86,7 @@ class Progress:
     def __enter__(self) -> 'Progress':
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def advance(self, counts: bool = True) -> None:

@@ -1,6 +1,7 @@
 """A signal becomes a save and a clean exit."""
 
 import signal
+from types import FrameType
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ class Stop:
     signal that came, 0 where none has.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal = 0
         self._entered = 0
 
@@ -34,7 +35,7 @@ class Stop:
         self._entered += 1
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._entered -= 1
         if not self._entered:
             for number, handler in self._before.items():
@@ -49,7 +50,7 @@ class Stop:
         self.signal = int(multihost_utils.process_allgather(np.asarray(self.signal)).max())
         return self.requested
 
-    def _ask(self, number, _):
+    def _ask(self, number: int, _: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = int(number)

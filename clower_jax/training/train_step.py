@@ -1,16 +1,20 @@
 """One optimisation step, jitted and donated."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from clower_jax.checkpoints.train_state import TrainState
-from clower_jax.objectives.base import Objective
+from clower_jax.objectives.base import Objective, SumsByName
 from clower_jax.parallel import precision
 from clower_jax.training import optim
 
 
-def make_train_step(task: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
+def make_train_step(
+    task: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> jax.stages.Wrapped:
     """jit of (state, batch, key) → (state, sums); the state is donated.
 
     The dropout key is a function of the run's key and the step. A gradient or an update that is not
@@ -18,11 +22,13 @@ def make_train_step(task: Objective, optimizer: optax.GradientTransformation, sc
     `bad_steps`.
     """
 
-    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+    def step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[TrainState, dict[str, Any]]:
         scale = state.loss_scale.scale
         key = jax.random.fold_in(key, state.step)
 
-        def scaled_loss(params):
+        def scaled_loss(params: dict) -> tuple[jax.Array, SumsByName]:
             loss, sums = task.loss(params, batch, key)
             return loss * scale, sums
 

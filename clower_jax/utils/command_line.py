@@ -11,7 +11,7 @@ import textwrap
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -247,7 +247,8 @@ def _keys(argv: Sequence[str]) -> list[str]:
     return [match[1] for match in found if match]
 
 
-def _at(config: ConfigDict, path: Sequence[str]):
+def _at(config: ConfigDict, path: Sequence[str]) -> Any:
+    """A value of any kind, or a group of them; None where there is none."""
     for name in path:
         config = config[name] if isinstance(config, ConfigDict) and name in config else None
     return config

@@ -50,6 +50,7 @@ MakeBatch = Callable[[Records, tf.Tensor], dict[str, tf.Tensor]]
 Batch = dict[str, np.ndarray]
 Batches = Iterator[Batch]
 Made = tuple[Batch, np.ndarray]
+Make = Callable[[list[bytes], np.ndarray], Made]  # as from `compiled`
 
 
 class Packed(NamedTuple):
@@ -59,7 +60,7 @@ class Packed(NamedTuple):
     widths: packing.Widths
 
 
-def open_split(folder: str | Path, split: str):
+def open_split(folder: str | Path, split: str) -> 'RecordSource':
     """The raw records of a split: `len(source)` and `source.__getitems__(numbers) -> list[bytes]`.
 
     Raises ValueError where the folder holds no such data set, the split no records, or a file is missing or
@@ -79,16 +80,16 @@ def open_split(folder: str | Path, split: str):
     found = () if checked else itertools.starmap(corpus_files.count_problem, shards.items())
     if problems := list(filter(None, found)):
         raise ValueError(corpus_files.refusal(problems))
-    return _Split(shards, source)
+    return RecordSource(shards, source)
 
 
-class _Split:
+class RecordSource:
     """TFDS's data source, whose errors do not say where and what to do.
 
     `shards`: the files in order, with their numbers of records.
     """
 
-    def __init__(self, shards: dict[Path, int], source):
+    def __init__(self, shards: dict[Path, int], source: Any):  # its class is not public
         self._shards, self._source = shards, source
 
     def __len__(self) -> int:
@@ -130,7 +131,7 @@ def _reason(error: Exception) -> str:
 
 
 def train_batches(
-    source,
+    source: RecordSource,
     make_batch: MakeBatch,
     batch_size: int,
     rows: tuple[int, int],
@@ -168,7 +169,7 @@ def train_batches(
 
 
 def validation_batches(
-    source,
+    source: RecordSource,
     make_batch: MakeBatch,
     batch_size: int,
     rows: tuple[int, int],
@@ -203,7 +204,13 @@ def validation_batches(
 
 
 def packed_batch(
-    source, make, packed: Packed, texts: np.ndarray, first: np.ndarray, masks: int = 1, mask: Any = 0
+    source: RecordSource,
+    make: Make,
+    packed: Packed,
+    texts: np.ndarray,
+    first: np.ndarray,
+    masks: int = 1,
+    mask: int | np.ndarray = 0,
 ) -> Batch:
     """The batch of rows that hold these texts [B, S] (−1 = none), numbered from `first` [B] on, with the mask
     number `mask` [B] of `masks`."""
@@ -213,7 +220,7 @@ def packed_batch(
     return packing.pack(made, lengths, real.sum(1), packed.widths)
 
 
-def made_of(source, make: Callable[[list[bytes], np.ndarray], Made], numbers: np.ndarray, examples) -> Made:
+def made_of(source: RecordSource, make: Make, numbers: np.ndarray, examples: np.ndarray) -> Made:
     """What `compiled` makes of the records of these numbers [B]. Raises ValueError where one is damaged."""
     serialized = source.__getitems__(numbers.tolist())
     try:
@@ -237,11 +244,11 @@ def record_numbers(examples: np.ndarray, size: int, seed: int) -> tf.Tensor:
     )
 
 
-def compiled(make_batch: MakeBatch, size: int | None) -> Callable[[list[bytes], np.ndarray], Made]:
+def compiled(make_batch: MakeBatch, size: int | None) -> Make:
     """From serialised records and their example numbers, `size` of each (None: any number), to what
     `make_batch` makes of them, and [B, 2] the tokens of each text in both views, special ones included."""
 
-    def make(serialized, examples):
+    def make(serialized: tf.Tensor, examples: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         records = parse(serialized)
         tokens = [records[name].row_lengths() for name in LENGTH_OF.values()]
         return make_batch(records, examples), tf.stack(tokens, axis=1) + SPECIAL_TOKENS
@@ -250,7 +257,7 @@ def compiled(make_batch: MakeBatch, size: int | None) -> Callable[[list[bytes], 
     # Without autograph there is nothing to convert, and errors show our own lines.
     graph = tf.function(make, signature, autograph=False).get_concrete_function()
 
-    def call(serialized, examples):
+    def call(serialized: list[bytes], examples: np.ndarray) -> Made:
         made, tokens = graph(tf.constant(serialized, tf.string), tf.constant(examples, tf.int64))
         return {name: value.numpy() for name, value in made.items()}, tokens.numpy()
 
@@ -284,7 +291,7 @@ def parse(serialized: tf.Tensor) -> Records:
 
 
 def text_lengths(
-    source,
+    source: RecordSource,
     limit: int = 0,
     label: str = 'measuring texts',
     views: tuple[str, ...] = ('char', 'word'),

@@ -6,14 +6,17 @@ so it does not depend on the batch around it. Shapes: B examples, Lc and Lw the 
 and Pw the numbers of predictions, K anchors.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining.sentence_pairs import second_alone, sentence_pair, sum_by_group
 from input_pipeline.pretraining.word_selection import budget, ngram_order, nth_set, sample
 from input_pipeline.text.constants import IGNORE, prediction_width
+from input_pipeline.text.vocabulary import Vocabulary
 
 # Where masks share a text: characters over its share that a mask may have, for words that none had room for.
 LAST_MASK = 4
@@ -47,10 +50,10 @@ CLOWER = Recipe()
 
 
 def make_batch(
-    records,
-    examples,
+    records: Mapping[str, tf.RaggedTensor],
+    examples: tf.Tensor,
     *,
-    vocabulary,
+    vocabulary: Vocabulary,
     seed: int,
     char_length: int,
     word_length: int,
@@ -58,7 +61,7 @@ def make_batch(
     max_anchors: int = 20,
     max_anchor_length: int = 4,
     recipe: Recipe = CLOWER,
-    similar=None,
+    similar: np.ndarray | None = None,
 ) -> dict[str, tf.Tensor]:
     """Masks both views of every record and picks its anchors (the inputs of CLOWER, arXiv 2208.10844).
 
@@ -134,6 +137,7 @@ def make_batch(
     )
     ids, replacing = views['char_ids'], None
     if recipe.ngrams:
+        assert similar is not None, 'n-grams are replaced by similar words'
         words = tf.minimum(word_of_char, word_length - 1)
         action = tf.gather(u['ngram_action'], tf.gather(whole_word, words, batch_dims=1), batch_dims=1)
         replacing = action, similar_tokens(similar, views, words, char_end)
@@ -165,7 +169,7 @@ def make_batch(
     )
     anchor_positions, anchor_real = positions_of(anchors, max_anchors)
 
-    def at_anchors(values):
+    def at_anchors(values: tf.Tensor) -> tf.Tensor:
         return tf.where(anchor_real, tf.gather(values, anchor_positions, batch_dims=1), 0)
 
     return batch | {
@@ -176,7 +180,15 @@ def make_batch(
     }
 
 
-def masked(view: str, ids, chosen, u, vocabulary, width: int, replacing=None) -> dict[str, tf.Tensor]:
+def masked(
+    view: str,
+    ids: tf.Tensor,
+    chosen: tf.Tensor,
+    u: Mapping[str, tf.Tensor],
+    vocabulary: Vocabulary,
+    width: int,
+    replacing: tuple[tf.Tensor, tf.Tensor] | None = None,
+) -> dict[str, tf.Tensor]:
     """`{view}_ids`, `{view}_mlm_positions` and `{view}_mlm_labels` of a batch: BERT's replacements at the
     chosen tokens.
 
@@ -196,7 +208,9 @@ def masked(view: str, ids, chosen, u, vocabulary, width: int, replacing=None) ->
     return {f'{view}_ids': ids, f'{view}_mlm_positions': positions, f'{view}_mlm_labels': labels}
 
 
-def similar_tokens(table, views, words, char_end) -> tf.Tensor:
+def similar_tokens(
+    table: np.ndarray, views: Mapping[str, tf.Tensor], words: tf.Tensor, char_end: tf.Tensor
+) -> tf.Tensor:
     """[B, Lc] int32: at each character that of the word most like its own; −1 where there is none, as for a
     word that is not in the vocabulary.
 
@@ -218,14 +232,14 @@ def similar_tokens(table, views, words, char_end) -> tf.Tensor:
     return tf.gather_nd(spelled, tf.stack([words, place], axis=-1), batch_dims=1)
 
 
-def uniforms(seed: int, examples, sizes: dict[str, int]) -> dict[str, tf.Tensor]:
+def uniforms(seed: int, examples: tf.Tensor, sizes: dict[str, int]) -> dict[str, tf.Tensor]:
     """name → [B, sizes[name]] float64 in [0, 1): row b is a function of (seed, examples[b], sizes) alone.
 
     In float64 two draws of a row are never equal in practice, and `int(u * n)` is uniform for any n.
     """
     total = sum(sizes.values())
 
-    def draw(example):
+    def draw(example: tf.Tensor) -> tf.Tensor:
         key = tf.stack([tf.constant(seed, tf.int64), example])
         return tf.random.stateless_uniform([total], key, dtype=tf.float64)
 
@@ -234,7 +248,7 @@ def uniforms(seed: int, examples, sizes: dict[str, int]) -> dict[str, tf.Tensor]
     return dict(zip(sizes, tf.split(rows, list(sizes.values()), axis=1), strict=True))
 
 
-def positions_of(mask, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+def positions_of(mask: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
     """The marked positions of `mask` [B, L], ascending, 0-padded, [B, width] int32; which are real, bool."""
     length = mask.shape[1]
     from_end = tf.math.top_k(tf.where(mask, length - tf.range(length), 0), width).values
@@ -242,7 +256,15 @@ def positions_of(mask, width: int) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(real, length - from_end, 0), real
 
 
-def replace(ids, positions, real, action_u, random_u, instead, random_ids) -> tuple[tf.Tensor, tf.Tensor]:
+def replace(
+    ids: tf.Tensor,
+    positions: tf.Tensor,
+    real: tf.Tensor,
+    action_u: tf.Tensor,
+    random_u: tf.Tensor,
+    instead: int | tf.Tensor,
+    random_ids: np.ndarray,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Puts what stands in for it (80 %), a random token (10 %) or the token itself (10 %) at each chosen
     position, as BERT and MacBERT do.
 

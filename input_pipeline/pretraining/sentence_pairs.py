@@ -3,11 +3,19 @@
 Pure TensorFlow functions. Shapes: B examples, Lc and Lw the lengths of the two views.
 """
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 
 def sentence_pair(
-    records, boundary_u, swap_u, cls: int, sep: int, char_length: int, word_length: int
+    records: Mapping[str, tf.RaggedTensor],
+    boundary_u: tf.Tensor,
+    swap_u: tf.Tensor,
+    cls: int,
+    sep: int,
+    char_length: int,
+    word_length: int,
 ) -> dict[str, tf.Tensor]:
     """Splits each record at a random sentence boundary into A and B, swaps half, and lays both views out.
 
@@ -37,7 +45,7 @@ def sentence_pair(
     chars, char_segments = layout(records['char_ids'].row_lengths(), chars_a, swapped, char_length)
     starts = with_specials(first_tokens(records['whole_word_tokens'], word_length - 3), word_length, 1, 1, 0)
 
-    def lay_out(values, source):
+    def lay_out(values: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
         return tf.gather(values, source, batch_dims=1)
 
     return {
@@ -53,7 +61,9 @@ def sentence_pair(
     }
 
 
-def with_specials(values, length: int, cls: int, sep: int, pad: int) -> tf.Tensor:
+def with_specials(
+    values: tf.Tensor | tf.RaggedTensor, length: int, cls: int, sep: int, pad: int
+) -> tf.Tensor:
     """[B, length]: values of a record's tokens, [B, (n)] or [B, length − 3], then of [CLS], [SEP], [PAD]."""
     if isinstance(values, tf.RaggedTensor):
         values = values.to_tensor(shape=[None, length - 3])
@@ -61,7 +71,9 @@ def with_specials(values, length: int, cls: int, sep: int, pad: int) -> tf.Tenso
     return tf.concat([tf.cast(values, tf.int32), specials], axis=1)
 
 
-def layout(tokens, tokens_a, swapped, length: int) -> tuple[tf.Tensor, tf.Tensor]:
+def layout(
+    tokens: tf.Tensor, tokens_a: tf.Tensor, swapped: tf.Tensor, length: int
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Lays `[CLS] X [SEP] Y [SEP]` out, where X Y is A B, or B A where swapped.
 
     Args:
@@ -84,7 +96,7 @@ def layout(tokens, tokens_a, swapped, length: int) -> tuple[tf.Tensor, tf.Tensor
     return source, tf.cast((position > middle) & (position <= tokens + 2), tf.int32)
 
 
-def second_alone(values, segments) -> tf.Tensor:
+def second_alone(values: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
     """[B, L]: `[CLS] Y [SEP]` of rows `[CLS] X [SEP] Y [SEP]`, whose second segment is Y [SEP]; 0 or False
     behind it."""
     length = segments.shape[1]
@@ -103,7 +115,7 @@ def first_tokens(group_sizes: tf.RaggedTensor, length: int) -> tf.Tensor:
     return sum_by_group(tf.ones_like(starts), starts, length + 1)[:, :length]
 
 
-def sum_by_group(values, groups, num_groups: int) -> tf.Tensor:
+def sum_by_group(values: tf.Tensor, groups: tf.Tensor, num_groups: int) -> tf.Tensor:
     """[B, num_groups]: the sum over each row's `values` [B, L] that share a group number `groups` [B, L]."""
     rows = tf.shape(values)[0]
     flat = groups + num_groups * tf.range(rows)[:, None]

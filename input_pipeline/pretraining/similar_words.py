@@ -240,7 +240,9 @@ class _Sentences:
             self.bar.update(len(records))
 
 
-def trained(corpus: str | Path, tokens: list[str], dimensions: int, **settings) -> Mapping[str, np.ndarray]:
+def trained(
+    corpus: str | Path, tokens: list[str], dimensions: int, **settings: int
+) -> Mapping[str, np.ndarray]:
     """By word, the vectors [D] that Word2Vec (skip-gram, 5 negatives) makes of the words of a corpus's
     training records; the same arguments make the same ones.
 

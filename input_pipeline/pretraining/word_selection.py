@@ -10,13 +10,13 @@ from input_pipeline.pretraining.sentence_pairs import sum_by_group
 NGRAMS = (0.4, 0.3, 0.2, 0.1)  # MacBERT's shares of n-grams of 1, 2, 3 and 4 words
 
 
-def budget(real, mask_rate: float) -> tf.Tensor:
+def budget(real: tf.Tensor, mask_rate: float) -> tf.Tensor:
     """[B] int32: how many of the tokens marked in `real` [B, L] may be chosen: the share, at least 1."""
     count = tf.reduce_sum(tf.cast(real, tf.float64), axis=1)
     return tf.maximum(1, tf.cast(tf.round(mask_rate * count), tf.int32))
 
 
-def fill_budget(sizes, u, limit) -> tf.Tensor:
+def fill_budget(sizes: tf.Tensor, u: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
     """Chooses words in random order until the budget is full; a word larger than what is left is passed over.
 
     Args:
@@ -32,7 +32,7 @@ def fill_budget(sizes, u, limit) -> tf.Tensor:
 
     # Each round takes the longest run of open words that fits, then closes the words that no longer do: what
     # is left only ever shrinks, so the loop would have passed over these too. Every round closes some word.
-    def take(chosen, left, open_):
+    def take(chosen: tf.Tensor, left: tf.Tensor, open_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         fits = open_ & (tf.cumsum(tf.where(open_, in_order, 0), axis=1) <= left)
         left -= tf.reduce_sum(tf.where(fits, in_order, 0), axis=1, keepdims=True)
         return chosen | fits, left, open_ & ~fits & (in_order <= left)
@@ -46,7 +46,7 @@ def fill_budget(sizes, u, limit) -> tf.Tensor:
     return sum_by_group(tf.cast(chosen, tf.int32), order, sizes.shape[1]) > 0  # back from the random order
 
 
-def sample(u, eligible, count, width: int) -> tf.Tensor:
+def sample(u: tf.Tensor, eligible: tf.Tensor, count: tf.Tensor, width: int) -> tf.Tensor:
     """[B, L] bool: `count` [B] of the eligible [B, L], uniformly without replacement; all if there are fewer.
 
     `u` [B, L] are uniforms; 1 ≤ count ≤ width ≤ L.
@@ -56,7 +56,9 @@ def sample(u, eligible, count, width: int) -> tf.Tensor:
     return eligible & (key <= tf.gather(smallest, count - 1, batch_dims=1)[:, None])
 
 
-def nth_set(sizes, u, limit, number, count: int, whole: bool = False) -> tf.Tensor:
+def nth_set(
+    sizes: tf.Tensor, u: tf.Tensor, limit: tf.Tensor, number: tf.Tensor, count: int, whole: bool = False
+) -> tf.Tensor:
     """[B, W] bool: of the `count` sets of words that `fill_budget` takes one after another, none of them
     twice, the set `number` [B] of each row. Each takes `limit` [B] characters at most; with `whole` it takes
     its share of what the sets before left, so that every word is in one set, except for words that the last
@@ -67,7 +69,7 @@ def nth_set(sizes, u, limit, number, count: int, whole: bool = False) -> tf.Tens
     less.
     """
 
-    def taken(sizes, place):
+    def taken(sizes: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
         if not whole:
             return fill_budget(sizes, u, limit)
         share = count - place  # sets that are still to come, this one included
@@ -82,7 +84,7 @@ def nth_set(sizes, u, limit, number, count: int, whole: bool = False) -> tf.Tens
     return chosen
 
 
-def ngram_order(sizes, u, length_u) -> tf.Tensor:
+def ngram_order(sizes: tf.Tensor, u: tf.Tensor, length_u: tf.Tensor) -> tf.Tensor:
     """[B, W] distinct int32 numbers: the order in which words are taken where n-grams are, as in MacBERT (Cui
     et al. 2020, arXiv 2004.13922): an n-gram of 1 to 4 words, with the probabilities `NGRAMS`, begins at each
     word; n-grams come in random order, the words of one from left to right, each word once.
@@ -102,7 +104,7 @@ def ngram_order(sizes, u, length_u) -> tf.Tensor:
     first, reached = rank, sizes > 0
     for place in range(1, longest):  # the word in this place of the n-gram that began so many words before
 
-        def before(values, words=place):
+        def before(values: tf.Tensor, words: int = place) -> tf.Tensor:
             return tf.pad(values, [[0, 0], [words, 0]])[:, : sizes.shape[1]]
 
         reached = (sizes > 0) & before(reached, 1)

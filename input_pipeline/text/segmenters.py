@@ -7,9 +7,14 @@ import logging
 import string
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import jieba
+    import rjieba
 
 log = logging.getLogger(__name__)
 
@@ -229,20 +234,20 @@ def _rjieba_is_jieba() -> bool:
 
 
 @functools.cache
-def _import_jieba():
+def _import_jieba() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # invalid escapes in its source, pkg_resources
         import jieba
     return jieba
 
 
-def _finalseg():
+def _finalseg() -> ModuleType:
     """jieba's guesses, by a hidden Markov model."""
     return _import_jieba().finalseg
 
 
 @functools.cache
-def _jieba():
+def _jieba() -> 'jieba.Tokenizer':
     """A jieba of our own with its packaged dictionary, loaded once a process (about a second)."""
     tokenizer = _import_jieba().Tokenizer()
     # Not tokenizer.initialize(): it trusts any jieba.cache that it finds in the shared temporary folder,
@@ -258,7 +263,7 @@ def _jieba_dictionary_sha256() -> str:
 
 
 @functools.cache
-def _rjieba():
+def _rjieba() -> 'rjieba.Jieba':
     """An rjieba of our own: whoever adds words to the module's, adds them to no corpus."""
     try:
         import rjieba

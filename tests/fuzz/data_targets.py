@@ -260,7 +260,7 @@ def _record(folder: Path) -> Target:
         class Source:
             __getitems__ = staticmethod(lambda numbers: [data])
 
-        split = loader._Split({path: 1}, Source())
+        split = loader.RecordSource({path: 1}, Source())
         made, lengths = loader.made_of(split, make, np.zeros(1, int), np.zeros(1, int))
         assert made['ids'].shape[1] + 3 == lengths[0, 0] and (made['ids'] >= 0).all()
 
