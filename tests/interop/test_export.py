@@ -641,3 +641,8 @@ def test_the_command(runs, tmp_path, capsys):
     convert.main(['export', '--checkpoint', str(runs['pretrain'][0]), '--output', str(tmp_path / 'mine')])
     assert 'mine is ready; its README.md' in capsys.readouterr().out
     assert load(AutoModelForPreTraining, tmp_path / 'mine')
+
+
+def test_a_head_that_transformers_has_no_class_for_stays_a_workdir():
+    assert "has a head of the task 'ranked'" in export.why_no_bert('bert', 'ranked', 'pooler')
+    assert not any(export.why_no_bert('bert', task, 'pooler') for task in ('pretrain', 'span', 'mlctl'))
