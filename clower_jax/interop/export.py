@@ -17,6 +17,7 @@ from clower_jax.interop.weight_sources import is_workdir, source_info
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.kinds import KINDS, kind_of
 from clower_jax.objectives.pretraining import predicts_order, trains_pooler
+from clower_jax.objectives.registry import SENTENCE_TASKS
 from clower_jax.parallel import precision
 from clower_jax.utils import folder_files, output_folder
 from clower_jax.utils.metrics_file import read_metrics
@@ -167,6 +168,8 @@ def why_no_bert(kind: str, task: str, classify_from: str) -> str:
             f'is a model of the kind {kind!r}{" with a head" * (task != "pretrain")}: it reads '
             'characters and words at once, which no BERT does, so it stays a workdir'
         )
+    if task not in ('pretrain', *hf_bert.TASKS.values(), *SENTENCE_TASKS):
+        return f'has a head of the task {task!r}, for which transformers has no class, so it stays a workdir'
     if task == 'classify' and classify_from != 'pooler':
         return (
             f'classifies from {classify_from} (model.classify_from), a BertForSequenceClassification from '

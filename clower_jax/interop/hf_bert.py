@@ -83,11 +83,7 @@ def tensor_name(path: str) -> str:
         # Not 'cls.': a next-sentence head, which has that name, answers another question than ours.
         'char_sop': 'sop.',
         'word_sop': 'sop.',
-        'fusion': 'fusion.',
-        'projection': 'projection.',
-        'classifier': 'classifier.',
-        'qa_outputs': 'qa_outputs.',
-    }[part]
+    }.get(part, f'{part}.')  # a head has its own name
     module, _, leaf = rest.rpartition('/')
     leaf = 'weight' if leaf in ('kernel', 'embedding', 'scale') else leaf
     return prefix + '.'.join(x for x in (module.replace('/', '.'), leaf) if x)

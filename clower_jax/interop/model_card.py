@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from clower_jax.interop import card_examples as code_for
 from clower_jax.interop.weight_sources import is_workdir
 from clower_jax.models.kinds import kind_of
+from clower_jax.objectives.registry import SENTENCE_TASKS
 
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
 SETTINGS = (
@@ -37,16 +38,6 @@ NO_LICENSE = (
     'Not stated. It depends on the text and on the initial weights that this model was trained with; whoever '
     'passes it on should state it (`--license`).'
 )
-
-
-SENTENCE_TASKS = {
-    'mirror': 'Mirror-BERT (Liu et al. 2021, arXiv 2104.08027)',
-    'mlctl': 'contrastive learning on translations, of sentences and of words (ML-CTL, arXiv 2202.13083)',
-    'auto_mlm': 'contrastive learning together with Auto-MLM (arXiv 2203.16187)',
-}
-# Of the task mirror, where its settings are these.
-SIMCSE = 'unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821)'
-CONSERT = 'ConSERT, with cut features and shuffled positions (Yan et al. 2021, arXiv 2105.11741)'
 
 
 MASKS = {
@@ -151,11 +142,7 @@ def _what(facts: Facts) -> str:
     if 'imported' in facts.config:
         return f'A Chinese BERT ({shape}), converted from `{_initial(facts)}` and not trained further.'
     if facts.config.get('task') in SENTENCE_TASKS:
-        by = SENTENCE_TASKS[facts.config['task']]
-        if facts.config['model'].get('projection'):
-            by = SIMCSE
-        if facts.config['data'].get('shuffle_positions'):
-            by = CONSERT
+        by = SENTENCE_TASKS[facts.config['task']].trained_by(facts.config)
         pooling = {
             'mean': "the mean of its tokens' last hidden states",
             'cls': 'the last hidden state of [CLS]',

@@ -7,6 +7,8 @@ How the two are joined is our reading: GELU of a dense layer over both, then Lay
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -96,6 +98,11 @@ class AutoMlm(SentenceTask):
             )
         model = AutoMlmEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling)
         return cls(model, config.loss.temperature, config.loss.mlm_weight, mesh)
+
+    @classmethod
+    def trained_by(cls, config: Mapping[str, Any]) -> str:
+        """As `SentenceTask.trained_by`."""
+        return 'contrastive learning together with Auto-MLM (arXiv 2203.16187)'
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""

@@ -1,6 +1,8 @@
 """Mirror-BERT and its relatives: two views of the same text pulled together."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,15 @@ class Mirror(SentenceTask):
         return cls(
             encoder, config.loss.temperature, config.loss.within, model.projection, model.feature_cutoff
         )
+
+    @classmethod
+    def trained_by(cls, config: Mapping[str, Any]) -> str:
+        """As `SentenceTask.trained_by`."""
+        if config['data'].get('shuffle_positions'):
+            return 'ConSERT, with cut features and shuffled positions (Yan et al. 2021, arXiv 2105.11741)'
+        if config['model'].get('projection'):
+            return 'unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821)'
+        return 'Mirror-BERT (Liu et al. 2021, arXiv 2104.08027)'
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""

@@ -8,6 +8,8 @@ goes on through zero, and its gradient does not depend on how far the positive i
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,11 @@ class MlCtl(SentenceTask):
             max_aligned=config.data.max_aligned,
             **{name: config.loss[name] for name in chosen},
         )
+
+    @classmethod
+    def trained_by(cls, config: Mapping[str, Any]) -> str:
+        """As `SentenceTask.trained_by`."""
+        return 'contrastive learning on translations, of sentences and of words (ML-CTL, arXiv 2202.13083)'
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""

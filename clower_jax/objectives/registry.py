@@ -11,14 +11,15 @@ from clower_jax.objectives.cmlm import Cmlm
 from clower_jax.objectives.mirror_bert import Mirror
 from clower_jax.objectives.mlctl import MlCtl
 from clower_jax.objectives.pretraining import Pretrain, one_of
+from clower_jax.objectives.sentence import SentenceTask
 from clower_jax.objectives.supervised import Classify, FindSpan
 
+# Those that train vectors of texts.
+SENTENCE_TASKS: dict[str, type[SentenceTask]] = {'mirror': Mirror, 'mlctl': MlCtl, 'auto_mlm': AutoMlm}
 OBJECTIVES: dict[str, Callable[[ConfigDict, Mesh | None], Objective]] = {
     'classify': Classify.from_config,
     'span': FindSpan.from_config,
-    'mirror': Mirror.from_config,
-    'mlctl': MlCtl.from_config,
-    'auto_mlm': AutoMlm.from_config,
+    **{name: task.from_config for name, task in SENTENCE_TASKS.items()},
 }
 # Of pre-training, by `config.model.kind`; the others are `Pretrain`.
 PRETRAINING = {'cmlm': Cmlm.from_config}

@@ -7,14 +7,17 @@ of the first side, and `example`; what they are worth is found by comparing them
 
 import dataclasses
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID, real_tokens
 from clower_jax.models.finetuned import SentenceEncoder
-from clower_jax.objectives.base import SumsByName
+from clower_jax.objectives.base import Objective, SumsByName
 from clower_jax.ops import dropout
 
 CUTOFF = zlib.crc32(b'feature_cutoff')  # the place in the network that features are cut off at (`dropout`)
@@ -22,9 +25,20 @@ CUTOFF = zlib.crc32(b'feature_cutoff')  # the place in the network that features
 
 @dataclasses.dataclass(frozen=True)
 class SentenceTask:
-    """What they share: how vectors are made and evaluated. A task adds `loss`, `total` and `from_config`."""
+    """What they share: how vectors are made and evaluated. A task adds `loss`, `total`, `from_config`
+    and `trained_by`."""
 
     model: SentenceEncoder
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Objective:
+        """The task of a config; `mesh` is where its batches lie, None for one device."""
+        raise NotImplementedError
+
+    @classmethod
+    def trained_by(cls, config: Mapping[str, Any]) -> str:
+        """What a model card says of it, after 'trained by'; config: a run's config.json."""
+        raise NotImplementedError
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""

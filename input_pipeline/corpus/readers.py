@@ -152,7 +152,7 @@ def _paragraph(text: str, where: str, report: Report) -> str:
     return text
 
 
-def _text(row: Any, where: str, fields: tuple[str, ...], report: Report) -> Iterator[tuple[str, str]]:
+def paragraphs_of(row: Any, where: str, fields: tuple[str, ...], report: Report) -> Iterator[tuple[str, str]]:
     """The paragraphs of a record's text fields."""
     report.documents.read += 1
     if not isinstance(row, dict):
@@ -219,7 +219,7 @@ def _skip_line(stream: io.BufferedReader) -> int:
     return skipped
 
 
-def _read_txt(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+def read_txt(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """A document belongs to the chunk where the last blank line before it, or else the file, begins."""
     mine = chunk.start == 0
     source = None  # of the document being read; None between documents
@@ -241,7 +241,7 @@ def _read_txt(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
                 yield source, _paragraph(line.text, line.where, report)
 
 
-def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+def read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """A line belongs to the chunk that holds its first byte. Blank lines mean nothing."""
     for line in _lines(chunk):
         if line.offset >= chunk.end:
@@ -250,7 +250,7 @@ def _read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
             report.documents.read += 1
             report.drop_document('line_too_long', line.where)
         elif line.text.strip():
-            yield from _text(json_values.decode(line.text), line.where, chunk.text_fields, report)
+            yield from paragraphs_of(json_values.decode(line.text), line.where, chunk.text_fields, report)
 
 
 # .json: one array
@@ -277,9 +277,10 @@ def _decoded(stream: io.BufferedReader) -> Iterator[str]:
     yield decode(b'', True)
 
 
-def _read_json(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+def read_json(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+    """Objects are counted from 1."""
     for number, row in enumerate(_objects(chunk.path), 1):
-        yield from _text(row, f'{chunk.path}:object {number}', chunk.text_fields, report)
+        yield from paragraphs_of(row, f'{chunk.path}:object {number}', chunk.text_fields, report)
 
 
 # Of a .json or .jsonl, before it is read
@@ -312,7 +313,7 @@ def _line_values(path: str) -> Iterator[Any]:
 # .parquet: row groups
 
 
-def _read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+def read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """Rows are counted from 1, over the whole file."""
     row = 0
     with epath.Path(chunk.path).open('rb') as stream:
@@ -327,7 +328,9 @@ def _read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
                 columns = [_undecoded(batch.column(name)).to_pylist() for name in fields]
                 for values in zip(*columns):
                     row += 1
-                    yield from _text(dict(zip(fields, values)), f'{chunk.path}:row {row}', fields, report)
+                    yield from paragraphs_of(
+                        dict(zip(fields, values)), f'{chunk.path}:row {row}', fields, report
+                    )
         except (pa.ArrowException, OSError) as error:
             advice = 'get it again, or leave it out of the input'
             raise damaged(chunk.path, 'row ', row, error, advice) from error
@@ -351,20 +354,11 @@ def tfds_builder(path: str) -> Any:
     return tfds.core.read_only_builder.builder_from_files(path.removeprefix('tfds:'))
 
 
-def _read_tfds(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
+def read_tfds(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """Shards and their examples are counted from 0, as TFDS does."""
     import tensorflow_datasets as tfds
 
     examples = tfds_builder(chunk.path).as_dataset(split=f'train[{chunk.start}shard:{chunk.end}shard]')
     for number, example in enumerate(tfds.as_numpy(examples)):
         where = f'{chunk.path}:shard {chunk.start} example {number}'
-        yield from _text(example, where, chunk.text_fields, report)
-
-
-READERS = {
-    'txt': _read_txt,
-    'jsonl': _read_jsonl,
-    'json': _read_json,
-    'parquet': _read_parquet,
-    'tfds': _read_tfds,
-}
+        yield from paragraphs_of(example, where, chunk.text_fields, report)

@@ -23,19 +23,20 @@ has several. Byte order marks and CRLF are accepted.
 import glob
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import logging
 from etils import epath
 
-from input_pipeline.corpus import text_fields
+from input_pipeline.corpus import readers, text_fields
 from input_pipeline.corpus.readers import (
     END,
-    READERS,
     Chunk,
     Report,
     damaged,
@@ -47,8 +48,6 @@ from input_pipeline.corpus.readers import (
 from input_pipeline.utils.compressed import is_compressed
 
 __all__ = ['FORMATS', 'Chunk', 'Document', 'Report', 'locate', 'plan', 'read']
-
-FORMATS = '.txt, .jsonl and .json (each also with .gz or .zst), .parquet, tfds:NAME/CONFIG'
 
 
 @dataclass
@@ -104,7 +103,7 @@ def read(chunk: Chunk, report: Report, max_document_chars: int = 1_000_000) -> I
         report.drop_document('empty_document', f'{chunk.path}:1')
         return
     problems, documents = report.counts.total(), 0
-    paragraphs = READERS[chunk.format](chunk, report)
+    paragraphs = READERS[chunk.format].read(chunk, report)
     for source, group in itertools.groupby(paragraphs, key=itemgetter(0)):
         for document in _pieces(source, map(itemgetter(1), group), report, max_document_chars):
             documents += 1
@@ -116,8 +115,7 @@ def read(chunk: Chunk, report: Report, max_document_chars: int = 1_000_000) -> I
 
 def _is_whole_file(chunk: Chunk) -> bool:
     """Whether no other chunk is of this file: one from its middle may well begin no document."""
-    one_of_many = chunk.format in ('parquet', 'tfds')
-    return not one_of_many and chunk.num_bytes == epath.Path(chunk.path).stat().length
+    return READERS[chunk.format].by_bytes and chunk.num_bytes == epath.Path(chunk.path).stat().length
 
 
 def _pieces(source: str, paragraphs: Iterator[str], report: Report, max_chars: int) -> Iterator[Document]:
@@ -201,28 +199,42 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
 
 def _format(path: str) -> str | None:
     """The key of the file's format in READERS, by its name; None: unknown."""
-    base, suffix = os.path.splitext(path.lower())
-    if is_compressed(path):
-        suffix = os.path.splitext(base)[1]
-        return suffix[1:] if suffix in ('.txt', '.jsonl', '.json') else None
-    return suffix[1:] if suffix in ('.txt', '.jsonl', '.json', '.parquet') else None
+    packed = is_compressed(path)
+    base = os.path.splitext(path)[0] if packed else path
+    suffix = os.path.splitext(base.lower())[1][1:]
+    known = suffix in READERS and suffix != TFDS and not (packed and not READERS[suffix].compressible)
+    return suffix if known else None
 
 
 def _chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
     """The chunks of one file, all numbered 0."""
-    if path.startswith('tfds:'):
-        return _tfds_chunks(path, text_field)
-    kind = _format(path)
+    kind = TFDS if path.startswith(f'{TFDS}:') else _format(path)
     if kind is None:
         raise ValueError(f'{path} is of no known format; known formats: {FORMATS}')
-    if kind == 'parquet':
-        return _parquet_chunks(path, text_field)
+    if READERS[kind].by_bytes and epath.Path(path).stat().length == 0:
+        return [Chunk(0, path, kind, 0, END, 0)]
+    return READERS[kind].chunks(path, chunk_bytes, text_field)
+
+
+def _txt_chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
+    return _ranges(path, 'txt', chunk_bytes)
+
+
+def _jsonl_chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
+    return _ranges(path, 'jsonl', chunk_bytes, text_fields.choose(path, fields_of(path, 'jsonl'), text_field))
+
+
+def _json_chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
+    if json_kind(path) == 'jsonl':
+        return _jsonl_chunks(path, chunk_bytes, text_field)
+    fields = text_fields.choose(path, fields_of(path, 'json'), text_field)
+    return [Chunk(0, path, 'json', 0, END, epath.Path(path).stat().length, fields)]
+
+
+def _ranges(path: str, kind: str, chunk_bytes: int, fields: tuple[str, ...] = ()) -> list[Chunk]:
+    """Of a file of lines: ranges of its bytes, or where it is compressed the whole."""
     size = epath.Path(path).stat().length
-    if size == 0:
-        return [Chunk(0, path, kind, 0, END, size)]
-    kind = json_kind(path) if kind == 'json' else kind
-    fields = () if kind == 'txt' else text_fields.choose(path, fields_of(path, kind), text_field)
-    if kind == 'json' or is_compressed(path):
+    if is_compressed(path):
         return [Chunk(0, path, kind, 0, END, size, fields)]
     bounds = [*range(0, size, chunk_bytes), size]
     return [
@@ -230,7 +242,7 @@ def _chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
     ]
 
 
-def _parquet_chunks(path: str, text_field: str) -> list[Chunk]:
+def _parquet_chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
     """A chunk per row group, all with index 0. ValueError: a damaged file, or none of `text_field`."""
     with epath.Path(path).open('rb') as stream:
         try:
@@ -244,7 +256,7 @@ def _parquet_chunks(path: str, text_field: str) -> list[Chunk]:
     return [Chunk(0, path, 'parquet', group, group + 1, size, fields) for group, size in enumerate(sizes)]
 
 
-def _tfds_chunks(path: str, text_field: str) -> list[Chunk]:
+def _tfds_chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]:
     """A chunk per shard, all with index 0. ValueError: not prepared, or no train split or `text_field`."""
     name = path.removeprefix('tfds:')
     try:
@@ -258,3 +270,40 @@ def _tfds_chunks(path: str, text_field: str) -> list[Chunk]:
     fields = text_fields.choose(path, info.features, text_field)
     size = max(train.num_bytes // train.num_shards, 1)
     return [Chunk(0, path, 'tfds', shard, shard + 1, size, fields) for shard in range(train.num_shards)]
+
+
+class Reader(NamedTuple):
+    """A format: how its files are cut, and how a chunk is read.
+
+    read: (chunk, report) → (document's place, paragraph), document by document.
+    chunks: (path, chunk_bytes, text_field) → the chunks of a file, all numbered 0.
+    compressible: whether its files may be .gz or .zst. by_bytes: whether chunks count the file's bytes.
+    """
+
+    read: Callable[[Chunk, Report], Iterator[tuple[str, str]]]
+    chunks: Callable[[str, int, str], list[Chunk]]
+    compressible: bool = False
+    by_bytes: bool = True
+
+
+TFDS = 'tfds'  # the one format that is no file's suffix
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        'txt': Reader(readers.read_txt, _txt_chunks, compressible=True),
+        'jsonl': Reader(readers.read_jsonl, _jsonl_chunks, compressible=True),
+        'json': Reader(readers.read_json, _json_chunks, compressible=True),
+        'parquet': Reader(readers.read_parquet, _parquet_chunks, by_bytes=False),
+        TFDS: Reader(readers.read_tfds, _tfds_chunks, by_bytes=False),
+    }
+)
+
+
+def _formats() -> str:
+    """The formats, for people."""
+    *some, last = (f'.{name}' for name, reader in READERS.items() if reader.compressible)
+    others = [f'.{name}' for name, reader in READERS.items() if not reader.compressible and name != TFDS]
+    packed = f'{", ".join(some)} and {last} (each also with .gz or .zst)'
+    return ', '.join([packed, *others, f'{TFDS}:NAME/CONFIG'])
+
+
+FORMATS = _formats()
