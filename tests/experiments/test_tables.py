@@ -527,14 +527,16 @@ def test_a_real_grid(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         return summary(*args)
 
-    job = jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS)
-    with monkeypatch.context() as patch:
-        patch.setattr(finetune, 'summary', stopped)
-        said = jobs.tables(
+    def go():  # a start of its own, with nothing that asks it to stop
+        return jobs.tables(
             jobs.Job(config, 'configs/tables.py:cpu', tmp_path / 'grid', systems=pretrain.SYSTEMS)
         )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, 'summary', stopped)
+        said = go()
     assert [path.parent.parent.name for path in tmp_path.glob('grid/cells/*/*/results.json')] == ['random']
-    said = jobs.tables(job)
+    said = go()
     assert said.count('| again |') == 1 and '± ' in said and 'figure2.png' not in said
     cells = {
         cell['model']: cell for cell in json.loads((tmp_path / 'grid' / 'tables.json').read_text('utf-8'))

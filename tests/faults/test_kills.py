@@ -26,8 +26,9 @@ def pretraining(materials, tmp_path_factory):
 
 @pytest.mark.slow
 def test_killed_thrice_ends_with_the_same_bits(pretraining):
-    pretraining.round(seed=1, kills=3)
-    assert pretraining.kills.total() == 3, pretraining.kills
+    """In as many rounds as that takes: a run may come to its end before its moment has come."""
+    kills.soak(pretraining, kills=3)
+    assert pretraining.kills.total() >= 3, pretraining.kills
 
 
 @pytest.mark.slow
