@@ -290,6 +290,13 @@ def test_without_a_development_set(tmp_path):
     assert go(config, tmp_path / 'run')['test'] == results['mean']['test']['last']
 
 
+def test_a_rate_of_0_is_0(tmp_path):
+    """Only sizes of 0 are found out; random weights, which have none of their own, are of BERT-base's."""
+    rates = {'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.num_layers': 0}
+    config, _ = with_source(finetuned.classify_config(tmp_path, **rates), tmp_path / 'run')
+    assert (config.model.dropout, config.model.attention_dropout, config.model.num_layers) == (0, 0, 12)
+
+
 def test_random_weights_need_a_vocabulary(tmp_path):
     config = finetuned.classify_config(tmp_path, **{'data.vocab': ''})
     with pytest.raises(ValueError, match='nothing to start from.*init_from.*data.vocab'):
