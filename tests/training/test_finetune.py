@@ -15,7 +15,7 @@ from clower_jax import jobs
 from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import init_weights
-from clower_jax.training import finetune, init_state, plots
+from clower_jax.training import finetune, init_state, plots, source
 from clower_jax.training.early_stopping import Best
 from clower_jax.training.source import as_trained
 from helpers import finetuned
@@ -293,7 +293,7 @@ def test_without_a_development_set(tmp_path):
 def test_a_rate_of_0_is_0(tmp_path):
     """Only sizes of 0 are found out; random weights, which have none of their own, are of BERT-base's."""
     rates = {'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.num_layers': 0}
-    config, _ = with_source(finetuned.classify_config(tmp_path, **rates), tmp_path / 'run')
+    config, _ = source.with_source(finetuned.classify_config(tmp_path, **rates), tmp_path / 'run')
     assert (config.model.dropout, config.model.attention_dropout, config.model.num_layers) == (0, 0, 12)
 
 
