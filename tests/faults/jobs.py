@@ -54,7 +54,7 @@ def make_materials(folder: Path) -> None:
 
 
 def all_jobs(materials: Path) -> dict[str, Job]:
-    """By name: pre-training, fine-tuning of two seeds side by side, a grid of two systems."""
+    """By name: pre-training, fine-tuning of two seeds, a grid of two systems."""
     pretrain = TINY | {
         'data.corpus': materials / 'corpus', 'data.text': '', 'data.char_length': 0, 'data.word_length': 0,
         'data.eval_examples': 8, 'total_steps': 12, 'checkpoint_every': 3, 'eval_every': 6,
@@ -67,7 +67,7 @@ def all_jobs(materials: Path) -> dict[str, Job]:
     }  # fmt: skip
     finetune = tuned | {
         'data.vocab': labelled / 'vocab.txt', 'data.test': labelled / 'test.tsv', 'model.max_positions': 32,
-        'total_steps': 8, 'eval_every': 4, 'checkpoint_every': 4, 'seeds': 2, 'seeds_at_once': 2,
+        'total_steps': 8, 'eval_every': 4, 'checkpoint_every': 4, 'seeds': 2,
     }  # fmt: skip
     grid = {
         'models': 'random,clower', 'tasks': 'tnews', 'seeds': 1, 'reference': 'clower',
