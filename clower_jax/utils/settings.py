@@ -21,7 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(('batch_size', 'microbatches'), (1, 2**20)),
     'keep_checkpoints': (0, 10**6),
     'num_epochs': (0.0, 1e6),
-    **dict.fromkeys(('seeds', 'seeds_at_once'), (1, 10**4)),
+    'seeds': (1, 10**4),
     # mesh
     **dict.fromkeys(('data', 'fsdp', 'tensor'), (-1, 2**20)),
     # model
