@@ -45,7 +45,7 @@ def test_a_build_that_was_killed_is_built_again(materials, tmp_path):
     whole = tmp_path / 'whole'
     corpus_builder.build(str(materials / 'text'), materials / 'vocab.txt', whole, **jobs.CORPUS)
     builds = corpora.Builds(materials, tmp_path / 'builds', corpora.contents(whole), seconds=5)
-    builds.round(seed=0, kills=1)
+    builds.round(seed=1, kills=1)  # all of it; of a lost worker docs/reliability.md tells
     assert builds.kills.total() == 1
 
 
