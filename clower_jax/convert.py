@@ -23,7 +23,7 @@ from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import export, hf_bert, vocab_alignment
 from clower_jax.interop.init_weights import Report, load_initial
 from clower_jax.interop.weight_sources import SourceInfo, is_workdir, source_info
-from clower_jax.models.bert import BertShape
+from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import VIEWS, Clower
 from clower_jax.objectives import registry
 from clower_jax.utils import output_folder
@@ -108,7 +108,7 @@ def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
     if config.task != 'pretrain':
         return registry.from_config(config).init
     model = config.model
-    shape = BertShape.of(model)
+    shape = EncoderConfig.from_config(model)
     network = Clower(shape, model.vocab_size, model.base_vocab_size, model.max_positions)
     ids = jnp.zeros((1, 2), jnp.int32)
     names = ('ids', 'segments', 'mlm_positions')

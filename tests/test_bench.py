@@ -55,7 +55,7 @@ def case():
     losses = []
     for _ in range(3):
         state, measured = train_step(state, batch, jax.random.key(0))
-        losses.append(float(task.total(metrics.means([jax.device_get(measured['sums'])]))))
+        losses.append(float(task.total_loss(metrics.means([jax.device_get(measured['sums'])]))))
     return json.loads(config.to_json()), batch, params, losses
 
 

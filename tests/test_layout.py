@@ -71,7 +71,7 @@ def imports(file: str) -> Iterator[tuple[int, str]]:
 
 
 def package_of(name: str) -> str:
-    """'clower_jax.ops.dropout.row_keys' → 'clower_jax.ops'; 'clower_jax.Encoder' → 'clower_jax'."""
+    """'clower_jax.ops.dropout.row_seeds' → 'clower_jax.ops'; 'clower_jax.Encoder' → 'clower_jax'."""
     return '.'.join(name.split('.')[:2]) if '.'.join(name.split('.')[:2]) in BELOW else name.split('.')[0]
 
 

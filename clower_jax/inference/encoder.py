@@ -29,7 +29,7 @@ from clower_jax.interop import (
     weight_sources,
     wordpiece,
 )
-from clower_jax.models.bert import BertShape
+from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import POOLINGS, SentenceEncoder
 from clower_jax.models.kinds import KINDS
@@ -87,7 +87,7 @@ class Encoder:
         max_length: int,
         normalizes: bool = False,
     ):
-        width = model.shape.hidden_size
+        width = model.config.hidden_size
         self.size = width * len(model.pooling.split(','))
         self.max_length, self.normalizes = max_length, normalizes
         self._tokenize, self._params = tokenize, params
@@ -153,7 +153,7 @@ class Encoder:
         if recipe.prompt:
             tokenize = _after(recipe.prompt, tokenize)
         model = SentenceEncoder(
-            shape=BertShape.of({**info.model, **info.rates}),
+            config=EncoderConfig.from_config({**info.model, **info.rates}),
             vocab_size=len(tokens),
             max_positions=positions,
             dtype=precise,

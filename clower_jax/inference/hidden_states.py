@@ -10,7 +10,7 @@ import tokenizers
 
 from clower_jax.inference.encoder import load_params
 from clower_jax.interop import weight_sources, wordpiece
-from clower_jax.models.bert import BertShape
+from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder
 from clower_jax.models.kinds import KINDS
@@ -58,7 +58,7 @@ class HiddenStates:
             )
         base = info.tokens[: info.base_size]
         model = SentenceEncoder(
-            shape=BertShape.of({**info.model, **info.rates}),
+            config=EncoderConfig.from_config({**info.model, **info.rates}),
             vocab_size=info.base_size,
             max_positions=info.model['max_positions'],
             dtype=precision.compute_dtype(dtype),

@@ -90,7 +90,7 @@ def export(
     config = folder_files.read_json(workdir / 'config.json')
     if reason := why_no_bert(kind, task, info.classify_from):
         raise ValueError(f'{workdir} {reason}')
-    if KINDS[kind].tables > 1 and encoder == 'char' and keep_word_rows:
+    if KINDS[kind].num_tables > 1 and encoder == 'char' and keep_word_rows:
         raise ValueError(
             f'{workdir} is a model of the kind {kind!r}: its characters have a table of their own, without '
             'word rows. Leave out --keep_word_rows, or take --encoder word'

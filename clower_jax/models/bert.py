@@ -32,7 +32,7 @@ ATTENTION = ('own', 'cudnn')
 
 
 @dataclasses.dataclass(frozen=True)
-class BertShape:
+class EncoderConfig:
     """The sizes of one encoder; dropout rates are probabilities of dropping: elements of hidden states, of
     attention weights, or (`drophead`) whole attention heads.
 
@@ -55,7 +55,7 @@ class BertShape:
     scan_layers: bool = False
 
     @classmethod
-    def of(cls, model: Mapping) -> 'BertShape':
+    def from_config(cls, model: Mapping) -> 'EncoderConfig':
         """From `config.model`; what it does not say is as it is by default."""
         return cls(**{f.name: model[f.name] for f in dataclasses.fields(cls) if f.name in model})
 
@@ -112,18 +112,20 @@ class Dense(nn.Module):
 
 
 class Dropout(nn.Module):
-    """`dropout.dropout` at a place of its own."""
+    """`dropout.dropout` at a site of its own."""
 
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        keys = None if keys is None else dropout.keys_at(keys, place_of(self.path))
-        return dropout.dropout(x, self.rate, keys)
+    def __call__(self, x: jax.Array, dropout_seeds: jax.Array | None) -> jax.Array:
+        dropout_seeds = (
+            None if dropout_seeds is None else dropout.seeds_at(dropout_seeds, dropout_site(self.path))
+        )
+        return dropout.dropout(x, self.rate, dropout_seeds)
 
 
-def place_of(path: tuple[str, ...]) -> int:
-    """Another number for every path in the network."""
+def dropout_site(path: tuple[str, ...]) -> int:
+    """A number for every path in the network."""
     return zlib.crc32('/'.join(path).encode())
 
 
@@ -133,98 +135,111 @@ def layer_norm(name: str) -> nn.LayerNorm:
 
 
 # Where a layer drops: attention weights, whole heads, and before either residual sum.
-PLACES = ('', 'attention.drophead', 'attention.output.dropout', 'output.dropout')
+DROPOUT_SITES = ('', 'attention.drophead', 'attention.output.dropout', 'output.dropout')
 
 
-def places_of(path: tuple[str, ...]) -> np.ndarray:
-    """uint32 [4]: the places of dropout of the layer at this path, in the order of PLACES."""
-    return np.array([place_of((*path, name) if name else path) for name in PLACES], np.uint32)
+def layer_dropout_sites(path: tuple[str, ...]) -> np.ndarray:
+    """uint32 [4]: the dropout sites of the layer at this path, in the order of DROPOUT_SITES."""
+    return np.array([dropout_site((*path, name) if name else path) for name in DROPOUT_SITES], np.uint32)
 
 
 class BertLayer(nn.Module):
     """One post-LayerNorm Transformer layer: [B, L, D] → [B, L, D].
 
-    `attends`: bool [B, 1 or L, L], which tokens (last axis) each token sees. `keys`: uint32 [B, 2] of
-    `dropout.row_keys`, None for no dropout. `places`: uint32 [4], of `places_of` this layer.
+    `attention_mask`: bool [B, 1 or L, L], which tokens (last axis) each token attends to. `dropout_seeds`:
+    uint32 [B, 2] of `dropout.row_seeds`, None for no dropout. `dropout_sites`: uint32 [4], this layer's, of
+    `layer_dropout_sites`.
     """
 
-    shape: BertShape
+    config: EncoderConfig
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, attends: jax.Array, keys: jax.Array | None, places: jax.Array | np.ndarray
+        self,
+        x: jax.Array,
+        attention_mask: jax.Array,
+        dropout_seeds: jax.Array | None,
+        dropout_sites: jax.Array | np.ndarray,
     ) -> jax.Array:
-        shape, dtype = self.shape, self.dtype
-        weights_keys, heads_keys, context_keys, output_keys = (
-            None if keys is None else dropout.keys_at(keys, places[i]) for i in range(len(PLACES))
+        config, dtype = self.config, self.dtype
+        weights_seeds, heads_seeds, context_seeds, output_seeds = (
+            None if dropout_seeds is None else dropout.seeds_at(dropout_seeds, dropout_sites[i])
+            for i in range(len(DROPOUT_SITES))
         )
 
         def linear(features: int, name: str) -> Dense:
-            return Dense(features, dtype, shape.initializer_range, name=name)
+            return Dense(features, dtype, config.initializer_range, name=name)
 
         def heads(name: str) -> jax.Array:
-            h = linear(shape.hidden_size, f'attention.self.{name}')(x)
-            h = h.reshape(*h.shape[:-1], shape.num_heads, -1).swapaxes(1, 2)  # (B, N, L, H)
+            h = linear(config.hidden_size, f'attention.self.{name}')(x)
+            h = h.reshape(*h.shape[:-1], config.num_heads, -1).swapaxes(1, 2)  # (B, N, L, H)
             return checkpoint_name(h, SAVED)
 
         query, key, value = (heads(part) for part in ('query', 'key', 'value'))
-        if shape.attention == 'cudnn':
-            context = library_attention(query, key, value, attends, 'cudnn')
+        if config.attention == 'cudnn':
+            context = library_attention(query, key, value, attention_mask, 'cudnn')
         else:
-            context = attention(query, key, value, attends, shape.attention_dropout, weights_keys)
-        context = dropout.drop_heads(context, shape.drophead, heads_keys)
-        context = linear(shape.hidden_size, 'attention.output.dense')(context.swapaxes(1, 2).reshape(x.shape))
-        context = dropout.dropout(context, shape.dropout, context_keys)
+            context = attention(query, key, value, attention_mask, config.attention_dropout, weights_seeds)
+        context = dropout.drop_heads(context, config.drophead, heads_seeds)
+        context = linear(config.hidden_size, 'attention.output.dense')(
+            context.swapaxes(1, 2).reshape(x.shape)
+        )
+        context = dropout.dropout(context, config.dropout, context_seeds)
         x = layer_norm('attention.output.LayerNorm')(x + context).astype(dtype)
-        h = gelu(linear(shape.intermediate_size, 'intermediate.dense')(x))
-        h = dropout.dropout(linear(shape.hidden_size, 'output.dense')(h), shape.dropout, output_keys)
+        h = gelu(linear(config.intermediate_size, 'intermediate.dense')(x))
+        h = dropout.dropout(linear(config.hidden_size, 'output.dense')(h), config.dropout, output_seeds)
         return layer_norm('output.LayerNorm')(x + h).astype(dtype)
 
 
 class BertEncoder(nn.Module):
     """`num_layers` layers and the pooler of one encoder.
 
-    Called with vectors [B, L, D], `attends` and `keys` as `BertLayer`, it returns the last hidden states
-    [B, L, D]. `pool` turns vectors of [CLS] into tanh(dense(·)), which BERT's sentence heads read.
+    Called with vectors [B, L, D], `attention_mask` and `dropout_seeds` as `BertLayer`, it returns the last
+    hidden states [B, L, D]. `pool` turns vectors of [CLS] into tanh(dense(·)), which BERT's sentence heads
+    read.
     """
 
-    shape: BertShape
+    config: EncoderConfig
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        policy = REMAT[self.shape.remat]
+        policy = REMAT[self.config.remat]
         layer = BertLayer if policy is None else nn.remat(BertLayer, policy=policy)
         self.layers = [
-            layer(self.shape, self.dtype, name=f'encoder.layer.{i}') for i in range(self.shape.num_layers)
+            layer(self.config, self.dtype, name=f'encoder.layer.{i}') for i in range(self.config.num_layers)
         ]
         self.pooler = Dense(
-            self.shape.hidden_size, self.dtype, self.shape.initializer_range, name='pooler.dense'
+            self.config.hidden_size, self.dtype, self.config.initializer_range, name='pooler.dense'
         )
 
-    def __call__(self, x: jax.Array, attends: jax.Array, keys: jax.Array | None) -> jax.Array:
-        places = [places_of((*self.path, layer.name)) for layer in self.layers]
-        if self.shape.scan_layers and self.layers and not self.is_initializing():
-            return self._scanned(x, attends, keys, np.stack(places))
-        for layer, of_layer in zip(self.layers, places):
-            x = layer(x, attends, keys, of_layer)
+    def __call__(self, x: jax.Array, attention_mask: jax.Array, dropout_seeds: jax.Array | None) -> jax.Array:
+        dropout_sites = [layer_dropout_sites((*self.path, layer.name)) for layer in self.layers]
+        if self.config.scan_layers and self.layers and not self.is_initializing():
+            return self._scanned(x, attention_mask, dropout_seeds, np.stack(dropout_sites))
+        for layer, layer_sites in zip(self.layers, dropout_sites):
+            x = layer(x, attention_mask, dropout_seeds, layer_sites)
         return x
 
     def _scanned(
-        self, x: jax.Array, attends: jax.Array, keys: jax.Array | None, places: np.ndarray
+        self,
+        x: jax.Array,
+        attention_mask: jax.Array,
+        dropout_seeds: jax.Array | None,
+        dropout_sites: np.ndarray,
     ) -> jax.Array:
         """The same as one loop over parameters that are stacked here: elsewhere every layer has its own."""
-        of_layers = [self.variables['params'][layer.name] for layer in self.layers]
-        layer = BertLayer(self.shape, self.dtype, parent=None)
+        layer_params = [self.variables['params'][layer.name] for layer in self.layers]
+        layer = BertLayer(self.config, self.dtype, parent=None)
 
-        def step(x: jax.Array, of_layer: tuple[dict, jax.Array | np.ndarray]) -> tuple[jax.Array, None]:
-            params, places = of_layer
-            return layer.apply({'params': params}, x, attends, keys, places), None
+        def step(x: jax.Array, layer_inputs: tuple[dict, jax.Array | np.ndarray]) -> tuple[jax.Array, None]:
+            params, dropout_sites = layer_inputs
+            return layer.apply({'params': params}, x, attention_mask, dropout_seeds, dropout_sites), None
 
-        policy = REMAT[self.shape.remat]
+        policy = REMAT[self.config.remat]
         step = step if policy is None else jax.checkpoint(step, policy=policy)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_layers)
-        return jax.lax.scan(step, x, (stacked, places))[0]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
+        return jax.lax.scan(step, x, (stacked, dropout_sites))[0]
 
     def pool(self, cls: jax.Array) -> jax.Array:
         """[..., D] → [..., D]."""

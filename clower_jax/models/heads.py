@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clower_jax.models.bert import BertShape, Dense, gelu, layer_norm
+from clower_jax.models.bert import Dense, EncoderConfig, gelu, layer_norm
 
 
 class MlmHead(nn.Module):
@@ -14,14 +14,14 @@ class MlmHead(nn.Module):
     products with the rows of the table are the logits.
     """
 
-    shape: BertShape
+    config: EncoderConfig
     vocab_size: int
     dtype: jnp.dtype
 
     def setup(self) -> None:
         self.bias = self.param('bias', nn.initializers.zeros, (self.vocab_size,))
         self.transform = Dense(
-            self.shape.hidden_size, self.dtype, self.shape.initializer_range, name='transform.dense'
+            self.config.hidden_size, self.dtype, self.config.initializer_range, name='transform.dense'
         )
         self.norm = layer_norm('transform.LayerNorm')
 
@@ -32,10 +32,10 @@ class MlmHead(nn.Module):
 class SopHead(nn.Module):
     """Sentence-order prediction (Lan et al. 2020): pooled [..., D] → fp32 logits [..., 2], 1 = swapped."""
 
-    shape: BertShape
+    config: EncoderConfig
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, pooled: jax.Array) -> jax.Array:
-        head = Dense(2, self.dtype, self.shape.initializer_range, name='seq_relationship')
+        head = Dense(2, self.dtype, self.config.initializer_range, name='seq_relationship')
         return head(pooled).astype(jnp.float32)

@@ -48,16 +48,16 @@ class ModelKind:
         return tuple(self.parts)
 
     @property
-    def tables(self) -> int:
+    def num_tables(self) -> int:
         """Token tables: one over both views, or one each."""
         return len({part.embeddings for part in self.parts.values()})
 
-    def views_through(self, view: str) -> tuple[str, ...]:
+    def views_sharing_encoder(self, view: str) -> tuple[str, ...]:
         """The views that go through the same encoder as this one, itself included."""
         return tuple(one for one, part in self.parts.items() if part.encoder == self.parts[view].encoder)
 
 
-def _of_words(**settings: Any) -> Classifier:
+def _word_classifier(**settings: Any) -> Classifier:
     return Classifier(**settings, view='word')
 
 
@@ -89,7 +89,7 @@ KINDS: Mapping[str, ModelKind] = MappingProxyType(
             span_finder=LicheeSpanFinder,
         ),
         # The word encoder of a CLOWER, for fine-tuning.
-        'word': ModelKind(parts={'word': WORDS}, reads_words=('classify',), classifier=_of_words),
+        'word': ModelKind(parts={'word': WORDS}, reads_words=('classify',), classifier=_word_classifier),
     }
 )
 PRETRAINED = tuple(name for name, kind in KINDS.items() if 'char' in kind.parts)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from clower_jax.models.clower import Clower, Embeddings, attends, positions_in_texts
+from clower_jax.models.clower import Clower, Embeddings, make_attention_mask, packed_positions
 from clower_jax.models.finetuned import Classifier, SpanFinder
 
 
@@ -17,26 +17,32 @@ class Lichee(Clower):
         """The parts of a batch that it reads."""
         return (*super().inputs, 'char_words')
 
-    def encode_batch(self, view: str, batch: dict[str, jax.Array], keys: jax.Array | None) -> jax.Array:
+    def encode_batch(
+        self, view: str, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None
+    ) -> jax.Array:
         """Last hidden states [B, Lc, D] of the one view, 'char'."""
-        ids, texts = batch['char_ids'], batch.get('char_texts')
-        positions = positions_in_texts(texts, batch.get('char_starts'))
-        x = merged(self.embeddings, ids, batch['char_segments'], batch['char_words'], positions, keys)
-        return self.char_encoder(x, attends(ids, texts), keys)
+        ids, segment_ids = batch['char_ids'], batch.get('char_texts')
+        positions = packed_positions(segment_ids, batch.get('char_starts'))
+        x = merged_embeddings(
+            self.embeddings, ids, batch['char_segments'], batch['char_words'], positions, dropout_seeds
+        )
+        return self.char_encoder(x, make_attention_mask(ids, segment_ids), dropout_seeds)
 
 
-def merged(
+def merged_embeddings(
     embeddings: Embeddings,
     ids: jax.Array,
-    segments: jax.Array,
-    words: jax.Array,
+    token_type_ids: jax.Array,
+    word_ids: jax.Array,
     positions: jax.Array | None,
-    keys: jax.Array | None,
+    dropout_seeds: jax.Array | None,
 ) -> jax.Array:
     """[B, L, D]: the embedding layer over max(row of ids, row of words), all int [B, L] (LICHEE's choice
     among the ways to merge them)."""
     table = embeddings.word_embeddings
-    return embeddings.placed(jnp.maximum(table(ids), table(words)), segments, positions, keys)
+    return embeddings.from_token_embeddings(
+        jnp.maximum(table(ids), table(word_ids)), token_type_ids, positions, dropout_seeds
+    )
 
 
 class LicheeClassifier(Classifier):
@@ -48,10 +54,17 @@ class LicheeClassifier(Classifier):
         return (*super().inputs, 'char_words')
 
     def __call__(
-        self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
+        self,
+        ids: jax.Array,
+        token_type_ids: jax.Array,
+        *word_inputs: jax.Array,
+        dropout_seeds: jax.Array | None = None,
     ) -> jax.Array:
-        x = merged(self.embeddings, ids, segments, words[0], None, keys)
-        return self.label(self.of_text(self.char_encoder(x, attends(ids, None), keys), ids), keys)
+        x = merged_embeddings(self.embeddings, ids, token_type_ids, word_inputs[0], None, dropout_seeds)
+        return self.class_logits(
+            self.text_vectors(self.char_encoder(x, make_attention_mask(ids, None), dropout_seeds), ids),
+            dropout_seeds,
+        )
 
 
 class LicheeSpanFinder(SpanFinder):
@@ -63,7 +76,11 @@ class LicheeSpanFinder(SpanFinder):
         return (*super().inputs, 'char_words')
 
     def __call__(
-        self, ids: jax.Array, segments: jax.Array, *words: jax.Array, keys: jax.Array | None = None
+        self,
+        ids: jax.Array,
+        token_type_ids: jax.Array,
+        *word_inputs: jax.Array,
+        dropout_seeds: jax.Array | None = None,
     ) -> jax.Array:
-        x = merged(self.embeddings, ids, segments, words[0], None, keys)
-        return self.find(self.char_encoder(x, attends(ids, None), keys))
+        x = merged_embeddings(self.embeddings, ids, token_type_ids, word_inputs[0], None, dropout_seeds)
+        return self.span_logits(self.char_encoder(x, make_attention_mask(ids, None), dropout_seeds))

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax.models.bert import BertShape, Dense, gelu, layer_norm
+from clower_jax.models.bert import Dense, EncoderConfig, gelu, layer_norm
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
 from clower_jax.models.heads import MlmHead
-from clower_jax.objectives.base import SumsByName
-from clower_jax.objectives.pretraining import encoder_settings, named
-from clower_jax.objectives.sentence import SentenceTask, counts, drops
+from clower_jax.objectives.base import MetricSums
+from clower_jax.objectives.pretraining import encoder_settings, metric_sums
+from clower_jax.objectives.sentence import SentenceTask, batch_counts, has_dropout
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
@@ -31,13 +31,13 @@ from clower_jax.ops.linear import rows_at
 class Fusion(nn.Module):
     """LayerNorm(GELU(dense([token; sentence]))): tokens [B, P, D] and sentences [B, D] → [B, P, D]."""
 
-    shape: BertShape
+    shape: EncoderConfig
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, tokens: jax.Array, sentences: jax.Array) -> jax.Array:
         sentences = jnp.broadcast_to(sentences.astype(tokens.dtype)[:, None], tokens.shape)
-        dense = Dense(self.shape.hidden_size, self.dtype, self.shape.initializer_range, name='dense')
+        dense = Dense(self.config.hidden_size, self.dtype, self.config.initializer_range, name='dense')
         h = gelu(dense(jnp.concatenate([tokens, sentences], axis=-1)))
         return layer_norm('LayerNorm')(h).astype(self.dtype)
 
@@ -47,22 +47,22 @@ class AutoMlmEncoder(SentenceEncoder):
 
     def setup(self) -> None:
         super().setup()
-        self.fusion = Fusion(self.shape, self.dtype)
-        self.char_mlm = MlmHead(self.shape, self.vocab_size, self.dtype)
+        self.fusion = Fusion(self.config, self.dtype)
+        self.char_mlm = MlmHead(self.config, self.vocab_size, self.dtype)
 
     def views(
-        self, batch: dict[str, jax.Array], keys: jax.Array | None = None
+        self, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None = None
     ) -> dict[str, jax.Array | tuple]:
         """`first`, `second`: fp32 [B, D], the text's vector under two draws of dropout; `mlm_vectors`
         [B, P, D], whose products with the rows of `decoder` (table [V, D], bias [V]) are the logits.
 
-        Batch: see `AutoMlm`; keys: uint32 [3·B, 2] of `dropout.row_keys`, None for no dropout.
+        Batch: see `AutoMlm`; dropout_seeds: uint32 [3·B, 2] of `dropout.row_seeds`, None for no dropout.
         """
-        ids, other, segments = batch['char_ids'], batch['other_ids'], batch['char_segments']
+        ids, other, token_type_ids = batch['char_ids'], batch['other_ids'], batch['char_segments']
         flat = (-1, ids.shape[1])
         # One pass over the text twice and the masked text, next to each other: each stays on its device.
-        three = jnp.stack([ids, ids, other], 1).reshape(flat)
-        hidden = self.encode(three, jnp.stack([segments] * 3, 1).reshape(flat), keys)
+        stacked_ids = jnp.stack([ids, ids, other], 1).reshape(flat)
+        hidden = self.encode(stacked_ids, jnp.stack([token_type_ids] * 3, 1).reshape(flat), dropout_seeds)
         first, second = (pool_tokens(hidden[view::3], ids, self.pooling) for view in range(2))
         masked = rows_at(hidden[2::3], batch['mlm_positions'])
         table = self.embeddings.word_embeddings.embedding
@@ -91,7 +91,7 @@ class AutoMlm(SentenceTask):
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'AutoMlm':
         """Raises ValueError where nothing is dropped: both vectors of a text would be the same one."""
-        if not drops(config.model):
+        if not has_dropout(config.model):
             raise ValueError(
                 'model.dropout=0, model.attention_dropout=0 and model.drophead=0: dropout makes the two '
                 'vectors of a text that Auto-MLM contrasts. Set one of them, 0.1 as a rule'
@@ -110,18 +110,18 @@ class AutoMlm(SentenceTask):
         batch = dict.fromkeys(names, jnp.zeros((1, 2), jnp.int32))
         return self.model.init(key, batch, method=self.model.views)['params']
 
-    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
-        keys = None if key is None else dropout.row_keys(key, 3 * len(batch['char_ids']))
-        out = self.model.apply({'params': params}, batch, keys, method=self.model.views)
-        real = batch['char_ids'][:, 0] != PAD_ID
-        contrast = losses.info_nce(out['first'], out['second'], real, self.temperature)
+        dropout_seeds = None if key is None else dropout.row_seeds(key, 3 * len(batch['char_ids']))
+        out = self.model.apply({'params': params}, batch, dropout_seeds, method=self.model.views)
+        valid = batch['char_ids'][:, 0] != PAD_ID
+        contrast = losses.info_nce(out['first'], out['second'], valid, self.temperature)
         table, bias = out['decoder']
         mlm = linear_cross_entropy(out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.mesh)
-        sums = counts(batch) | named('contrast', contrast) | named('mlm', mlm)
+        sums = batch_counts(batch) | metric_sums('contrast', contrast) | metric_sums('mlm', mlm)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-        return self.total(means), sums
+        return self.total_loss(means), sums
 
-    def total(self, means: dict) -> jax.Array:
+    def total_loss(self, means: dict) -> jax.Array:
         """The loss that is minimised; a part that nothing counts in is 0."""
         return means.get('loss_contrast', 0.0) + self.mlm_weight * means.get('loss_mlm', 0.0)

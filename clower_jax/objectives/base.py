@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-SumsByName = dict[str, tuple[jax.Array, jax.Array]]  # metric → (sum, count), fp32 scalars
+MetricSums = dict[str, tuple[jax.Array, jax.Array]]  # metric → (sum, count), fp32 scalars
 
 
 class Objective(Protocol):
@@ -22,15 +22,15 @@ class Objective(Protocol):
     def init(self, key: jax.Array) -> dict:
         """Random parameters."""
 
-    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss that is minimised, and the sums behind it, whose means over any number of batches are
         exact. key: of dropout; None: none."""
 
-    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+    def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The sums of one batch, without dropout, and outputs, arrays [B, …] that a scorer on the host turns
         into metrics that are no means; {} where there are none."""
 
-    def total(self, means: dict) -> Any:
+    def total_loss(self, means: dict) -> Any:
         """The loss, a scalar, out of the metrics' means."""
 
     def step_flops(self, config: ConfigDict) -> float:
@@ -73,11 +73,11 @@ class Split(Protocol):
 
     def decode(self, outputs: list[dict[str, np.ndarray]]) -> Any: ...
 
-    def score(self, found: Any) -> dict[str, float]: ...
+    def score(self, decoded: Any) -> dict[str, float]: ...
 
-    def confusion(self, found: Any) -> np.ndarray | None: ...
+    def confusion(self, decoded: Any) -> np.ndarray | None: ...
 
-    def write_predictions(self, folder: Path, found: Any) -> None: ...
+    def write_predictions(self, folder: Path, decoded: Any) -> None: ...
 
 
 def higher_is_better(metric: str) -> bool:

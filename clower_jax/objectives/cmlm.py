@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax.models.bert import Dense
-from clower_jax.models.clower import VIEWS, Clower, attends
+from clower_jax.models.clower import VIEWS, Clower, make_attention_mask
 from clower_jax.models.finetuned import pool_tokens
 from clower_jax.objectives.pretraining import Pretrain, encoder_settings
 from clower_jax.utils import flops
@@ -29,7 +29,7 @@ class ConditionalBert(Clower):
     masks; `char_mlm_positions` [B, P]. It returns what `Clower` does, without `sop_logits`.
     """
 
-    vectors: int = 15  # N, how often the vector of A is projected
+    num_vectors: int = 15  # N, how often the vector of A is projected
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -38,23 +38,29 @@ class ConditionalBert(Clower):
 
     def setup(self) -> None:
         super().setup()
-        size = self.vectors * self.shape.hidden_size
-        self.projection = Dense(size, self.dtype, self.shape.initializer_range)
+        size = self.num_vectors * self.config.hidden_size
+        self.projection = Dense(size, self.dtype, self.config.initializer_range)
 
-    def condition(self, ids: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """[B, N, D]: the vectors of the texts in int ids [B, L']; keys as `encode` has them."""
-        if keys is not None:  # the encoder runs twice; what is dropped differs
-            keys = keys + np.uint32(len(VIEWS))
-        hidden = self.encode('char', ids, jnp.zeros_like(ids), keys=keys)
+    def condition(self, ids: jax.Array, dropout_seeds: jax.Array | None = None) -> jax.Array:
+        """[B, N, D]: the vectors of the texts in int ids [B, L']; dropout_seeds as `encode` has them."""
+        if dropout_seeds is not None:  # the encoder runs twice; what is dropped differs
+            dropout_seeds = dropout_seeds + np.uint32(len(VIEWS))
+        hidden = self.encode('char', ids, jnp.zeros_like(ids), dropout_seeds=dropout_seeds)
         vectors = self.projection(pool_tokens(hidden, ids, 'mean'))
-        return vectors.reshape(len(ids), self.vectors, -1)
+        return vectors.reshape(len(ids), self.num_vectors, -1)
 
-    def __call__(self, batch: dict[str, jax.Array], keys: jax.Array | None = None) -> dict[str, dict]:
-        vectors = self.condition(batch['context_ids'], keys)
+    def __call__(
+        self, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None = None
+    ) -> dict[str, dict]:
+        vectors = self.condition(batch['context_ids'], dropout_seeds)
         ids = batch['char_ids']
-        x = self.embeddings(ids, batch['char_segments'], None, keys)
-        seen = jnp.pad(attends(ids, None), ((0, 0), (0, 0), (self.vectors, 0)), constant_values=True)
-        hidden = self.char_encoder(jnp.concatenate([vectors, x], axis=1), seen, keys)[:, self.vectors :]
+        x = self.embeddings(ids, batch['char_segments'], None, dropout_seeds)
+        attention_mask = jnp.pad(
+            make_attention_mask(ids, None), ((0, 0), (0, 0), (self.num_vectors, 0)), constant_values=True
+        )
+        hidden = self.char_encoder(jnp.concatenate([vectors, x], axis=1), attention_mask, dropout_seeds)[
+            :, self.num_vectors :
+        ]
         mlm_vectors = self.mlm_vectors('char', hidden, batch['char_mlm_positions'])
         out = {'hidden': hidden, 'cls': hidden[:, :1], 'mlm_vectors': mlm_vectors}
         return {'char': out | {'decoder': self.decoder('char')}}
@@ -84,12 +90,12 @@ class Cmlm(Pretrain):
             base_vocab_size=config.model.base_vocab_size,
             mlm_candidates=config.loss.mlm_candidates,
             views=('char',),
-            vectors=config.loss.cmlm_vectors,
+            num_vectors=config.loss.cmlm_vectors,
         )
 
     def step_flops(self, config: ConfigDict) -> float:
         """See `flops.step_flops`: here the encoder runs twice, and once over N more vectors."""
-        vectors = self.model.vectors
-        again = flops.encoder_flops(config, config.data.char_length + vectors)
-        again += 2 * vectors * config.model.hidden_size**2
-        return super().step_flops(config) + 3.0 * again * config.batch_size
+        num_vectors = self.model.num_vectors
+        extra_flops = flops.encoder_flops(config, config.data.char_length + num_vectors)
+        extra_flops += 2 * num_vectors * config.model.hidden_size**2
+        return super().step_flops(config) + 3.0 * extra_flops * config.batch_size

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder
-from clower_jax.objectives.base import SumsByName
-from clower_jax.objectives.pretraining import encoder_settings, named
-from clower_jax.objectives.sentence import SentenceTask, both_sides, counts, drops
+from clower_jax.objectives.base import MetricSums
+from clower_jax.objectives.pretraining import encoder_settings, metric_sums
+from clower_jax.objectives.sentence import SentenceTask, batch_counts, encode_pairs, has_dropout
 from clower_jax.ops import losses
 
 
@@ -45,7 +45,10 @@ class Mirror(SentenceTask):
         """
         model = config.model
         if not (
-            config.data.mask_span or config.data.shuffle_positions or model.feature_cutoff or drops(model)
+            config.data.mask_span
+            or config.data.shuffle_positions
+            or model.feature_cutoff
+            or has_dropout(model)
         ):
             raise ValueError(
                 'data.mask_span=0, model.dropout=0, model.attention_dropout=0 and model.drophead=0: both '
@@ -70,13 +73,13 @@ class Mirror(SentenceTask):
         ids = jnp.zeros((1, 2), jnp.int32)
         return self.model.init(key, ids, ids, projected=self.projection)['params']
 
-    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch, a mean over its pairs, and the sums behind it; key None: no dropout."""
-        a, b = both_sides(self.model, params, batch, key, self.projection, self.feature_cutoff)
-        real = batch['char_ids'][:, 0] != PAD_ID
-        part = losses.info_nce(a, b, real, self.temperature, within=self.within)
-        return part.loss / jnp.maximum(part.count, 1), named('contrast', part) | counts(batch)
+        a, b = encode_pairs(self.model, params, batch, key, self.projection, self.feature_cutoff)
+        valid = batch['char_ids'][:, 0] != PAD_ID
+        part = losses.info_nce(a, b, valid, self.temperature, within=self.within)
+        return part.loss / jnp.maximum(part.count, 1), metric_sums('contrast', part) | batch_counts(batch)
 
-    def total(self, means: dict) -> jax.Array:
+    def total_loss(self, means: dict) -> jax.Array:
         """The mean contrastive loss."""
         return means.get('loss_contrast', 0.0)

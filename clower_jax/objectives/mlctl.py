@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
-from clower_jax.objectives.base import SumsByName
-from clower_jax.objectives.pretraining import encoder_settings, named, one_of
-from clower_jax.objectives.sentence import SentenceTask, counts, interleaved, sides
+from clower_jax.objectives.base import MetricSums
+from clower_jax.objectives.pretraining import check_choice, encoder_settings, metric_sums
+from clower_jax.objectives.sentence import SentenceTask, batch_counts, deinterleave, interleave
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.linear import rows_at
 
@@ -53,7 +53,7 @@ class MlCtl(SentenceTask):
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'MlCtl':
         """Raises ValueError where a config value is not one of its choices."""
-        one_of('loss.contrast', config.loss.contrast, CONTRASTS)
+        check_choice('loss.contrast', config.loss.contrast, CONTRASTS)
         chosen = ('contrast', 'temperature', 'word_weight', 'within_words', 'align_threshold')
         return cls(
             SentenceEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling),
@@ -66,45 +66,47 @@ class MlCtl(SentenceTask):
         """As `SentenceTask.trained_by`."""
         return 'contrastive learning on translations, of sentences and of words (ML-CTL, arXiv 2202.13083)'
 
-    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
-        ids, segments = interleaved(batch, 'ids'), interleaved(batch, 'segments')
+        ids, token_type_ids = interleave(batch, 'ids'), interleave(batch, 'segments')
         width = ids.shape[1]
-        keys = None if key is None else dropout.row_keys(key, len(ids))
+        dropout_seeds = None if key is None else dropout.row_seeds(key, len(ids))
         encode = self.model.encode
-        hidden = self.model.apply({'params': params}, ids, segments, keys, method=encode)
+        hidden = self.model.apply({'params': params}, ids, token_type_ids, dropout_seeds, method=encode)
         pooled = pool_tokens(hidden, ids, self.model.pooling)
-        real = batch['char_ids'][:, 0] != PAD_ID
-        sentences = self._contrast(*sides(pooled), real, within=True)
+        valid = batch['char_ids'][:, 0] != PAD_ID
+        sentences = self._contrast(*deinterleave(pooled), valid, within=True)
 
-        numbers = interleaved(batch, 'words')
-        words = sides(word_vectors(hidden, numbers, width))
+        word_numbers = interleave(batch, 'words')
+        words = deinterleave(word_vectors(hidden, word_numbers, width))
         alignment = batch.get('alignment')
         if alignment is None:
-            there = jnp.arange(1, width + 1) <= numbers.max(1, keepdims=True)
-            alignment = mutual_alignment(*words, *sides(there), self.max_aligned, self.align_threshold)
-        at = jnp.maximum(alignment - 1, 0)
-        a, b = (rows_at(words[side], at[..., side]) for side in (0, 1))
+            has_word = jnp.arange(1, width + 1) <= word_numbers.max(1, keepdims=True)
+            alignment = mutual_alignment(
+                *words, *deinterleave(has_word), self.max_aligned, self.align_threshold
+            )
+        positions = jnp.maximum(alignment - 1, 0)
+        a, b = (rows_at(words[side], positions[..., side]) for side in (0, 1))
         aligned = (alignment > 0).all(-1).reshape(-1)
         flat = (-1, a.shape[-1])
-        pairs = self._contrast(a.reshape(flat), b.reshape(flat), aligned, within=self.within_words)
+        word_pairs = self._contrast(a.reshape(flat), b.reshape(flat), aligned, within=self.within_words)
 
         sums = {
-            **counts(batch),
-            **named('sentence', sentences),
-            **named('word', pairs),
-            'aligned_words': (aligned.sum().astype(jnp.float32), real.sum().astype(jnp.float32)),
+            **batch_counts(batch),
+            **metric_sums('sentence', sentences),
+            **metric_sums('word', word_pairs),
+            'aligned_words': (aligned.sum().astype(jnp.float32), valid.sum().astype(jnp.float32)),
         }
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-        return self.total(means), sums
+        return self.total_loss(means), sums
 
-    def total(self, means: dict) -> jax.Array:
+    def total_loss(self, means: dict) -> jax.Array:
         """The loss that is minimised; a part that nothing counts in is 0."""
         return means.get('loss_sentence', 0.0) + self.word_weight * means.get('loss_word', 0.0)
 
-    def _contrast(self, a: jax.Array, b: jax.Array, real: jax.Array, within: bool) -> losses.Sums:
+    def _contrast(self, a: jax.Array, b: jax.Array, valid: jax.Array, within: bool) -> losses.Sums:
         with_positive = self.contrast == 'info_nce'
-        return losses.info_nce(a, b, real, self.temperature, within=within, with_positive=with_positive)
+        return losses.info_nce(a, b, valid, self.temperature, within=within, with_positive=with_positive)
 
 
 def word_vectors(hidden: jax.Array, words: jax.Array, count: int) -> jax.Array:
@@ -125,14 +127,14 @@ def word_vectors(hidden: jax.Array, words: jax.Array, count: int) -> jax.Array:
 
 
 def mutual_alignment(
-    a: jax.Array, b: jax.Array, real_a: jax.Array, real_b: jax.Array, count: int, threshold: float = -1.0
+    a: jax.Array, b: jax.Array, valid_a: jax.Array, valid_b: jax.Array, count: int, threshold: float = -1.0
 ) -> jax.Array:
     """Pairs of words each of which is the other's nearest by cosine, the most alike first (the 'mutual
     arg-max' of SimAlign, Jalili Sabet et al. 2020, arXiv 2004.08728).
 
     Args:
       a, b: [B, V, D] and [B, W, D], the vectors of the words of two sentences.
-      real_a, real_b: bool [B, V] and [B, W]; the others are nobody's nearest.
+      valid_a, valid_b: bool [B, V] and [B, W]; the others are nobody's nearest.
       count: K, the most pairs of a row.
       threshold: the least cosine of a pair.
 
@@ -142,7 +144,7 @@ def mutual_alignment(
     a, b = (jax.lax.stop_gradient(x).astype(jnp.float32) for x in (a, b))
     a, b = (x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-30) for x in (a, b))
     cosine = jnp.einsum('BVD,BWD->BVW', a, b, precision='highest')
-    cosine = jnp.where(real_a[:, :, None] & real_b[:, None, :], cosine, -jnp.inf)
+    cosine = jnp.where(valid_a[:, :, None] & valid_b[:, None, :], cosine, -jnp.inf)
     nearest_b, nearest_a = cosine.argmax(2), cosine.argmax(1)
     mutual = jnp.take_along_axis(nearest_a, nearest_b, axis=1) == jnp.arange(a.shape[1])
     best = cosine.max(2)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax.models.bert import BertShape
-from clower_jax.models.clower import PAD_ID, VIEWS, Clower, real_tokens
+from clower_jax.models.bert import EncoderConfig
+from clower_jax.models.clower import PAD_ID, VIEWS, Clower, token_mask
 from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
-from clower_jax.objectives.base import SumsByName
+from clower_jax.objectives.base import MetricSums
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
@@ -21,7 +21,7 @@ from clower_jax.ops.nt_xent import nt_xent
 from clower_jax.parallel import precision, sharding
 from clower_jax.utils import flops
 
-SCANNED_FROM = 6  # layers of an encoder
+SCAN_MIN_LAYERS = 6  # layers of an encoder
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
 CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}
@@ -55,11 +55,11 @@ class Pretrain:
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Self:
         """Raises ValueError where a config value is not one of its choices."""
-        one_of('loss.mlm_candidates', config.loss.mlm_candidates, ('shared', 'branch'))
-        one_of('loss.contrast_scope', config.loss.contrast_scope, ('global', 'local'))
-        one_of('loss.sop_on', config.loss.sop_on, tuple(SOP_VIEWS))
-        one_of('loss.contrast_on', config.loss.contrast_on, tuple(CONTRASTS))
-        one_of('model.kind', config.model.kind, PRETRAINED)
+        check_choice('loss.mlm_candidates', config.loss.mlm_candidates, ('shared', 'branch'))
+        check_choice('loss.contrast_scope', config.loss.contrast_scope, ('global', 'local'))
+        check_choice('loss.sop_on', config.loss.sop_on, tuple(SOP_VIEWS))
+        check_choice('loss.contrast_on', config.loss.contrast_on, tuple(CONTRASTS))
+        check_choice('model.kind', config.model.kind, PRETRAINED)
         views = KINDS[config.model.kind].views
         if config.loss.sop_on == 'word' and 'word' not in views:
             raise ValueError(f'loss.sop_on=word, but a model.kind={config.model.kind} has no word encoder')
@@ -107,46 +107,48 @@ class Pretrain:
         batch = dict.fromkeys(self.model.inputs, jnp.zeros((1, 2), jnp.int32))
         return self.model.init(key, batch)['params']
 
-    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
         rows = len(batch['char_ids'])
-        keys = None if key is None else dropout.row_keys(key, rows)
-        in_parts = self.microbatches > 1
-        sums, vectors = (self._encoded_in_parts if in_parts else self._encoded)(params, batch, keys)
+        dropout_seeds = None if key is None else dropout.row_seeds(key, rows)
+        uses_microbatches = self.microbatches > 1
+        sums, vectors = (self._encode_microbatches if uses_microbatches else self._encode)(
+            params, batch, dropout_seeds
+        )
         sums |= self._contrast(vectors, batch)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-        tokens = sum(real_tokens(batch[name]).sum() for name in self.model.inputs if name.endswith('_ids'))
-        per_batch = {'examples': real_texts(batch).sum(), 'tokens': tokens}
+        tokens = sum(token_mask(batch[name]).sum() for name in self.model.inputs if name.endswith('_ids'))
+        per_batch = {'examples': valid_texts(batch).sum(), 'tokens': tokens}
         if 'acc_tcl' in sums:
             per_batch['anchors'] = sums['acc_tcl'][1]
         sums |= {name: (jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in per_batch.items()}
-        return self.total(means), sums
+        return self.total_loss(means), sums
 
-    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+    def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The sums of one batch, without dropout; no outputs."""
         return self.loss(params, batch, None)[1], {}
 
     def step_flops(self, config: ConfigDict) -> float:
         """See `flops.step_flops`."""
-        return flops.step_flops(config, self.model.views, kind_of(config).tables > 1)
+        return flops.step_flops(config, self.model.views, kind_of(config).num_tables > 1)
 
-    def total(self, means: dict) -> jax.Array:
+    def total_loss(self, means: dict) -> jax.Array:
         """The loss that is minimised, from the means of its parts; a part that nothing counts in is 0."""
         mlm_char, mlm_word, sop, tcl, scl = (
             means.get(f'loss_{part}', 0.0) for part in ('mlm_char', 'mlm_word', 'sop', 'tcl', 'scl')
         )
         return mlm_char + mlm_word + self.sop_weight * sop + self.contrast_weight * (tcl + scl)
 
-    def _encoded(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
+    def _encode(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> tuple[MetricSums, dict]:
         """The sums of the losses that need no other row, and the vectors that are contrasted, as far as they
         are: `char_cls`, `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]."""
-        out = self.model.apply({'params': params}, batch, keys)
-        sums: SumsByName = {}
+        out = self.model.apply({'params': params}, batch, dropout_seeds)
+        sums: MetricSums = {}
         for view in self.model.views:
             labels = batch[f'{view}_mlm_labels']
             table, bias = out[view]['decoder']
             part = linear_cross_entropy(out[view]['mlm_vectors'], table, bias, labels, mesh=self.mesh)
-            sums |= named(f'mlm_{view}', part)
+            sums |= metric_sums(f'mlm_{view}', part)
         sop_labels = batch['sop_labels'].reshape(out['char']['cls'].shape[:2])
         sop = [
             losses.masked_cross_entropy(out[view]['sop_logits'], sop_labels)
@@ -154,7 +156,7 @@ class Pretrain:
             if view in self.model.views
         ]
         if sop:
-            sums |= named('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
+            sums |= metric_sums('sop', jax.tree.map(lambda *parts: sum(parts), *sop))
         vectors: dict[str, jax.Array] = {}
         if 'sentence' in CONTRASTS[self.contrast_on]:
             vectors |= {f'{view}_cls': out[view]['cls'] for view in VIEWS}
@@ -164,22 +166,24 @@ class Pretrain:
             vectors['anchor_words'] = rows_at(out['word']['hidden'], batch['anchor_word_position'])
         return sums, vectors
 
-    def _encoded_in_parts(self, params: dict, batch: dict, keys: jax.Array | None) -> tuple[SumsByName, dict]:
+    def _encode_microbatches(
+        self, params: dict, batch: dict, dropout_seeds: jax.Array | None
+    ) -> tuple[MetricSums, dict]:
         """As `_encoded`, a micro-batch at a time; only its results are kept."""
-        parts = self.microbatches
+        microbatches = self.microbatches
 
         def split(x: jax.Array) -> jax.Array:
             # Every device keeps its rows: a micro-batch has some of each device's.
-            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+            return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
-        def joined(x: jax.Array) -> jax.Array:
+        def merge(x: jax.Array) -> jax.Array:
             return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
-        encoded = jax.checkpoint(lambda part: self._encoded(params, *part))
-        sums, vectors = jax.lax.map(encoded, jax.tree.map(split, (batch, keys)))
-        return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(joined, vectors)
+        encode = jax.checkpoint(lambda microbatch: self._encode(params, *microbatch))
+        sums, vectors = jax.lax.map(encode, jax.tree.map(split, (batch, dropout_seeds)))
+        return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(merge, vectors)
 
-    def _contrast(self, vectors: dict, batch: dict) -> SumsByName:
+    def _contrast(self, vectors: dict, batch: dict) -> MetricSums:
         """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text
         (the paper, equations 2–4)."""
         contrast = functools.partial(
@@ -194,37 +198,37 @@ class Pretrain:
         def flat(x: jax.Array) -> jax.Array:
             return x.reshape(-1, *x.shape[2:])
 
-        sums: SumsByName = {}
+        sums: MetricSums = {}
         if 'anchor_chars' in vectors:
             ids = None if self.same_word_negatives else flat(batch['anchor_ids'])
-            real = flat(batch['anchor_char_length']) > 0
-            part = contrast(flat(vectors['anchor_chars']), flat(vectors['anchor_words']), real, ids=ids)
-            sums |= named('tcl', part)
+            valid = flat(batch['anchor_char_length']) > 0
+            part = contrast(flat(vectors['anchor_chars']), flat(vectors['anchor_words']), valid, ids=ids)
+            sums |= metric_sums('tcl', part)
         if 'char_cls' in vectors:
-            real = real_texts(batch).reshape(-1)
-            sums |= named('scl', contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), real))
+            valid = valid_texts(batch).reshape(-1)
+            sums |= metric_sums('scl', contrast(flat(vectors['char_cls']), flat(vectors['word_cls']), valid))
         return sums
 
 
-def real_texts(batch: dict) -> jax.Array:
+def valid_texts(batch: dict) -> jax.Array:
     """bool [B, S]: which texts there are; a row that is all padding has none."""
     first = batch['char_ids'][:, :1] != PAD_ID
     starts = batch.get('char_starts')
     return first if starts is None else jnp.concatenate([first, starts[:, 1:] > 0], axis=1)
 
 
-def named(name: str, part: losses.Sums) -> SumsByName:
+def metric_sums(name: str, part: losses.Sums) -> MetricSums:
     """A loss and the accuracy that goes with it, as a task's sums have them."""
     return {f'loss_{name}': (part.loss, part.count), f'acc_{name}': (part.correct, part.count)}
 
 
 def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
     """What every network is made with; `mesh`: of the devices that it is compiled for."""
-    shape = BertShape.of(config.model)
+    encoder_config = EncoderConfig.from_config(config.model)
     # A loop is compiled layer by layer; a CPU is faster without one, and compiles small models.
-    scan_layers = sharding.platform_of(mesh) != 'cpu' and shape.num_layers >= SCANNED_FROM
+    scan_layers = sharding.platform_of(mesh) != 'cpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS
     return {
-        'shape': dataclasses.replace(shape, scan_layers=scan_layers),
+        'config': dataclasses.replace(encoder_config, scan_layers=scan_layers),
         'vocab_size': config.model.vocab_size,
         'max_positions': config.model.max_positions,
         'dtype': precision.compute_dtype(config.dtype),
@@ -240,10 +244,10 @@ def predicts_order(config: Mapping[str, Any], view: str) -> bool:
 def trains_pooler(config: Mapping[str, Any], view: str) -> bool:
     """Whether it trains the pooler that a view goes through. Sentence order alone does: its gradient is
     exactly 0 for every other loss. AMBERT has one pooler for both views."""
-    return any(predicts_order(config, one) for one in kind_of(config).views_through(view))
+    return any(predicts_order(config, other) for other in kind_of(config).views_sharing_encoder(view))
 
 
-def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError where the value is not one of the choices."""
     if value not in choices:
         raise ValueError(f'{key}={value!r} must be one of {", ".join(choices)}')

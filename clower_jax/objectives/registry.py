@@ -10,7 +10,7 @@ from clower_jax.objectives.base import Objective
 from clower_jax.objectives.cmlm import Cmlm
 from clower_jax.objectives.mirror_bert import Mirror
 from clower_jax.objectives.mlctl import MlCtl
-from clower_jax.objectives.pretraining import Pretrain, one_of
+from clower_jax.objectives.pretraining import Pretrain, check_choice
 from clower_jax.objectives.sentence import SentenceTask
 from clower_jax.objectives.supervised import Classify, FindSpan
 
@@ -30,7 +30,7 @@ def from_config(config: ConfigDict, mesh: Mesh | None = None) -> Objective:
 
     Raises ValueError where a config value is not one of its choices.
     """
-    one_of('task', config.task, ('pretrain', *OBJECTIVES))
+    check_choice('task', config.task, ('pretrain', *OBJECTIVES))
     if config.task == 'pretrain':
         return PRETRAINING.get(config.model.kind, Pretrain.from_config)(config, mesh)
     return OBJECTIVES[config.task](config, mesh)

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax.models.clower import PAD_ID, real_tokens
+from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import SentenceEncoder
-from clower_jax.objectives.base import Objective, SumsByName
+from clower_jax.objectives.base import MetricSums, Objective
 from clower_jax.ops import dropout
 
-CUTOFF = zlib.crc32(b'feature_cutoff')  # the place in the network that features are cut off at (`dropout`)
+CUTOFF_SITE = zlib.crc32(
+    b'feature_cutoff'
+)  # the place in the network that features are cut off at (`dropout`)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class SentenceTask:
         ids = jnp.zeros((1, 2), jnp.int32)
         return self.model.init(key, ids, ids)['params']
 
-    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+    def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The vectors of one batch, without dropout. There is no loss: an evaluation is of single texts."""
         vectors = self.model.apply({'params': params}, batch['char_ids'], batch['char_segments'])
         return {}, {'vectors': vectors, 'example': batch['example']}
@@ -55,12 +57,12 @@ class SentenceTask:
         return 0.0
 
 
-def drops(model: ConfigDict) -> bool:
+def has_dropout(model: ConfigDict) -> bool:
     """Whether anything is left out of two passes over the same text."""
     return bool(model.dropout or model.attention_dropout or model.drophead)
 
 
-def both_sides(
+def encode_pairs(
     model: SentenceEncoder,
     params: dict,
     batch: dict,
@@ -69,40 +71,44 @@ def both_sides(
     feature_cutoff: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The vectors of both sides, fp32 [B, D] each, out of one pass; every row has a dropout of its own."""
-    ids, segments = interleaved(batch, 'ids'), interleaved(batch, 'segments')
-    keys = None if key is None else dropout.row_keys(key, len(ids))
-    positions = features = None
+    ids, token_type_ids = interleave(batch, 'ids'), interleave(batch, 'segments')
+    dropout_seeds = None if key is None else dropout.row_seeds(key, len(ids))
+    positions = feature_mask = None
     if 'other_positions' in batch:
         shuffled = batch['other_positions']
         in_order = jnp.broadcast_to(jnp.arange(shuffled.shape[1], dtype=jnp.int32), shuffled.shape)
-        positions = _side_by_side(in_order, shuffled)
-    if feature_cutoff and keys is not None:
-        shape = (len(ids) // 2, model.shape.hidden_size)
-        kept = dropout.keep(shape, feature_cutoff, dropout.keys_at(sides(keys)[0], CUTOFF))
-        features = _side_by_side(kept, jnp.ones_like(kept))
-    vectors = model.apply({'params': params}, ids, segments, keys, positions, features, projected)
-    return sides(vectors)
+        positions = _interleave_rows(in_order, shuffled)
+    if feature_cutoff and dropout_seeds is not None:
+        shape = (len(ids) // 2, model.config.hidden_size)
+        kept = dropout.keep(
+            shape, feature_cutoff, dropout.seeds_at(deinterleave(dropout_seeds)[0], CUTOFF_SITE)
+        )
+        feature_mask = _interleave_rows(kept, jnp.ones_like(kept))
+    vectors = model.apply(
+        {'params': params}, ids, token_type_ids, dropout_seeds, positions, feature_mask, projected
+    )
+    return deinterleave(vectors)
 
 
-def interleaved(batch: dict, name: str) -> jax.Array:
+def interleave(batch: dict, name: str) -> jax.Array:
     """[2·B, L]: the rows of both sides, a pair's next to each other: on a mesh they are on one device."""
-    return _side_by_side(batch[f'char_{name}'], batch[f'other_{name}'])
+    return _interleave_rows(batch[f'char_{name}'], batch[f'other_{name}'])
 
 
-def _side_by_side(first: jax.Array, second: jax.Array) -> jax.Array:
+def _interleave_rows(first: jax.Array, second: jax.Array) -> jax.Array:
     pairs = jnp.stack([first, second], axis=1)
     return pairs.reshape(-1, pairs.shape[-1])
 
 
-def sides(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[2·B, …] as `interleaved` has it → [B, …] of either side, without a slice that would cross devices."""
+def deinterleave(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[2·B, …] as `interleave` has it → [B, …] of either side, without a slice that would cross devices."""
     pairs = rows.reshape(-1, 2, *rows.shape[1:])
     return pairs[:, 0], pairs[:, 1]
 
 
-def counts(batch: dict) -> SumsByName:
+def batch_counts(batch: dict) -> MetricSums:
     """`examples`, real pairs, and `tokens` of both sides: what rates are computed from."""
     ids = batch['char_ids']
-    tokens = real_tokens(ids).sum() + real_tokens(batch['other_ids']).sum()
-    found = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': tokens}
-    return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in found.items()}
+    tokens = token_mask(ids).sum() + token_mask(batch['other_ids']).sum()
+    values = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': tokens}
+    return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in values.items()}

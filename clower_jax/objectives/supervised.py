@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax.models.clower import PAD_ID, real_tokens
+from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import Classifier, SpanFinder
 from clower_jax.models.kinds import kind_of
-from clower_jax.objectives.base import SumsByName
+from clower_jax.objectives.base import MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
 
@@ -19,26 +19,26 @@ class _Supervised:
     """What the fine-tuning tasks share: a cross-entropy over labels in the batch, −1 where there is none."""
 
     model: Classifier | SpanFinder
-    _name: str  # of the loss in the metrics
-    _accuracy: str
+    _loss_name: str  # of the loss in the metrics
+    _accuracy_name: str
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
         ids = jnp.zeros((1, 2), jnp.int32)
         return self.model.init(key, *(ids for _ in self.model.inputs))['params']
 
-    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, SumsByName]:
+    def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it."""
         return self._loss(self._logits(params, batch, key), batch)
 
-    def evaluate(self, params: dict, batch: dict) -> tuple[SumsByName, dict]:
+    def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The sums of one batch, without dropout, and its logits."""
         logits = self._logits(params, batch, None)
         return self._loss(logits, batch)[1], self._outputs(logits) | {'example': batch['example']}
 
-    def total(self, means: dict) -> jax.Array:
+    def total_loss(self, means: dict) -> jax.Array:
         """The mean cross-entropy; 0 where nothing has a label."""
-        return means.get(self._name, 0.0)
+        return means.get(self._loss_name, 0.0)
 
     def step_flops(self, config: ConfigDict) -> float:
         """0: steps differ in length."""
@@ -46,15 +46,15 @@ class _Supervised:
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         inputs = [batch[name] for name in self.model.inputs]
-        keys = None if key is None else dropout.row_keys(key, len(inputs[0]))
-        return self.model.apply({'params': params}, *inputs, keys=keys)
+        dropout_seeds = None if key is None else dropout.row_seeds(key, len(inputs[0]))
+        return self.model.apply({'params': params}, *inputs, dropout_seeds=dropout_seeds)
 
-    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, SumsByName]:
+    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, MetricSums]:
         part = losses.masked_cross_entropy(logits, self._labels(batch))
         ids = batch[self.model.inputs[0]]
-        counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': real_tokens(ids).sum()}
+        counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': token_mask(ids).sum()}
         sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
-        sums |= {self._name: (part.loss, part.count), self._accuracy: (part.correct, part.count)}
+        sums |= {self._loss_name: (part.loss, part.count), self._accuracy_name: (part.correct, part.count)}
         return part.loss / jnp.maximum(part.count, 1), sums
 
     def _labels(self, batch: dict) -> jax.Array:
@@ -75,7 +75,7 @@ class Classify(_Supervised):
     """
 
     model: Classifier
-    _name, _accuracy = 'loss_label', 'acc'
+    _loss_name, _accuracy_name = 'loss_label', 'acc'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Classify':
@@ -84,7 +84,7 @@ class Classify(_Supervised):
         settings = encoder_settings(config, mesh) | {'num_labels': len(config.data.labels)}
         settings['classify_from'] = config.model.get('classify_from', 'pooler')
         kind = kind_of(config)
-        if kind.tables > 1:
+        if kind.num_tables > 1:
             settings |= {'vocab_size': config.model.base_vocab_size}
             settings['word_vocab_size'] = config.model.vocab_size
         return cls(kind.classifier(**settings))
@@ -106,7 +106,7 @@ class FindSpan(_Supervised):
     """
 
     model: SpanFinder
-    _name, _accuracy = 'loss_span', 'acc_span'
+    _loss_name, _accuracy_name = 'loss_span', 'acc_span'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
@@ -116,7 +116,7 @@ class FindSpan(_Supervised):
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""
         logits = super()._logits(params, batch, key).swapaxes(1, 2)
-        return jnp.where(real_tokens(batch['char_ids'])[:, None], logits, jnp.finfo(jnp.float32).min)
+        return jnp.where(token_mask(batch['char_ids'])[:, None], logits, jnp.finfo(jnp.float32).min)
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['span']

@@ -1,6 +1,6 @@
 """Dropout whose mask is a hash of where an element is.
 
-A mask is a function of two random numbers of the row, the place in the network, and the element's index in
+A mask is a function of two random numbers of the row, the site in the network, and the element's index in
 the row. So it depends neither on the batch that the row is in nor on the devices that hold it: micro-batches
 drop what the whole batch would. It is computed inside the operation that uses it, and again in the backward
 pass, so that no mask is ever kept. The hash is a 32-bit integer mixer, keyed twice (multiplications and
@@ -14,73 +14,73 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-KEYS_PER_ROW = 2
+SEEDS_PER_ROW = 2
 
 
-def row_keys(key: jax.Array, rows: int) -> jax.Array:
+def row_seeds(key: jax.Array, rows: int) -> jax.Array:
     """uint32 [rows, 2]: the random numbers of each row of a batch."""
-    return jax.random.bits(key, (rows, KEYS_PER_ROW), jnp.uint32)
+    return jax.random.bits(key, (rows, SEEDS_PER_ROW), jnp.uint32)
 
 
-def keys_at(keys: jax.Array, place: int | jax.Array) -> jax.Array:
-    """uint32 [B, 2]: the keys of one application of dropout in the network, out of those of the rows.
+def seeds_at(seeds: jax.Array, site: int | jax.Array) -> jax.Array:
+    """uint32 [B, 2]: the seeds of one application of dropout in the network, out of those of the rows.
 
     Args:
-      keys: uint32 [B, 2] from `row_keys`.
-      place: the application's number, uint32.
+      seeds: uint32 [B, 2] from `row_seeds`.
+      site: the application's number, uint32.
     """
-    return keys + jnp.stack([jnp.asarray(place, jnp.uint32) * np.uint32(0x9E3779B9), jnp.uint32(0)])
+    return seeds + jnp.stack([jnp.asarray(site, jnp.uint32) * np.uint32(0x9E3779B9), jnp.uint32(0)])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
     """x with each element 0 with probability `rate`, else divided by 1 − rate.
 
     Args:
       x: [B, ...].
-      keys: uint32 [B, 2] from `keys_at`; None: no dropout.
+      seeds: uint32 [B, 2] from `seeds_at`; None: no dropout.
     """
-    if keys is None or rate == 0:
+    if seeds is None or rate == 0:
         return x
-    return jnp.where(keep(x.shape, rate, keys), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+    return jnp.where(keep(x.shape, rate, seeds), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
-def _forward(x: jax.Array, rate: float, keys: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-    return dropout(x, rate, keys), keys
+def _forward(x: jax.Array, rate: float, seeds: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    return dropout(x, rate, seeds), seeds
 
 
-def _backward(rate: float, keys: jax.Array | None, g: jax.Array) -> tuple[jax.Array, None]:
-    return dropout(g, rate, keys), None
+def _backward(rate: float, seeds: jax.Array | None, g: jax.Array) -> tuple[jax.Array, None]:
+    return dropout(g, rate, seeds), None
 
 
 dropout.defvjp(_forward, _backward)
 
 
-def drop_heads(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+def drop_heads(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
     """x with each attention head of each row 0 with probability `rate`, else divided by 1 − rate (Zhou et al.
     2020, 'Scheduled DropHead').
 
     Args:
       x: [B, N, L, H], what N heads put out.
-      keys: as `dropout` has them.
+      seeds: as `dropout` has them.
     """
-    if keys is None or rate == 0:
+    if seeds is None or rate == 0:
         return x
-    return jnp.where(keep((*x.shape[:2], 1, 1), rate, keys), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+    return jnp.where(keep((*x.shape[:2], 1, 1), rate, seeds), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
-def keep(shape: tuple[int, ...], rate: float, keys: jax.Array) -> jax.Array:
+def keep(shape: tuple[int, ...], rate: float, seeds: jax.Array) -> jax.Array:
     """bool of `shape`, [B, ...]: False with probability `rate`; see `dropout`."""
     if math.prod(shape[1:]) >= 2**32:
         raise ValueError(f'a row of shape {shape[1:]} has more elements than the hash has numbers')
-    index = jnp.zeros(shape, jnp.uint32)
+    element = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(1, len(shape))):
-        index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
+        element = element + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
         stride *= shape[axis]
     per_row = (-1,) + (1,) * (len(shape) - 1)
-    first, second = (keys[:, i].reshape(per_row) for i in range(KEYS_PER_ROW))
-    hashed = _mix(_mix(index ^ first) + second)
+    first, second = (seeds[:, i].reshape(per_row) for i in range(SEEDS_PER_ROW))
+    hashed = _mix(_mix(element ^ first) + second)
     return hashed >= np.uint32(round(rate * 2**32))
 
 

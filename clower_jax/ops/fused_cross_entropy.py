@@ -55,26 +55,28 @@ class _Plan(NamedTuple):
     alignment: int
 
 
-_Sums = tuple[jax.Array, jax.Array, jax.Array]  # loss, correct, count: fp32 scalars
-_Derivatives = tuple[jax.Array, jax.Array, jax.Array]  # of the loss, by vectors, by table, by bias
+_SumTriple = tuple[jax.Array, jax.Array, jax.Array]  # loss, correct, count: fp32 scalars
+_Gradients = tuple[jax.Array, jax.Array, jax.Array]  # of the loss, by vectors, by table, by bias
 _Carry = tuple[jax.Array, tuple[jax.Array, jax.Array]]  # the sums [3]; by table, by bias
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(plan: _Plan, vectors: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array) -> _Sums:
-    return _on_devices(plan, vectors, table, bias, labels, derivatives=False)[0]
+def _sums(
+    plan: _Plan, vectors: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array
+) -> _SumTriple:
+    return _on_devices(plan, vectors, table, bias, labels, gradients=False)[0]
 
 
 def _forward(
     plan: _Plan, vectors: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array
-) -> tuple[_Sums, _Derivatives]:
-    sums, derivatives = _on_devices(plan, vectors, table, bias, labels, derivatives=True)
-    return sums, derivatives
+) -> tuple[_SumTriple, _Gradients]:
+    sums, gradients = _on_devices(plan, vectors, table, bias, labels, gradients=True)
+    return sums, gradients
 
 
-def _backward(plan: _Plan, derivatives: _Derivatives, cotangents: _Sums) -> tuple[jax.Array | None, ...]:
-    scaled = (d.astype(jnp.float32) * cotangents[0] for d in derivatives)
-    return *(new.astype(d.dtype) for new, d in zip(scaled, derivatives)), None
+def _backward(plan: _Plan, gradients: _Gradients, cotangents: _SumTriple) -> tuple[jax.Array | None, ...]:
+    scaled = (d.astype(jnp.float32) * cotangents[0] for d in gradients)
+    return *(new.astype(d.dtype) for new, d in zip(scaled, gradients)), None
 
 
 _sums.defvjp(_forward, _backward)
@@ -87,86 +89,86 @@ def _on_devices(
     bias: jax.Array,
     labels: jax.Array,
     *,
-    derivatives: bool,
-) -> tuple[_Sums, _Derivatives]:
+    gradients: bool,
+) -> tuple[_SumTriple, _Gradients]:
     """Sums and derivatives over all devices."""
-    work = functools.partial(_work, plan.block, plan.alignment, derivatives)
+    blockwise = functools.partial(_blockwise, plan.block, plan.alignment, gradients)
     if plan.mesh is None:
-        return work(vectors, table, bias, labels)
+        return blockwise(vectors, table, bias, labels)
     if plan.mesh.shape['tensor'] > 1:  # the table is split over devices: one block, divided by the compiler
-        return functools.partial(_work, vectors.shape[0] * table.shape[0], plan.alignment, derivatives)(
+        return functools.partial(_blockwise, vectors.shape[0] * table.shape[0], plan.alignment, gradients)(
             vectors, table, bias, labels
         )
 
-    def of_device(*arrays: jax.Array) -> tuple[_Sums, _Derivatives]:
-        sums, (by_vectors, *by_parameters) = work(*arrays)
-        by_table, by_bias = jax.lax.psum(by_parameters, sharding.BATCH_AXES)
-        return jax.lax.psum(sums, sharding.BATCH_AXES), (by_vectors, by_table, by_bias)
+    def device_step(*arrays: jax.Array) -> tuple[_SumTriple, _Gradients]:
+        sums, (d_vectors, *d_parameters) = blockwise(*arrays)
+        d_table, d_bias = jax.lax.psum(d_parameters, sharding.BATCH_AXES)
+        return jax.lax.psum(sums, sharding.BATCH_AXES), (d_vectors, d_table, d_bias)
 
-    rows, whole = PartitionSpec(sharding.BATCH_AXES), PartitionSpec()
+    rows, replicated = PartitionSpec(sharding.BATCH_AXES), PartitionSpec()
     return jax.shard_map(
-        of_device,
+        device_step,
         mesh=plan.mesh,
-        in_specs=(rows, whole, whole, rows),
-        out_specs=(whole, (rows, whole, whole)),
+        in_specs=(rows, replicated, replicated, rows),
+        out_specs=(replicated, (rows, replicated, replicated)),
         check_vma=False,
     )(vectors, table, bias, labels)
 
 
-def _work(
+def _blockwise(
     block: int,
     alignment: int,
-    derivatives: bool,
+    gradients: bool,
     vectors: jax.Array,
     table: jax.Array,
     bias: jax.Array,
     labels: jax.Array,
-) -> tuple[_Sums, _Derivatives]:
+) -> tuple[_SumTriple, _Gradients]:
     """As `_on_devices`, on one; the derivatives are zeros of the right shape where they are not wanted."""
-    number, width = vectors.shape
-    size = len(table)
-    missing = -size % alignment
-    padded = jnp.pad(table.astype(vectors.dtype), ((0, missing), (0, 0)))
-    padded_bias = jnp.pad(bias, (0, missing), constant_values=-np.inf)
-    blocks = max(1, -(-number * size // block))
-    per_block = -(-number // blocks)
-    vectors = jnp.pad(vectors, ((0, blocks * per_block - number), (0, 0)))
-    labels = jnp.pad(labels, (0, blocks * per_block - number), constant_values=IGNORED_LABEL)
+    num_rows, hidden_size = vectors.shape
+    vocab_size = len(table)
+    padding = -vocab_size % alignment
+    padded = jnp.pad(table.astype(vectors.dtype), ((0, padding), (0, 0)))
+    padded_bias = jnp.pad(bias, (0, padding), constant_values=-np.inf)
+    blocks = max(1, -(-num_rows * vocab_size // block))
+    per_block = -(-num_rows // blocks)
+    vectors = jnp.pad(vectors, ((0, blocks * per_block - num_rows), (0, 0)))
+    labels = jnp.pad(labels, (0, blocks * per_block - num_rows), constant_values=IGNORED_LABEL)
 
-    def one(
-        sums: jax.Array, by_parameters: tuple[jax.Array, jax.Array], rows: jax.Array, labels: jax.Array
+    def block_step(
+        sums: jax.Array, d_parameters: tuple[jax.Array, jax.Array], rows: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
         logits = dot(rows, padded, transposed=True) + padded_bias
-        real = labels >= 0
+        valid = labels >= 0
         target = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)
-        shifted = jnp.max(logits, axis=1, keepdims=True)
-        exponentials = jnp.exp(logits - shifted)
+        row_max = jnp.max(logits, axis=1, keepdims=True)
+        exponentials = jnp.exp(logits - row_max)
         total = exponentials.sum(1, keepdims=True)
-        loss = jnp.where(real, (jnp.log(total) + shifted - target)[:, 0], 0).sum()
-        correct = (real & (target >= shifted)[:, 0]).sum()
-        sums = sums + jnp.stack([loss, correct.astype(jnp.float32), real.sum().astype(jnp.float32)])
-        if not derivatives:
-            return sums, by_parameters, jnp.zeros_like(rows)
-        chosen = jnp.arange(size + missing) == labels[:, None]
-        by_logits = jnp.where(real[:, None], exponentials / total - chosen, 0).astype(rows.dtype)
-        by_table, by_bias = by_parameters
-        by_table = by_table + dot_first(by_logits, rows)
+        loss = jnp.where(valid, (jnp.log(total) + row_max - target)[:, 0], 0).sum()
+        correct = (valid & (target >= row_max)[:, 0]).sum()
+        sums = sums + jnp.stack([loss, correct.astype(jnp.float32), valid.sum().astype(jnp.float32)])
+        if not gradients:
+            return sums, d_parameters, jnp.zeros_like(rows)
+        is_target = jnp.arange(vocab_size + padding) == labels[:, None]
+        d_logits = jnp.where(valid[:, None], exponentials / total - is_target, 0).astype(rows.dtype)
+        d_table, d_bias = d_parameters
+        d_table = d_table + dot_first(d_logits, rows)
         ones = jnp.ones((1, len(rows)), rows.dtype)  # on a CPU the product is faster than a sum of rows
-        by_bias = by_bias + dot(ones, by_logits)[0]
-        return sums, (by_table, by_bias), dot(by_logits, padded).astype(rows.dtype)
+        d_bias = d_bias + dot(ones, d_logits)[0]
+        return sums, (d_table, d_bias), dot(d_logits, padded).astype(rows.dtype)
 
-    shapes = ((size + missing, width), (size + missing,)) if derivatives else ((0, 0), (0,))
+    shapes = ((vocab_size + padding, hidden_size), (vocab_size + padding,)) if gradients else ((0, 0), (0,))
     zeros = jnp.zeros(shapes[0]), jnp.zeros(shapes[1])
     if blocks == 1:
-        sums, by_parameters, by_vectors = one(jnp.zeros(3), zeros, vectors, labels)
+        sums, d_parameters, d_vectors = block_step(jnp.zeros(3), zeros, vectors, labels)
     else:
 
         def step(carry: _Carry, of_block: tuple[jax.Array, jax.Array]) -> tuple[_Carry, jax.Array]:
-            sums, by_parameters, by_rows = one(*carry, *of_block)
-            return (sums, by_parameters), by_rows
+            sums, d_parameters, d_rows = block_step(*carry, *of_block)
+            return (sums, d_parameters), d_rows
 
         split = jax.tree.map(lambda x: x.reshape(blocks, per_block, *x.shape[1:]), (vectors, labels))
-        (sums, by_parameters), by_vectors = jax.lax.scan(step, (jnp.zeros(3), zeros), split)
-    by_vectors = by_vectors.reshape(-1, width)[:number]
-    by_table, by_bias = by_parameters
-    return tuple(sums), (by_vectors, by_table[:size], by_bias[:size])
+        (sums, d_parameters), d_vectors = jax.lax.scan(step, (jnp.zeros(3), zeros), split)
+    d_vectors = d_vectors.reshape(-1, hidden_size)[:num_rows]
+    d_table, d_bias = d_parameters
+    return tuple(sums), (d_vectors, d_table[:vocab_size], d_bias[:vocab_size])

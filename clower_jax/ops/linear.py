@@ -65,8 +65,8 @@ def dot_first(a: jax.Array, b: jax.Array) -> jax.Array:
 def _transposed(x: jax.Array) -> jax.Array:
     """xᵀ as an array of its own. The compiler would fold a plain transpose back into the product, and leave
     the fast kernel: a branch on a number that it cannot know, though it is always below 2, keeps it."""
-    unknown = (x[0, 0] == 0).astype(jnp.int32)
-    return jax.lax.cond(unknown < 2, lambda x: x.T, lambda x: jnp.zeros(x.shape[::-1], x.dtype), x)
+    below_two = (x[0, 0] == 0).astype(jnp.int32)
+    return jax.lax.cond(below_two < 2, lambda x: x.T, lambda x: jnp.zeros(x.shape[::-1], x.dtype), x)
 
 
 @jax.custom_vjp
@@ -87,11 +87,11 @@ def _rows_at_forward(x: jax.Array, positions: jax.Array) -> tuple[jax.Array, tup
 
 def _rows_at_backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, None]:
     positions, like = residuals
-    chosen = (positions[..., None] == jnp.arange(like.shape[1])).astype(g.dtype)  # (B, P, L)
+    one_hot = (positions[..., None] == jnp.arange(like.shape[1])).astype(g.dtype)  # (B, P, L)
     if like.shape[0] == 1 and len(positions) > 1:
-        dx = dot_first(chosen.reshape(-1, chosen.shape[-1]), g.reshape(-1, g.shape[-1]))[None]
+        dx = dot_first(one_hot.reshape(-1, one_hot.shape[-1]), g.reshape(-1, g.shape[-1]))[None]
     else:
-        dx = jnp.einsum('BPL,BPD->BLD', chosen, g, preferred_element_type=jnp.float32)
+        dx = jnp.einsum('BPL,BPD->BLD', one_hot, g, preferred_element_type=jnp.float32)
     return dx.astype(like.dtype), None
 
 

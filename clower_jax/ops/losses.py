@@ -21,11 +21,13 @@ class Sums(flax.struct.PyTreeNode):
 def masked_cross_entropy(logits: jax.Array, labels: jax.Array) -> Sums:
     """Cross-entropy of logits [..., C] against int labels [...]; labels below 0 do not count."""
     logits = logits.astype(jnp.float32)
-    real = labels >= 0
+    valid = labels >= 0
     target = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     loss = jax.nn.logsumexp(logits, axis=-1) - target
-    correct = real & (jnp.argmax(logits, axis=-1) == labels)
-    return Sums(*(x.astype(jnp.float32) for x in (jnp.where(real, loss, 0).sum(), correct.sum(), real.sum())))
+    correct = valid & (jnp.argmax(logits, axis=-1) == labels)
+    return Sums(
+        *(x.astype(jnp.float32) for x in (jnp.where(valid, loss, 0).sum(), correct.sum(), valid.sum()))
+    )
 
 
 def span_means(hidden: jax.Array, start: jax.Array, length: jax.Array) -> jax.Array:
@@ -48,7 +50,7 @@ def span_means(hidden: jax.Array, start: jax.Array, length: jax.Array) -> jax.Ar
 def info_nce(
     a: jax.Array,
     b: jax.Array,
-    real: jax.Array,
+    valid: jax.Array,
     temperature: float,
     *,
     within: bool = True,
@@ -66,7 +68,7 @@ def info_nce(
 
     Args:
       a, b: [N, D], the two sides.
-      real: bool [N]; the others have no weight and are nobody's negative.
+      valid: bool [N]; the others have no weight and are nobody's negative.
 
     Returns:
       Sums over pairs. A direction counts as right where the positive is above every other candidate.
@@ -79,17 +81,17 @@ def info_nce(
     unit = vectors * jax.lax.rsqrt(squares)
     scores = jnp.matmul(unit, unit.T, precision='highest') / temperature
     item = jnp.arange(2 * count) % count
-    first = jnp.arange(2 * count) < count
-    both_real = jnp.tile(real, 2)
-    other_side = first[:, None] != first[None, :]
+    is_first_side = jnp.arange(2 * count) < count
+    both_valid = jnp.tile(valid, 2)
+    other_side = is_first_side[:, None] != is_first_side[None, :]
     same_item = item[:, None] == item[None, :]
-    negative = both_real[None, :] & ~same_item & (other_side | within)
-    candidate = negative | (same_item & other_side & with_positive)
+    is_negative = both_valid[None, :] & ~same_item & (other_side | within)
+    is_candidate = is_negative | (same_item & other_side & with_positive)
     positive = jnp.where(same_item & other_side, scores, 0).sum(-1)
-    lowest = jnp.finfo(jnp.float32).min
-    has_any = candidate.any(-1)
-    total = jax.nn.logsumexp(jnp.where(candidate | ~has_any[:, None], scores, lowest), axis=-1)
-    counts = both_real & has_any
-    loss = jnp.where(counts, total - positive, 0).sum() / 2
-    right = counts & (positive > jnp.where(negative, scores, lowest).max(-1))
-    return Sums(*(x.astype(jnp.float32) for x in (loss, right.sum() / 2, counts.sum() / 2)))
+    min_score = jnp.finfo(jnp.float32).min
+    has_candidate = is_candidate.any(-1)
+    total = jax.nn.logsumexp(jnp.where(is_candidate | ~has_candidate[:, None], scores, min_score), axis=-1)
+    counted = both_valid & has_candidate
+    loss = jnp.where(counted, total - positive, 0).sum() / 2
+    correct = counted & (positive > jnp.where(is_negative, scores, min_score).max(-1))
+    return Sums(*(x.astype(jnp.float32) for x in (loss, correct.sum() / 2, counted.sum() / 2)))

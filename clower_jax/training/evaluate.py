@@ -60,5 +60,5 @@ class Evaluator(NamedTuple):
         # Rates of a training step, not properties of the set.
         for name in ('examples', 'tokens'):
             means.pop(name, None)
-        loss = {'loss': float(self.task.total(means))} if means else {}
+        loss = {'loss': float(self.task.total_loss(means))} if means else {}
         return loss | means | (score(jax.device_get(outputs)) if score else {})

@@ -222,7 +222,7 @@ class _Run:
         means = metrics.means(measured['sums'] for measured in pending)
         values = {'skipped_steps': float(sum(b > 0 for b in bad))}
         if values['skipped_steps'] < len(bad):  # else there is none, though the loss scale has a mean
-            values['loss'] = float(self._evaluator.task.total(means))
+            values['loss'] = float(self._evaluator.task.total_loss(means))
         values |= means
         values |= clock.rates(values, lap)
         self.writer.scalars(self.step, 'train', values)

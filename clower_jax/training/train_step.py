@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from clower_jax.checkpoints.train_state import TrainState
-from clower_jax.objectives.base import Objective, SumsByName
+from clower_jax.objectives.base import MetricSums, Objective
 from clower_jax.parallel import precision
 from clower_jax.training import optim
 
@@ -28,7 +28,7 @@ def make_train_step(
         scale = state.loss_scale.scale
         key = jax.random.fold_in(key, state.step)
 
-        def scaled_loss(params: dict) -> tuple[jax.Array, SumsByName]:
+        def scaled_loss(params: dict) -> tuple[jax.Array, MetricSums]:
             loss, sums = task.loss(params, batch, key)
             return loss * scale, sums
 

@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from clower_jax import Encoder
 from clower_jax.interop import export, hf_bert, init_weights, sentence_folder, weight_sources, wordpiece
-from clower_jax.models.bert import BertShape
+from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.finetuned import SentenceEncoder
 from fuzz.engine import Target
 
@@ -58,7 +58,8 @@ VALUES: tuple[Any, ...] = (
 def tensors() -> dict[str, np.ndarray]:
     """The weights of the encoder, by Hugging Face's names."""
     model = SentenceEncoder(
-        shape=BertShape.of(SIZES | RATES), vocab_size=len(TOKENS), max_positions=SIZES['max_positions'],
+        config=EncoderConfig.from_config(SIZES | RATES), vocab_size=len(TOKENS),
+        max_positions=SIZES['max_positions'],
         dtype=jnp.float32, pooling='mean', view='char',
     )  # fmt: skip
     ids = jnp.zeros((1, 3), jnp.int32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clower_jax.models.bert import BertEncoder, BertShape
+from clower_jax.models.bert import BertEncoder, EncoderConfig
 from clower_jax.models.finetuned import pool_tokens
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.objectives.registry import from_config
@@ -110,7 +110,7 @@ def test_ambert_drops_other_elements_of_each_view(ambert):
     ids, segments = batch['char_ids'], batch['char_segments']
 
     def encode(view, keys):
-        return model.apply({'params': params}, view, ids, segments, keys=keys, method='encode')
+        return model.apply({'params': params}, view, ids, segments, dropout_seeds=keys, method='encode')
 
     keys = jnp.arange(2 * len(ids), dtype=jnp.uint32).reshape(-1, 2)
     assert differs(encode('char', None), encode('word', None)) == 0
@@ -174,7 +174,7 @@ def by_hand(params, batch):
     x = np.float64(x + tables['position'][: x.shape[1]] + segments)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
     norm = params['embeddings']['LayerNorm']
-    encoder = BertEncoder(BertShape.of(shallow_config().model), jnp.float32)
+    encoder = BertEncoder(EncoderConfig.from_config(shallow_config().model), jnp.float32)
     attends = (batch['char_ids'] != 0)[:, None, :]
     x = np.float32(x * norm['scale'] + norm['bias'])
     return encoder.apply({'params': params['char_encoder']}, x, attends, None), encoder

@@ -133,18 +133,18 @@ def test_a_latin_word_that_is_cut():
 
 
 def test_drophead_drops_whole_heads_of_rows():
-    keys = dropout.row_keys(jax.random.key(0), 500)
+    keys = dropout.row_seeds(jax.random.key(0), 500)
     x = np.random.default_rng(0).normal(size=(500, 8, 3, 4)).astype(np.float32)
-    dropped = np.asarray(jax.jit(dropout.drop_heads, static_argnums=1)(x, 0.25, dropout.keys_at(keys, 5)))
+    dropped = np.asarray(jax.jit(dropout.drop_heads, static_argnums=1)(x, 0.25, dropout.seeds_at(keys, 5)))
     ratio = dropped / x
     kept = ratio[:, :, 0, 0] != 0
     np.testing.assert_allclose(
         ratio, np.broadcast_to(np.where(kept, 4 / 3, 0)[..., None, None], x.shape), rtol=1e-6
     )
     assert 0.72 < kept.mean() < 0.78 and 0 < kept.std(axis=0).min()
-    others = dropout.drop_heads(x[100:], 0.25, dropout.keys_at(keys[100:], 5))
+    others = dropout.drop_heads(x[100:], 0.25, dropout.seeds_at(keys[100:], 5))
     np.testing.assert_array_equal(dropped[100:], others)
-    assert (dropped != dropout.drop_heads(x, 0.25, dropout.keys_at(keys, 6))).any()
+    assert (dropped != dropout.drop_heads(x, 0.25, dropout.seeds_at(keys, 6))).any()
     np.testing.assert_array_equal(x, dropout.drop_heads(x, 0.25, None))
 
 
@@ -205,7 +205,7 @@ def test_loss_against_the_formula():
     batch = small_batch()
 
     def vectors(params):
-        return jnp.stack(objectives_sentence.both_sides(task.model, params, batch, None))[:, :5]
+        return jnp.stack(objectives_sentence.encode_pairs(task.model, params, batch, None))[:, :5]
 
     step = jax.jit(jax.value_and_grad(lambda params: task.loss(params, batch, None), has_aux=True))
     (loss, sums), found = step(params)
@@ -214,7 +214,7 @@ def test_loss_against_the_formula():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(sums['loss_contrast'], (5 * expected, 5), rtol=1e-5)
     np.testing.assert_allclose(sums['acc_contrast'], (5 * accuracy, 5), rtol=1e-6)
-    np.testing.assert_allclose(task.total({'loss_contrast': 2.0}), 2.0)
+    np.testing.assert_allclose(task.total_loss({'loss_contrast': 2.0}), 2.0)
     of_vectors = gradient(lambda both: info_nce(*both, 0.3)[0], both).astype(np.float32)
     backwards = jax.jit(lambda params, of_vectors: jax.vjp(vectors, params)[1](of_vectors)[0])
     jax.tree.map(
@@ -229,7 +229,7 @@ def test_dropout_tells_two_equal_sides_apart(rates):
     task, params = small_task(**dict(zip(names, rates)), **{'model.num_heads': 8})
     batch = small_batch(padding=0)
     batch |= {f'other_{name}': batch[f'char_{name}'] for name in ('ids', 'segments')}
-    sides = jax.jit(lambda key: objectives_sentence.both_sides(task.model, params, batch, key))
+    sides = jax.jit(lambda key: objectives_sentence.encode_pairs(task.model, params, batch, key))
     a, b = sides(jax.random.key(0))
     assert (np.abs(a - b).max(axis=1) > 1e-3).all()
     np.testing.assert_array_equal(sides(jax.random.key(0)), (a, b))
@@ -261,7 +261,7 @@ def test_simcse_is_the_cross_entropy_between_the_sides():
     task, params = small_task(**config_file.RELATIVES['simcse'])
     batch = small_batch()
     loss, sums = jax.jit(lambda params: task.loss(params, batch, None))(params)
-    plain = jax.jit(lambda params: objectives_sentence.both_sides(task.model, params, batch, None))(params)
+    plain = jax.jit(lambda params: objectives_sentence.encode_pairs(task.model, params, batch, None))(params)
     dense = params['char_encoder']['pooler.dense']
     a, b = (np.tanh(np.asarray(side)[:5] @ dense['kernel'] + dense['bias']) for side in plain)
     a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (a, b))
@@ -286,7 +286,7 @@ def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other()
 
     def sides(key, batch):
         cutoff = task.feature_cutoff
-        return objectives_sentence.both_sides(task.model, params, batch, key, feature_cutoff=cutoff)
+        return objectives_sentence.encode_pairs(task.model, params, batch, key, feature_cutoff=cutoff)
 
     first, second = jax.jit(sides)(jax.random.key(0), batch)
     ids, segments = batch['char_ids'], batch['char_segments']
@@ -294,8 +294,10 @@ def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other()
     np.testing.assert_allclose(second, vectors(order), atol=1e-5)
     plain = vectors()
     assert (np.abs(second - plain).max(1) > 1e-4).all() and (np.abs(first - plain).max(1) > 1e-4).all()
-    keys = dropout.row_keys(jax.random.key(0), 10)
-    kept = np.asarray(dropout.keep((5, 32), 0.2, dropout.keys_at(keys[::2], objectives_sentence.CUTOFF)))
+    keys = dropout.row_seeds(jax.random.key(0), 10)
+    kept = np.asarray(
+        dropout.keep((5, 32), 0.2, dropout.seeds_at(keys[::2], objectives_sentence.CUTOFF_SITE))
+    )
     np.testing.assert_allclose(first, vectors(None, kept), atol=1e-5)
     assert 0.6 < kept.mean() < 0.95
     # Without a key nothing is cut off.

@@ -81,10 +81,10 @@ def test_a_batch_that_does_not_divide_is_refused():
 def test_dropout_depends_on_the_row_and_the_place_only():
     from clower_jax.ops import dropout
 
-    keys = dropout.row_keys(jax.random.key(0), 64)
-    mask = np.asarray(dropout.keep((64, 33, 47), 0.1, dropout.keys_at(keys, 1)))
-    np.testing.assert_array_equal(mask[5:9], dropout.keep((4, 33, 47), 0.1, dropout.keys_at(keys[5:9], 1)))
-    assert not np.array_equal(mask, dropout.keep((64, 33, 47), 0.1, dropout.keys_at(keys, 2)))
+    keys = dropout.row_seeds(jax.random.key(0), 64)
+    mask = np.asarray(dropout.keep((64, 33, 47), 0.1, dropout.seeds_at(keys, 1)))
+    np.testing.assert_array_equal(mask[5:9], dropout.keep((4, 33, 47), 0.1, dropout.seeds_at(keys[5:9], 1)))
+    assert not np.array_equal(mask, dropout.keep((64, 33, 47), 0.1, dropout.seeds_at(keys, 2)))
     # The share, of all and of each row and column, within five standard deviations.
     for axis in (None, (1, 2), (0, 2), (0, 1)):
         share = 1 - mask.mean(axis)
@@ -96,7 +96,7 @@ def test_dropout_depends_on_the_row_and_the_place_only():
         dropped[:, 1:] * dropped[:, :-1],
         dropped[..., 1:] * dropped[..., :-1],
     ]
-    others.append(dropped * (0.9 - np.asarray(dropout.keep((64, 33, 47), 0.1, dropout.keys_at(keys, 2)))))
+    others.append(dropped * (0.9 - np.asarray(dropout.keep((64, 33, 47), 0.1, dropout.seeds_at(keys, 2)))))
     for product in others:
         assert abs(product.mean()) < 5 * 0.09 / np.sqrt(product.size)
 
@@ -104,9 +104,9 @@ def test_dropout_depends_on_the_row_and_the_place_only():
 def test_dropout_keeps_the_mean_and_its_derivative_is_its_mask():
     from clower_jax.ops import dropout
 
-    keys = dropout.row_keys(jax.random.key(1), 8)
+    keys = dropout.row_seeds(jax.random.key(1), 8)
     x = jax.random.normal(jax.random.key(2), (8, 1000))
-    out, back = jax.vjp(lambda x: dropout.dropout(x, 0.25, dropout.keys_at(keys, 7)), x)
+    out, back = jax.vjp(lambda x: dropout.dropout(x, 0.25, dropout.seeds_at(keys, 7)), x)
     kept = np.asarray(out) != 0
     np.testing.assert_allclose(np.asarray(out)[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
     np.testing.assert_allclose(back(x)[0], out, rtol=1e-6)

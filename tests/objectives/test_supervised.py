@@ -49,7 +49,7 @@ def torch_logits(task, params: dict, batch: dict) -> np.ndarray:
         for path, value in jax.tree_util.tree_leaves_with_path(params)
     }
     classify = isinstance(task, supervised.Classify)
-    shape = task.model.shape
+    shape = task.model.config
     config = transformers.BertConfig(
         vocab_size=VOCAB, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads, intermediate_size=shape.intermediate_size,
@@ -75,7 +75,7 @@ def torch_logits(task, params: dict, batch: dict) -> np.ndarray:
 
 def torch_hidden(task, params: dict, batch: dict) -> np.ndarray:
     """[B, L, D]: the last hidden states of the same weights in transformers' BertModel."""
-    shape = task.model.shape
+    shape = task.model.config
     config = transformers.BertConfig(
         vocab_size=VOCAB, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads, intermediate_size=shape.intermediate_size,
@@ -150,7 +150,7 @@ def test_loss_is_the_mean_over_what_has_a_label(case):
     (accuracy,) = (pair for name, pair in sums.items() if name.startswith('acc'))
     assert tuple(accuracy) == (correct, count)
     means = {name: total / count for name, (total, count) in sums.items()}
-    np.testing.assert_allclose(task.total(means), loss, rtol=1e-6)
+    np.testing.assert_allclose(task.total_loss(means), loss, rtol=1e-6)
     assert means['examples'] == 3 and means['tokens'] == 21
     for name, pair in sums.items():
         np.testing.assert_allclose(pair, sums_of_evaluation[name], rtol=1e-6)

@@ -73,7 +73,7 @@ def test_loss_is_the_sum_of_what_is_left(system, clower):
         expected += total / count
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     means = {f'loss_{name}': sums[f'loss_{name}'][0] / sums[f'loss_{name}'][1] for name in LOSSES[system]}
-    assert float(task.total(means)) == pytest.approx(sum(map(float, means.values())))
+    assert float(task.total_loss(means)) == pytest.approx(sum(map(float, means.values())))
 
 
 def test_in_parts_too(clower):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clower_jax.models.bert import BertShape
-from clower_jax.models.clower import attends, real_tokens
+from clower_jax.models.bert import EncoderConfig
+from clower_jax.models.clower import make_attention_mask, token_mask
 from clower_jax.models.finetuned import pool_tokens
 from clower_jax.objectives import pretraining
 from clower_jax.ops import dropout
@@ -32,39 +32,43 @@ def two_texts():
     return jnp.broadcast_to(texts[:, None] == texts, (B, L, L))
 
 
-def textbook(query, key, value, attends, kept=1.0):
+def textbook(query, key, value, attention_mask, kept=1.0):
     scores = query @ jnp.swapaxes(key, -1, -2) / H**0.5
-    scores = jnp.where(attends[:, None], scores, -1e30)
+    scores = jnp.where(attention_mask[:, None], scores, -1e30)
     exponentials = jnp.exp(scores - scores.max(-1, keepdims=True))
     return (exponentials / exponentials.sum(-1, keepdims=True) * kept) @ value
 
 
-@pytest.mark.parametrize('attends', [padding, two_texts])
+@pytest.mark.parametrize('attention_mask', [padding, two_texts])
 @pytest.mark.parametrize('rate', [0.0, 0.3])
-def test_value_and_derivative_are_the_textbooks(attends, rate):
+def test_value_and_derivative_are_the_textbooks(attention_mask, rate):
     *inputs, cotangent = arrays()
-    keys = dropout.row_keys(jax.random.key(0), B)
-    kept = jnp.where(dropout.keep((B, N, L, L), rate, dropout.keys_at(keys, 5)), 1 / (1 - rate), 0.0)
-    own = jax.vjp(lambda *x: attention(*x, attends(), rate, dropout.keys_at(keys, 5)), *inputs)
-    expected = jax.vjp(lambda *x: textbook(*x, attends(), kept), *inputs)
+    keys = dropout.row_seeds(jax.random.key(0), B)
+    kept = jnp.where(dropout.keep((B, N, L, L), rate, dropout.seeds_at(keys, 5)), 1 / (1 - rate), 0.0)
+    own = jax.vjp(lambda *x: attention(*x, attention_mask(), rate, dropout.seeds_at(keys, 5)), *inputs)
+    expected = jax.vjp(lambda *x: textbook(*x, attention_mask(), kept), *inputs)
     np.testing.assert_allclose(own[0], expected[0], atol=1e-5)
     for ours, theirs in zip(own[1](cotangent), expected[1](cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize('attends', [padding, two_texts])
-def test_the_library_is_given_the_same(attends):
+@pytest.mark.parametrize('attention_mask', [padding, two_texts])
+def test_the_library_is_given_the_same(attention_mask):
     *inputs, _ = arrays()
-    seen = (jnp.arange(L) < jnp.asarray(LENGTHS)[:, None])[:, None, :, None] if attends is padding else True
-    difference = library_attention(*inputs, attends(), 'xla') - attention(*inputs, attends())
+    seen = (
+        (jnp.arange(L) < jnp.asarray(LENGTHS)[:, None])[:, None, :, None]
+        if attention_mask is padding
+        else True
+    )
+    difference = library_attention(*inputs, attention_mask(), 'xla') - attention(*inputs, attention_mask())
     np.testing.assert_allclose(jnp.where(seen, difference, 0), 0, atol=1e-5)
 
 
 def test_what_cudnn_cannot_do_is_refused():
     with pytest.raises(ValueError, match='attention_dropout=0.1'):
-        BertShape(8, 1, 2, 16, attention='cudnn')
+        EncoderConfig(8, 1, 2, 16, attention='cudnn')
     with pytest.raises(ValueError, match="model.remat='all' must be one of none, qkv, full"):
-        BertShape(8, 1, 2, 16, remat='all')
+        EncoderConfig(8, 1, 2, 16, remat='all')
 
 
 @pytest.mark.parametrize('remat', ['qkv', 'full'])
@@ -95,7 +99,7 @@ def test_a_loop_over_layers_is_the_layers_one_by_one(remat, drophead, monkeypatc
     for platform in ('cpu', 'gpu'):
         monkeypatch.setattr(sharding, 'platform_of', lambda mesh, platform=platform: platform)
         task = pretraining.Pretrain.from_config(config)
-        assert task.model.shape.scan_layers == (platform == 'gpu')
+        assert task.model.config.scan_layers == (platform == 'gpu')
         loss = lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
         found.append(jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task)))
     one_by_one, loop = found
@@ -108,8 +112,8 @@ def test_padding_is_what_follows_the_last_token():
     """A [PAD] that the text itself holds is one of its tokens; a row of padding has none."""
     ids = jnp.asarray([[2, 0, 7, 3, 0, 0], [2, 7, 8, 0, 0, 3], [2, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
     expected = np.arange(6) < np.array([[4], [6], [2], [0]])
-    np.testing.assert_array_equal(real_tokens(ids), expected)
-    np.testing.assert_array_equal(attends(ids, None)[:, 0], expected)
+    np.testing.assert_array_equal(token_mask(ids), expected)
+    np.testing.assert_array_equal(make_attention_mask(ids, None)[:, 0], expected)
     hidden = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
     means = [row[real].mean(0) if real.any() else np.zeros(3) for row, real in zip(hidden, expected)]
     np.testing.assert_allclose(pool_tokens(hidden, ids, 'mean'), means, atol=1e-6)
