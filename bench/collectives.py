@@ -56,7 +56,7 @@ def compiled_step(config: ConfigDict, mesh: Mesh, batch: dict[str, np.ndarray]) 
     state = abstract_state(
         mesh, lambda: TrainState.create(task.init(jax.random.key(0)), optimizer, config.dtype)
     )
-    placed = sharding.place(mesh, batch, config.batch_size)
+    placed = sharding.shard_batch(mesh, batch, config.batch_size)
     step = make_train_step(task, optimizer, optim.learning_rate(config))
     return step.lower(state, placed, jax.random.key(0)).compile().as_text()
 

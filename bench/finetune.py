@@ -124,15 +124,15 @@ def ours(case: Path) -> dict:
     import numpy as np
 
     from clower_jax.training import loop
-    from clower_jax.training.source import with_source
+    from clower_jax.training.source import resolve_source
     from clower_jax.utils import metrics_file
     from input_pipeline.finetuning import buckets
     from input_pipeline.finetuning import data as finetuning_data
 
     with tempfile.TemporaryDirectory() as folder:
-        config, vocabulary = with_source(config_of(case), Path(folder))
+        config, vocabulary = resolve_source(config_of(case), Path(folder))
         config, data = finetuning_data.prepare(config, vocabulary)
-        programs = loop.programs_of(config)
+        programs = loop.make_programs(config)
         held_out = data.splits['validation']
         found = {'computed_tokens': 0}
 

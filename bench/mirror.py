@@ -73,16 +73,16 @@ def ours(case: Path) -> dict:
     import jax
 
     from clower_jax.training import loop
-    from clower_jax.training.source import with_source
+    from clower_jax.training.source import resolve_source
     from clower_jax.utils import metrics_file
     from input_pipeline.finetuning import buckets
     from input_pipeline.finetuning import data as finetuning_data
 
     with tempfile.TemporaryDirectory() as folder:
-        config, vocabulary = with_source(config_of(case), Path(folder))
+        config, vocabulary = resolve_source(config_of(case), Path(folder))
         config, data = finetuning_data.prepare(config, vocabulary)
         split, widths = data.splits['train'], data.widths['train']
-        programs = loop.programs_of(config)
+        programs = loop.make_programs(config)
         found = {'computed_tokens': 0}
 
         def one_of_each_width(start_step=0, split='train', rows=None):

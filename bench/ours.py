@@ -37,13 +37,13 @@ def main() -> None:
         step_case.memory_may_run_out(),
         jax.default_matmul_precision(precision.matmul_precision(config.dtype)),
     ):
-        evaluator, optimizer, train_step = loop.programs_of(config)
+        evaluator, optimizer, train_step = loop.make_programs(config)
         key = jax.random.key(config.seed)
 
         def create() -> TrainState:
-            return TrainState.create(evaluator.task.init(key), optimizer, config.dtype)
+            return TrainState.create(evaluator.objective.init(key), optimizer, config.dtype)
 
-        placed = sharding.place(evaluator.mesh, batch, config.batch_size)
+        placed = sharding.shard_batch(evaluator.mesh, batch, config.batch_size)
         run = {'state': sharded_state(evaluator.mesh, create)}
         jax.block_until_ready(run)
 

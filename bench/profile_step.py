@@ -98,12 +98,12 @@ def main() -> None:
         config.update_from_flattened_dict({key: ast.literal_eval(value) if value[0].isdigit() else value})
 
     with jax.default_matmul_precision(precision.matmul_precision(config.dtype)):
-        evaluator, optimizer, train_step = loop.programs_of(config)
+        evaluator, optimizer, train_step = loop.make_programs(config)
         key = jax.random.key(0)
         state = sharded_state(
-            evaluator.mesh, lambda: TrainState.create(evaluator.task.init(key), optimizer, config.dtype)
+            evaluator.mesh, lambda: TrainState.create(evaluator.objective.init(key), optimizer, config.dtype)
         )
-        batch = sharding.place(evaluator.mesh, step_case.synthetic_batch(config), config.batch_size)
+        batch = sharding.shard_batch(evaluator.mesh, step_case.synthetic_batch(config), config.batch_size)
         compiled = train_step.lower(state, batch, key).compile()
         for _ in range(2):
             state, _ = jax.block_until_ready(compiled(state, batch, key))

@@ -18,8 +18,8 @@ from clower_jax.experiments import figure3, grid, probe, word_view
 from clower_jax.inference.encoder import Encoder
 from clower_jax.interop import export, vocab_alignment, weight_sources
 from clower_jax.training import finetune, init_state, loop
-from clower_jax.training.signals import Stop
-from clower_jax.training.source import as_trained, with_source
+from clower_jax.training.signals import StopSignal
+from clower_jax.training.source import resolve_source, with_trained_settings
 from clower_jax.utils import output_file
 from clower_jax.utils.settings import parts_of
 from input_pipeline.datasets import files
@@ -44,7 +44,7 @@ class Job:
     config: ConfigDict
     name: str
     workdir: Path
-    stop: Stop = dataclasses.field(default_factory=Stop)
+    stop: StopSignal = dataclasses.field(default_factory=StopSignal)
     given: Collection[str] = ()
     systems: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -214,7 +214,7 @@ def fine_tuning(job: Job) -> str:
     if config.mode == 'train':
         config, results = finetuned(config, workdir, job.stop)
         return _after_fine_tuning(job.name, workdir, results, config)
-    config, vocabulary = with_source(as_trained(config, workdir, job.given), workdir)
+    config, vocabulary = resolve_source(with_trained_settings(config, workdir, job.given), workdir)
     config, data = prepare(config, vocabulary)
     results = finetune.apply(config, workdir, data)
     lines = [
@@ -225,9 +225,9 @@ def fine_tuning(job: Job) -> str:
     return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
 
 
-def finetuned(config: ConfigDict, workdir: Path, stop: Stop | None = None) -> tuple[ConfigDict, dict]:
+def finetuned(config: ConfigDict, workdir: Path, stop: StopSignal | None = None) -> tuple[ConfigDict, dict]:
     """Fine-tunes; returns the resolved config and the contents of results.json ({}: stopped before)."""
-    config, vocabulary = with_source(config, workdir)
+    config, vocabulary = resolve_source(config, workdir)
     config, data = prepare(config, vocabulary)
     return config, finetune.run(config, workdir, data, vocabulary, stop)
 
@@ -251,7 +251,7 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
         lines.append(f'{split}: {describe(found)}')
     if skipped := sum(results.get('skipped_steps', {}).values()):
         lines.append(f'Steps skipped, for their gradient was not finite: {skipped:,}')
-    if worse := finetune.got_worse(results):
+    if worse := finetune.find_regressions(results):
         lines.append(f'Worse than before training: {"; ".join(worse)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
     reason = export.why_no_bert(

@@ -15,16 +15,16 @@ from clower_jax.utils import output_file
 FOLDER = 'checkpoints'
 BEST = 'best'  # where a fine-tuning run keeps the best on the development set
 DIGESTS = 'digests.json'  # in the folder of a step: {file: {'size': bytes, 'sha256': …}}
-SET_ASIDE = 'damaged-'  # before the step, in the name of a checkpoint that was found damaged
+DAMAGED_PREFIX = 'damaged-'  # before the step, in the name of a checkpoint that was found damaged
 # What Orbax writes last, after the digests of all else. No value is in it.
 METADATA = '_CHECKPOINT_METADATA'
 WRITTEN_LAST = (METADATA, 'commit_success.txt')
-READERS = 4  # files that are read at a time
+NUM_READERS = 4  # files that are read at a time
 
 log = logging.getLogger(__name__)
 
 
-class Found(NamedTuple):
+class NewestIntact(NamedTuple):
     """step: of the newest intact checkpoint, None where there is no checkpoint at all. damaged: what is wrong
     with each that is newer, newest first."""
 
@@ -38,7 +38,7 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
-def newest_intact(folder: Path) -> Found:
+def newest_intact(folder: Path) -> NewestIntact:
     """The newest checkpoint in `folder` that is as it was saved; says so where that cannot be told.
 
     Every file of it is read, once a process as long as none changes.
@@ -48,28 +48,28 @@ def newest_intact(folder: Path) -> Found:
     listed = steps(folder)
     damaged: dict[int, str] = {}
     for step in reversed(listed):
-        reason = damage(folder / str(step))
+        reason = find_damage(folder / str(step))
         if not reason:
-            if not has_digests(folder / str(step)):
-                _say_unknown(folder / str(step))
-            return Found(step, damaged)
+            if not is_verifiable(folder / str(step)):
+                _warn_unverifiable(folder / str(step))
+            return NewestIntact(step, damaged)
         damaged[step] = reason
     if steps(folder) != listed:  # the run that it is of has saved another just now, and removed one
         return newest_intact(folder)
     if damaged:
         raise ValueError(
-            f'no checkpoint in {folder} is intact: {described(damaged)}. Put one back from a copy, or begin '
-            'anew with another --workdir'
+            f'no checkpoint in {folder} is intact: {describe_damage(damaged)}. Put one back from a copy, '
+            'or begin anew with another --workdir'
         )
-    return Found(None, {})
+    return NewestIntact(None, {})
 
 
-def described(damaged: dict[int, str]) -> str:
+def describe_damage(damaged: dict[int, str]) -> str:
     """What is wrong with each step, on one line."""
     return '; '.join(f'that of step {step} is damaged: {reason}' for step, reason in damaged.items())
 
 
-def damage(folder: Path) -> str:
+def find_damage(folder: Path) -> str:
     """What is wrong with the checkpoint of one step, which is `folder`; '' where every file is as it was when
     it was saved, or, saved without digests, where nothing is seen to be missing."""
     names = _files(folder)
@@ -77,12 +77,14 @@ def damage(folder: Path) -> str:
         return 'its folder is empty'
     if not any(name.startswith('params/') for name in names):
         return 'params/ is missing'
-    names += [DIGESTS] * has_digests(folder)
-    states = [(folder / name).stat() for name in names]
-    return _compared(folder, tuple((x, y.st_ino, y.st_size, y.st_mtime_ns) for x, y in zip(names, states)))
+    names += [DIGESTS] * is_verifiable(folder)
+    file_states = [(folder / name).stat() for name in names]
+    return _compare_digests(
+        folder, tuple((x, y.st_ino, y.st_size, y.st_mtime_ns) for x, y in zip(names, file_states))
+    )
 
 
-def looks_whole(folder: Path) -> bool:
+def has_all_files(folder: Path) -> bool:
     """Whether all files of a step are there in their sizes. Cheap: none is read."""
     if not (folder / 'params').is_dir():
         return False
@@ -92,19 +94,19 @@ def looks_whole(folder: Path) -> bool:
         return False
 
 
-def has_digests(folder: Path) -> bool:
+def is_verifiable(folder: Path) -> bool:
     """Whether the checkpoint of one step can be verified; those of earlier versions cannot."""
     return (folder / DIGESTS).is_file()
 
 
-def write_digests(folder: Path, but: Collection[str] = ()) -> None:
+def write_digests(folder: Path, exclude: Collection[str] = ()) -> None:
     """Writes the digest of every file of a step that has none yet, and sees that they are on the disk.
 
-    but: files that will still change.
+    exclude: files that will still change.
     """
     digests = _digests(folder)
     for name in _files(folder):
-        if name not in digests and name not in but:
+        if name not in digests and name not in exclude:
             with (folder / name).open('rb') as file:
                 digest = hashlib.file_digest(file, 'sha256').hexdigest()
                 os.fsync(file.fileno())
@@ -116,10 +118,10 @@ def write_digests(folder: Path, but: Collection[str] = ()) -> None:
         os.close(directory)
 
 
-def set_aside(folder: Path, step: int) -> Path:
+def quarantine(folder: Path, step: int) -> Path:
     """Renames the checkpoint of a step so that it is none any more; returns what it is called then."""
     number = 1
-    while (target := folder / f'{SET_ASIDE}{step}{f"-{number}" * (number > 1)}').exists():
+    while (target := folder / f'{DAMAGED_PREFIX}{step}{f"-{number}" * (number > 1)}').exists():
         number += 1
     return (folder / str(step)).rename(target)
 
@@ -135,19 +137,19 @@ def verify(workdir: Path) -> tuple[list[str], bool]:
         for folder in (run / FOLDER, run / BEST):
             for step in steps(folder):
                 path = folder / str(step)
-                reason = damage(path)
+                reason = find_damage(path)
                 intact = intact and not reason
-                known = 'intact' if has_digests(path) else 'saved without digests, cannot be verified'
-                lines.append(f'{path}: {f"damaged: {reason}" if reason else known}')
-            lines += [f'{path}: set aside' for path in sorted(folder.glob(f'{SET_ASIDE}*'))]
+                status = 'intact' if is_verifiable(path) else 'saved without digests, cannot be verified'
+                lines.append(f'{path}: {f"damaged: {reason}" if reason else status}')
+            lines += [f'{path}: set aside' for path in sorted(folder.glob(f'{DAMAGED_PREFIX}*'))]
     if not lines:
         raise ValueError(f'{workdir} has no checkpoint')
     return lines, intact
 
 
 def _files(folder: Path) -> list[str]:
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
-    return sorted(name for name in found if name != DIGESTS and not name.startswith('.'))
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
+    return sorted(name for name in names if name != DIGESTS and not name.startswith('.'))
 
 
 def _digests(folder: Path) -> dict[str, dict]:
@@ -155,29 +157,29 @@ def _digests(folder: Path) -> dict[str, dict]:
     path = folder / DIGESTS
     if not path.is_file():
         return {}
-    found = json.loads(path.read_bytes())
-    if not isinstance(found, dict) or not all(
+    digests = json.loads(path.read_bytes())
+    if not isinstance(digests, dict) or not all(
         isinstance(file, dict) and isinstance(file.get('size'), int) and 'sha256' in file
-        for file in found.values()
+        for file in digests.values()
     ):
         raise ValueError(f'{path} holds something else')
-    return found
+    return digests
 
 
 @functools.lru_cache(maxsize=64)
-def _compared(folder: Path, states: tuple) -> str:
-    """`damage` of files in these states: the same states, the same answer."""
+def _compare_digests(folder: Path, file_states: tuple) -> str:
+    """`find_damage` of files in these states: the same states, the same answer."""
     try:
         digests = _digests(folder)
     except ValueError:
         return f'{DIGESTS}, by which it would be verified, is damaged itself'
-    with ThreadPoolExecutor(READERS) as pool:
-        reasons = pool.map(lambda name: _difference(folder / name, digests[name]), digests)
-    wrong = [f'{name} {reason}' for name, reason in zip(digests, reasons) if reason]
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        differences = pool.map(lambda name: _difference(folder / name, digests[name]), digests)
+    problems = [f'{name} {difference}' for name, difference in zip(digests, differences) if difference]
     if digests and METADATA not in digests and not _is_json(folder / METADATA):
-        wrong.append(f'{METADATA} was not written to its end, as where the power is cut')
-    more = f' (and {len(wrong) - 1} more of its {len(digests)} files)' if len(wrong) > 1 else ''
-    return f'{wrong[0]}{more}' if wrong else ''
+        problems.append(f'{METADATA} was not written to its end, as where the power is cut')
+    suffix = f' (and {len(problems) - 1} more of its {len(digests)} files)' if len(problems) > 1 else ''
+    return f'{problems[0]}{suffix}' if problems else ''
 
 
 def _difference(path: Path, saved: dict) -> str:
@@ -208,5 +210,5 @@ def _is_json(path: Path) -> bool:
 
 
 @functools.cache
-def _say_unknown(folder: Path) -> None:
+def _warn_unverifiable(folder: Path) -> None:
     log.warning('%s was saved without digests: whether it is intact cannot be verified', folder)

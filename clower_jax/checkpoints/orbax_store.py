@@ -14,12 +14,12 @@ from orbax.checkpoint import v1 as ocp
 
 from clower_jax.checkpoints.digests import (
     BEST,
+    DAMAGED_PREFIX,
     FOLDER,
-    SET_ASIDE,
     WRITTEN_LAST,
-    looks_whole,
+    has_all_files,
     newest_intact,
-    set_aside,
+    quarantine,
     write_digests,
 )
 from clower_jax.checkpoints.train_state import TrainState
@@ -35,7 +35,7 @@ class Checkpoints:
     """The checkpoints under `<workdir>/<folder>`. Use as a context manager: leaving it waits for the last.
 
     A folder is complete or it does not count: a process killed while saving leaves the one before. What is
-    read is the newest that is intact (see `checkpoint_files`), or nothing.
+    read is the newest that is intact (see `digests.newest_intact`), or nothing.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False, folder: str = FOLDER):
@@ -47,7 +47,7 @@ class Checkpoints:
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             context=context,
-            preservation_policy=_Newest(max(1, keep), self.folder),
+            preservation_policy=_PreserveNewest(max(1, keep), self.folder),
             cleanup_tmp_directories=not read_only,  # another run may be saving there just now
         )
         self._saving: int | None = None
@@ -80,43 +80,43 @@ class Checkpoints:
 
         Raises OSError where the save before could not be finished.
         """
-        self._save(int(state.step), {'params': state.params, 'rest': _rest(state)})
+        self._save(int(state.step), {'params': state.params, 'rest': _training_state(state)})
 
     def save_params(self, step: int, params: dict) -> None:
         """Starts saving parameters alone: enough to go on from (`init_from`), to evaluate, to export."""
         self._save(step, {'params': params})
 
-    def set_damaged_aside(self) -> list[str]:
+    def quarantine_damaged(self) -> list[str]:
         """Renames checkpoints that are damaged and newer than the newest intact one, from which a run goes
         on; returns what each is called and what is wrong with it. Several processes call it together.
 
         Raises ValueError where none is intact, or the processes do not find the same.
         """
-        found = newest_intact(self.folder)
+        newest = newest_intact(self.folder)
         if jax.process_count() > 1:  # also: all have looked before one renames
-            steps = multihost_utils.process_allgather(np.asarray(-1 if found.step is None else found.step))
+            steps = multihost_utils.process_allgather(np.asarray(-1 if newest.step is None else newest.step))
             if len(set(steps.tolist())) > 1:
                 raise ValueError(
                     f'the newest intact checkpoint in {self.folder} is, by process: {steps.tolist()}. They '
                     'must all see the same folder: start them again where they do'
                 )
-        told = []
-        for step, reason in found.damaged.items():
-            first = jax.process_index() == 0
-            name = set_aside(self.folder, step).name if first else f'{SET_ASIDE}{step}'
-            told.append(f'{self.folder.name}/{name}: {reason}')
-        if told:
+        messages = []
+        for step, reason in newest.damaged.items():
+            is_first_process = jax.process_index() == 0
+            name = quarantine(self.folder, step).name if is_first_process else f'{DAMAGED_PREFIX}{step}'
+            messages.append(f'{self.folder.name}/{name}: {reason}')
+        if messages:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices('damaged checkpoints are set aside')
             self._checkpointer.reload()
-        return told
+        return messages
 
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, placed as the shardings of `abstract` say.
 
         The device count may differ from the one that saved. Raises ValueError where shapes differ.
         """
-        parts = {'params': abstract.params, 'rest': _rest(abstract)}
+        parts = {'params': abstract.params, 'rest': _training_state(abstract)}
         if 'rest' not in self._metadata():
             folder = self._checkpointer.directory.parent
             raise ValueError(
@@ -148,8 +148,8 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            wanted = {'params': flax.traverse_util.unflatten_dict(flat, sep='/')}
-            loaded = self._load(wanted)['params']
+            abstract = {'params': flax.traverse_util.unflatten_dict(flat, sep='/')}
+            loaded = self._load(abstract)['params']
         return flax.traverse_util.flatten_dict(loaded, sep='/')
 
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -158,7 +158,7 @@ class Checkpoints:
 
     def _save(self, step: int, parts: dict[str, Any]) -> None:
         self._finish_saving()
-        if any(one.step == step for one in self._checkpointer.checkpoints):
+        if any(saved.step == step for saved in self._checkpointer.checkpoints):
             return
         self._saving = step
         self._response = self._checkpointer.save_checkpointables_async(step, parts, force=True)
@@ -170,29 +170,29 @@ class Checkpoints:
         thread and three descriptors."""
         response, self._response = self._response, None
         if response is not None:
-            with self._naming(self._saving, 'could not be saved', OSError):
+            with self._raise_as(self._saving, 'could not be saved', OSError):
                 response.result()
 
     def _write_digests(self) -> None:
         for folder in self.folder.glob(f'{self._saving}.*tmp*'):
-            write_digests(folder, but=WRITTEN_LAST)
+            write_digests(folder, exclude=WRITTEN_LAST)
 
     def _load(self, parts: dict[str, Any]) -> dict[str, Any]:
         step = self.latest_step
-        with self._naming(step, 'cannot be read', ValueError):
+        with self._raise_as(step, 'cannot be read', ValueError):
             return self._checkpointer.load_checkpointables(step, parts)
 
     def _metadata(self) -> dict:
         step = self.latest_step
-        with self._naming(step, 'cannot be read', ValueError):
-            found = self._checkpointer.checkpointables_metadata(step).metadata
-            for name, part in found.items():
+        with self._raise_as(step, 'cannot be read', ValueError):
+            metadata = self._checkpointer.checkpointables_metadata(step).metadata
+            for name, part in metadata.items():
                 if part is None:  # Orbax only warns
                     raise ValueError(f'{name}/ is damaged')
-            return found
+            return metadata
 
     @contextlib.contextmanager
-    def _naming(self, step: int | None, what: str, kind: type[Exception]) -> Iterator[None]:
+    def _raise_as(self, step: int | None, what: str, kind: type[Exception]) -> Iterator[None]:
         """Errors of Orbax, which are many kinds and have many lines, on one line that names the folder."""
         try:
             yield
@@ -202,24 +202,24 @@ class Checkpoints:
 
     def _check_shapes(self, params: dict) -> None:
         """Raises ValueError naming each parameter that differs, both ways."""
-        saved, wanted = self.param_shapes(), _shapes(params)
-        wrong = [
-            f'{name}: {saved[name]} saved, {wanted[name]} wanted'
-            for name in sorted(set(saved) & set(wanted))
-            if saved[name] != wanted[name]
+        saved, expected = self.param_shapes(), _shapes(params)
+        problems = [
+            f'{name}: {saved[name]} saved, {expected[name]} wanted'
+            for name in sorted(set(saved) & set(expected))
+            if saved[name] != expected[name]
         ]
-        wrong += [f'{name}: saved, not in this model' for name in sorted(set(saved) - set(wanted))]
-        wrong += [f'{name}: in this model, not saved' for name in sorted(set(wanted) - set(saved))]
-        if wrong:
+        problems += [f'{name}: saved, not in this model' for name in sorted(set(saved) - set(expected))]
+        problems += [f'{name}: in this model, not saved' for name in sorted(set(expected) - set(saved))]
+        if problems:
             raise ValueError(
                 f'{self._checkpointer.directory} holds another model than the config describes:\n  '
-                + '\n  '.join(wrong[:20])
-                + (f'\n  … {len(wrong) - 20} more' if len(wrong) > 20 else '')
+                + '\n  '.join(problems[:20])
+                + (f'\n  … {len(problems) - 20} more' if len(problems) > 20 else '')
                 + '\nGive the model sizes and vocabulary it was trained with, or another --workdir.'
             )
 
 
-class _Newest:
+class _PreserveNewest:
     """Which checkpoints stay: the newest `keep` of those that look whole, and whatever is between them. One
     that was damaged takes no other's place."""
 
@@ -228,8 +228,8 @@ class _Newest:
 
     def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
         """Orbax asks when a save, the last of these, is on its way."""
-        steps = [one.step for one in checkpoints]
-        whole = [step for step in steps[:-1] if looks_whole(self._folder / str(step))]
+        steps = [saved.step for saved in checkpoints]
+        whole = [step for step in steps[:-1] if has_all_files(self._folder / str(step))]
         oldest = [*whole, steps[-1]][-self._keep :][0]
         return [step >= oldest for step in steps]
 
@@ -241,7 +241,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _rest(state: TrainState) -> dict:
+def _training_state(state: TrainState) -> dict:
     scale = state.loss_scale
     return {
         'step': state.step,

@@ -124,7 +124,7 @@ def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
         return None
     now = utils_settings.flatten(settings)
     # A setting that there was not yet is of no account, unless it is another than what was done without it.
-    then = {key: init_state.WITHOUT.get(key.partition('.')[2], value) for key, value in now.items()}
+    then = {key: init_state.LEGACY_DEFAULTS.get(key.partition('.')[2], value) for key, value in now.items()}
     then |= utils_settings.flatten(folder_files.read_json(path))
     keys = [key for key in sorted(then) if then[key] != now.get(key)]
     if keys:

@@ -10,7 +10,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from clower_jax.checkpoints.digests import BEST, FOLDER, SET_ASIDE, described, newest_intact
+from clower_jax.checkpoints.digests import BEST, DAMAGED_PREFIX, FOLDER, describe_damage, newest_intact
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import hf_bert, tensor_names, tf_checkpoint, vocab_alignment, weight_files
 from clower_jax.interop.weight_sources import (
@@ -239,10 +239,12 @@ def open_checkpoints(workdir: Path, which: str = '') -> Checkpoints:
                 raise
             raise ValueError(f'{error}; or move {folder} away and take the last parameters') from error
         if found.damaged:
-            moves = ' && '.join(f'mv {folder}/{step} {folder}/{SET_ASIDE}{step}' for step in found.damaged)
+            moves = ' && '.join(
+                f'mv {folder}/{step} {folder}/{DAMAGED_PREFIX}{step}' for step in found.damaged
+            )
             raise ValueError(
-                f'of the checkpoints in {folder} {described(found.damaged)}. The newest intact one is that '
-                f'of step {found.step}: to take it, move what is damaged out of the way: {moves}'
+                f'of the checkpoints in {folder} {describe_damage(found.damaged)}. The newest intact one is '
+                f'that of step {found.step}: to take it, move what is damaged out of the way: {moves}'
             )
         if found.step is not None:
             return Checkpoints(workdir, read_only=True, folder=name)

@@ -130,8 +130,8 @@ def _looks_like_bert(folder: Path) -> bool:
     """Whether a folder in the one that was given is meant: 0_Transformer/ of sentence-transformers, which has
     other modules beside it, or what an archive was unpacked to."""
     needed = (CONFIGS, hf_bert.VOCABULARIES)
-    described = all(any((folder / name).is_file() for name in names) for names in needed)
-    return described and not is_workdir(folder)
+    has_config_and_vocabulary = all(any((folder / name).is_file() for name in names) for names in needed)
+    return has_config_and_vocabulary and not is_workdir(folder)
 
 
 def _bert_in(source: Path) -> tuple[str, Path, Path] | None:

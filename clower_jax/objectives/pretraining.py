@@ -226,7 +226,7 @@ def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
     """What every network is made with; `mesh`: of the devices that it is compiled for."""
     encoder_config = EncoderConfig.from_config(config.model)
     # A loop is compiled layer by layer; a CPU is faster without one, and compiles small models.
-    scan_layers = sharding.platform_of(mesh) != 'cpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS
+    scan_layers = sharding.mesh_platform(mesh) != 'cpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS
     return {
         'config': dataclasses.replace(encoder_config, scan_layers=scan_layers),
         'vocab_size': config.model.vocab_size,

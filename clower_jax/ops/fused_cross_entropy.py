@@ -44,7 +44,7 @@ def linear_cross_entropy(
       block: logits that exist at a time, on one device.
     """
     rows = vectors.reshape(-1, vectors.shape[-1])
-    aligned = sharding.platform_of(mesh) != 'cpu'  # which has no preference, and copying costs time
+    aligned = sharding.mesh_platform(mesh) != 'cpu'  # which has no preference, and copying costs time
     plan = _Plan(mesh if mesh and mesh.size > 1 else None, block, ALIGNMENT if aligned else 1)
     return Sums(*_sums(plan, rows, table, bias, labels.reshape(-1)))
 

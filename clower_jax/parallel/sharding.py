@@ -39,29 +39,30 @@ def make_mesh(config: ConfigDict) -> Mesh:
     """
     sizes = [int(config.mesh[axis]) for axis in AXES]
     devices = jax.device_count()
-    wanted = ', '.join(f'mesh.{axis}={size}' for axis, size in zip(AXES, sizes))
+    requested = ', '.join(f'mesh.{axis}={size}' for axis, size in zip(AXES, sizes))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f'{wanted}: sizes are positive, and at most one is −1 (the rest of the devices)')
-    known = math.prod(size for size in sizes if size != -1)
-    sizes = [devices // known if size == -1 else size for size in sizes]
+        raise ValueError(f'{requested}: sizes are positive, and at most one is −1 (the rest of the devices)')
+    fixed = math.prod(size for size in sizes if size != -1)
+    sizes = [devices // fixed if size == -1 else size for size in sizes]
     if math.prod(sizes) != devices:
-        raise ValueError(f'{wanted} does not fit {devices} devices: their product must be {devices}')
+        raise ValueError(f'{requested} does not fit {devices} devices: their product must be {devices}')
     mesh = jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
-    if jax.default_backend() == 'cpu' and tensor_spans(processes):
+    if jax.default_backend() == 'cpu' and tensor_spans_processes(processes):
         raise ValueError(
-            f'{wanted} splits matrices over processes, which on CPUs (Gloo) stalls or, seldom, gives wrong '
-            f'gradients: give at most mesh.tensor={jax.local_device_count()}, the devices of one process'
+            f'{requested} splits matrices over processes, which on CPUs (Gloo) stalls or, seldom, gives '
+            f'wrong gradients: give at most mesh.tensor={jax.local_device_count()}, the devices of one '
+            'process'
         )
     return mesh
 
 
-def tensor_spans(processes: np.ndarray) -> bool:
+def tensor_spans_processes(processes: np.ndarray) -> bool:
     """Whether matrices lie on several processes, by the process of each device, [data, fsdp, tensor]."""
     return bool((processes != processes[..., :1]).any())
 
 
-def platform_of(mesh: Mesh | None) -> str:
+def mesh_platform(mesh: Mesh | None) -> str:
     """'cpu', 'gpu' ('cuda' where it is compiled for one that is not there) or 'tpu': what the devices of a
     mesh are; None: JAX's default ones."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
@@ -116,7 +117,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     return rows[0][0], rows[-1][1]
 
 
-def place(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
     """This process's rows of a batch → global arrays of `batch_size` rows on the mesh."""
     sharding = batch_sharding(mesh)
     return {

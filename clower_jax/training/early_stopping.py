@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-class Best:
+class EarlyStopping:
     """The best evaluation so far by one metric, and how many came after it.
 
     Args:
@@ -16,19 +16,19 @@ class Best:
 
     def __init__(self, metric: str, patience: int, rows: Iterable[Mapping[str, Any]] = ()):
         self._metric, self._patience = metric, patience
-        self.step: int | None = None  # at which the best one was
-        self.forget()
+        self.best_step: int | None = None  # at which the best one was
+        self.reset()
         for row in rows:
             if row['split'] == 'validation':
-                self.improves(row['step'], row)
+                self.update(row['step'], row)
             elif 'best_lost' in row:
-                self.forget()
+                self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The best so far is at hand no more: it is looked for among those to come."""
-        self._value, self._since, self.step = -math.inf, 0, None
+        self._value, self._num_not_improved, self.best_step = -math.inf, 0, None
 
-    def improves(self, step: int, held_out: Mapping[str, Any]) -> bool:
+    def update(self, step: int, held_out: Mapping[str, Any]) -> bool:
         """Takes note of one evaluation: is it better than all before it? The first of equals stays."""
         if not self._metric or not held_out:
             return False
@@ -36,13 +36,13 @@ class Best:
             raise ValueError(
                 f'select={self._metric!r} is none of the held-out metrics: {", ".join(sorted(held_out))}'
             )
-        better = held_out[self._metric] > self._value
-        if better:
-            self._value, self.step = held_out[self._metric], step
-        self._since = 0 if better else self._since + 1
-        return better
+        improved = held_out[self._metric] > self._value
+        if improved:
+            self._value, self.best_step = held_out[self._metric], step
+        self._num_not_improved = 0 if improved else self._num_not_improved + 1
+        return improved
 
     @property
-    def exhausted(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the last `patience` evaluations were all no better."""
-        return 0 < self._patience <= self._since
+        return 0 < self._patience <= self._num_not_improved

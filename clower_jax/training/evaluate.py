@@ -1,4 +1,4 @@
-"""One pass of a task over a finite set."""
+"""One pass of an objective over a finite set."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -18,47 +18,49 @@ Score = Callable[[Outputs], dict[str, float]]
 
 
 class Evaluator(NamedTuple):
-    """A task on a mesh; the program compiles when it is first called, once for each shape of batch."""
+    """An objective on a mesh; the program compiles when it is first called, once for each shape of batch."""
 
     mesh: Mesh
-    task: Objective
+    objective: Objective
     batch_size: int  # of the global batch
     step: Callable  # jit of (params, batch) → (sums, outputs), without dropout
     matmul_precision: str | None = None  # see `precision.matmul_precision`
 
     @classmethod
-    def of(cls, config: ConfigDict) -> 'Evaluator':
+    def from_config(cls, config: ConfigDict) -> 'Evaluator':
         """The evaluation of a resolved config."""
         mesh = sharding.make_mesh(config)
-        task = registry.from_config(config, mesh)
-        return cls.on(mesh, task, config.batch_size, precision.matmul_precision(config.dtype))
+        objective = registry.from_config(config, mesh)
+        return cls.create(mesh, objective, config.batch_size, precision.matmul_precision(config.dtype))
 
     @classmethod
-    def on(
-        cls, mesh: Mesh, task: Objective, batch_size: int, matmul_precision: str | None = None
+    def create(
+        cls, mesh: Mesh, objective: Objective, batch_size: int, matmul_precision: str | None = None
     ) -> 'Evaluator':
-        """The evaluation of any task; every process gets all of its outputs."""
-        step = jax.jit(task.evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
-        return cls(mesh, task, batch_size, step, matmul_precision)
+        """The evaluation of any objective; every process gets all of its outputs."""
+        step = jax.jit(objective.evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        return cls(mesh, objective, batch_size, step, matmul_precision)
 
     def __call__(self, params: dict, batches: Iterable[dict], score: Score | None = None) -> dict[str, float]:
-        """Exact means over every row of `batches` (padded rows do not count), and their `loss` where the task
-        has any; {} where there is no batch.
+        """Exact means over every row of `batches` (padded rows do not count), and their `loss` where the
+        objective has any; {} where there is no batch.
 
-        `score` adds metrics that are no means over rows, from the task's outputs for each batch (NumPy).
+        `score` adds metrics that are no means over rows, from the objective's outputs for each batch (NumPy).
         Contrastive losses and accuracies are over the negatives of each batch, so they depend on its size.
         """
         sums, outputs = [], []
         with jax.default_matmul_precision(self.matmul_precision):
             for batch in batches:
-                found, out = self.step(params, sharding.place(self.mesh, batch, self.batch_size))
-                sums.append(found)
-                outputs.append(out)
+                batch_sums, batch_outputs = self.step(
+                    params, sharding.shard_batch(self.mesh, batch, self.batch_size)
+                )
+                sums.append(batch_sums)
+                outputs.append(batch_outputs)
         if not sums:
             return {}
         means = metrics.means(jax.device_get(sums))
         # Rates of a training step, not properties of the set.
         for name in ('examples', 'tokens'):
             means.pop(name, None)
-        loss = {'loss': float(self.task.total_loss(means))} if means else {}
+        loss = {'loss': float(self.objective.total_loss(means))} if means else {}
         return loss | means | (score(jax.device_get(outputs)) if score else {})

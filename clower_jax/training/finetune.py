@@ -19,17 +19,21 @@ from clower_jax.interop import init_weights
 from clower_jax.objectives.base import Data, Split, Vocabulary, higher_is_better
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import evaluate, loop, plots
-from clower_jax.training.early_stopping import Best
-from clower_jax.training.signals import Stop
+from clower_jax.training.early_stopping import EarlyStopping
+from clower_jax.training.signals import StopSignal
 from clower_jax.utils import folder_files, metrics_file, output_file
 
-MAX_PICTURED = 100  # classes of a confusion matrix; more are unreadable
+MAX_CONFUSION_LABELS = 100  # classes of a confusion matrix; more are unreadable
 
 log = logging.getLogger(__name__)
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, data: Data, vocabulary: Vocabulary, stop: Stop | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    data: Data,
+    vocabulary: Vocabulary,
+    stop: StopSignal | None = None,
 ) -> dict[str, Any]:
     """Trains `config.seeds` models, from `config.seed` on, and writes what they are worth.
 
@@ -49,32 +53,32 @@ def run(
       end before and results.json is of these seeds, nothing is measured again and nothing written.
     """
     workdir = Path(workdir)
-    known = _results_of_finished(config, workdir)
-    programs = loop.programs_of(config)
+    finished = _finished_results(config, workdir)
+    programs = loop.make_programs(config)
     evaluator = programs.evaluator
     validation = data.splits.get('validation')
     score = validation and (lambda outputs: validation.score(validation.decode(outputs)))
 
-    def before(params: dict) -> dict[str, float]:
-        return _pass(config, data, evaluator, params, 'test', None) if 'test' in data.splits else {}
+    def evaluate_test(params: dict) -> dict[str, float]:
+        return _evaluate_split(config, data, evaluator, params, 'test', None) if 'test' in data.splits else {}
 
     per_seed = []
-    with stop or Stop() as stop:
+    with stop or StopSignal() as stop:
         for seed in range(config.seed, config.seed + config.seeds):
-            one = copy.deepcopy(config)
-            one.seed = seed
+            seed_config = copy.deepcopy(config)
+            seed_config.seed = seed
             folder = seed_folder(workdir, seed, config.seeds)
             if config.seeds > 1:
                 log.info('Seed %d, in %s', seed, folder)
-            batches = functools.partial(data.batches, one)
-            loop.train(one, folder, batches, vocabulary, score, programs, stop, before)
+            batches = functools.partial(data.batches, seed_config)
+            loop.train(seed_config, folder, batches, vocabulary, score, programs, stop, evaluate_test)
             lines = metrics_file.read_metrics(folder / 'metrics.jsonl')
-            if stop.requested or not _finished(one, folder, lines):
+            if stop.requested or not _is_finished(seed_config, folder, lines):
                 return {}
-            if not known:
-                per_seed.append({'seed': seed} | _measure(one, folder, data, evaluator, lines))
-    if known:
-        return known
+            if not finished:
+                per_seed.append({'seed': seed} | _evaluate_seed(seed_config, folder, data, evaluator, lines))
+    if finished:
+        return finished
     skipped = {
         str(seed): skipped_steps(seed_folder(workdir, seed, config.seeds))
         for seed in range(config.seed, config.seed + config.seeds)
@@ -83,7 +87,7 @@ def run(
     if jax.process_index() == 0:
         output_file.write_json(workdir / 'results.json', results)
         if config.seeds > 1:
-            _keep_best_seed(config, workdir, per_seed)
+            _copy_best_seed(config, workdir, per_seed)
     return results
 
 
@@ -93,16 +97,16 @@ def skipped_steps(folder: Path) -> int:
     return round(sum(row.get('skipped_steps', 0) for row in rows if row['split'] == 'train'))
 
 
-def got_worse(results: dict[str, Any]) -> list[str]:
+def find_regressions(results: dict[str, Any]) -> list[str]:
     """What of results.json, the mean over seeds, was worse with the last parameters than before training, as
     'split metric before → after'; losses are the better the lower. [] where nothing was measured before."""
-    worse = []
-    for split, found in results['mean'].items():
-        for name, before in found.get('before', {}).items():
-            after = found['last'][name]
+    regressions = []
+    for split, by_time in results['mean'].items():
+        for name, before in by_time.get('before', {}).items():
+            after = by_time['last'][name]
             if (after < before) if higher_is_better(name) else (after > before):
-                worse.append(f'{split} {name} {before:.4f} → {after:.4f}')
-    return worse
+                regressions.append(f'{split} {name} {before:.4f} → {after:.4f}')
+    return regressions
 
 
 def seed_folder(workdir: Path, seed: int, seeds: int) -> Path:
@@ -124,13 +128,13 @@ def apply(config: ConfigDict, workdir: str | Path, data: Data) -> dict[str, dict
     `workdir/<config.mode>/`; of several splits the last one's predictions.
     """
     workdir = Path(workdir)
-    evaluator = evaluate.Evaluator.of(config)
+    evaluator = evaluate.Evaluator.from_config(config)
     params = restore(workdir, evaluator)
     folder = workdir / config.mode
     folder.mkdir(parents=True, exist_ok=True)
     results = {}
     for name in data.splits:
-        results[name] = _pass(config, data, evaluator, params, name, folder)
+        results[name] = _evaluate_split(config, data, evaluator, params, name, folder)
     if jax.process_index() == 0:
         output_file.write_json(folder / 'results.json', results)
     return results
@@ -142,7 +146,7 @@ def restore(workdir: Path, evaluator: evaluate.Evaluator, which: str = '') -> di
     Raises ValueError where there are none, they are of another model, or one holds NaN or infinity.
     """
     with init_weights.open_checkpoints(workdir, which) as checkpoints:
-        params = checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.task.init))
+        params = checkpoints.restore_params(abstract_params(evaluator.mesh, evaluator.objective.init))
     precision.check_finite(flax.traverse_util.flatten_dict(params, sep='/'), str(workdir))
     return params
 
@@ -153,11 +157,11 @@ def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
     `std` divides by n − 1; it is null for one seed.
     """
 
-    def over(function: Callable[[list[float]], float | None], found: list) -> Any:
-        if not isinstance(found[0], Mapping):
-            return function(found)
-        names = [name for name in found[0] if name not in ('seed', 'step')]
-        return {name: over(function, [one[name] for one in found]) for name in names}
+    def aggregate(function: Callable[[list[float]], float | None], values: list) -> Any:
+        if not isinstance(values[0], Mapping):
+            return function(values)
+        names = [name for name in values[0] if name not in ('seed', 'step')]
+        return {name: aggregate(function, [result[name] for result in values]) for name in names}
 
     def deviation(values: list[float]) -> float | None:
         return statistics.stdev(values) if len(values) > 1 else None
@@ -167,8 +171,8 @@ def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
         'select': config.select,
         'init_from': Path(config.init_from).name,
         'per_seed': per_seed,
-        'mean': over(statistics.fmean, per_seed),
-        'std': over(deviation, per_seed),
+        'mean': aggregate(statistics.fmean, per_seed),
+        'std': aggregate(deviation, per_seed),
     }
 
 
@@ -180,28 +184,28 @@ def latest_step(folder: Path) -> int:
     return newest_intact(folder / FOLDER).step or 0
 
 
-def _finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
+def _is_finished(config: ConfigDict, folder: Path, rows: list[dict]) -> bool:
     """Whether a run has come to its end: all steps, or `patience` evaluations that were no better."""
-    best = Best(config.select, config.patience, rows)
-    return latest_step(folder) >= config.total_steps or best.exhausted
+    early_stopping = EarlyStopping(config.select, config.patience, rows)
+    return latest_step(folder) >= config.total_steps or early_stopping.should_stop
 
 
-def _results_of_finished(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _finished_results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """results.json where it is of the config's seeds and none of them has a step left to take; else {}."""
     path = workdir / 'results.json'
     results = folder_files.read_json(path) if path.is_file() else {}
     seeds = list(range(config.seed, config.seed + config.seeds))
-    if [one['seed'] for one in results.get('per_seed', [])] != seeds:
+    if [result['seed'] for result in results.get('per_seed', [])] != seeds:
         return {}
     for seed in seeds:
         folder = seed_folder(workdir, seed, config.seeds)
         step = latest_step(folder)
-        if not _finished(config, folder, metrics_file.rows_until(folder, step)):
+        if not _is_finished(config, folder, metrics_file.rows_until(folder, step)):
             return {}
     return results
 
 
-def _measure(
+def _evaluate_seed(
     config: ConfigDict, folder: Path, data: Data, evaluator: evaluate.Evaluator, lines: list[dict]
 ) -> dict:
     """{'validation': {'before': …, 'best': …, 'last': …}, 'test': …}, and the files of the best parameters;
@@ -210,27 +214,34 @@ def _measure(
     rows = [row for row in lines if row['split'] == 'validation']
     if rows:
         with init_weights.open_checkpoints(folder) as checkpoints:
-            best = checkpoints.latest_step  # of what the files and the test metrics are of
-        chosen = next((row for row in rows if row['step'] == best), rows[-1])
+            best_step = checkpoints.latest_step  # of what the files and the test metrics are of
+        chosen = next((row for row in rows if row['step'] == best_step), rows[-1])
         before = [('before', rows[0])] if rows[0]['step'] == 0 else []
         results['validation'] = {
-            which: _metrics(row) for which, row in (*before, ('best', chosen), ('last', rows[-1]))
+            which: _metric_values(row) for which, row in (*before, ('best', chosen), ('last', rows[-1]))
         }
-    for_files = next((name for name in ('test', 'validation') if name in data.splits), None)
-    if for_files:
-        found = _pass(config, data, evaluator, restore(folder, evaluator), for_files, folder)
-        if for_files == 'test' and found:
-            last = _pass(config, data, evaluator, restore(folder, evaluator, 'last'), 'test', None)
-            first = next((_metrics(row) for row in lines if row['split'] == 'test'), None)
-            results['test'] = ({'before': first} if first else {}) | {'best': found, 'last': last}
+    prediction_split = next((name for name in ('test', 'validation') if name in data.splits), None)
+    if prediction_split:
+        best_metrics = _evaluate_split(
+            config, data, evaluator, restore(folder, evaluator), prediction_split, folder
+        )
+        if prediction_split == 'test' and best_metrics:
+            last_metrics = _evaluate_split(
+                config, data, evaluator, restore(folder, evaluator, 'last'), 'test', None
+            )
+            first_metrics = next((_metric_values(row) for row in lines if row['split'] == 'test'), None)
+            results['test'] = ({'before': first_metrics} if first_metrics else {}) | {
+                'best': best_metrics,
+                'last': last_metrics,
+            }
     return results
 
 
-def _metrics(row: dict) -> dict:
+def _metric_values(row: dict) -> dict:
     return {name: value for name, value in row.items() if name != 'split'}
 
 
-def _pass(
+def _evaluate_split(
     config: ConfigDict,
     data: Data,
     evaluator: evaluate.Evaluator,
@@ -243,19 +254,19 @@ def _pass(
     rows = sharding.local_rows(evaluator.mesh, config.batch_size)
 
     def score(outputs: evaluate.Outputs) -> dict[str, float]:
-        found = split.decode(outputs)
+        decoded = split.decode(outputs)
         if folder and jax.process_index() == 0:
             with output_file.all_whole(folder) as partial:
-                split.write_predictions(partial, found)
-            confusion = split.confusion(found)
-            if confusion is not None and len(confusion) <= MAX_PICTURED:
+                split.write_predictions(partial, decoded)
+            confusion = split.confusion(decoded)
+            if confusion is not None and len(confusion) <= MAX_CONFUSION_LABELS:
                 plots.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
-        return split.score(found)
+        return split.score(decoded)
 
     return evaluator(params, data.batches(config, split=name, rows=rows), score)
 
 
-def _keep_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:
+def _copy_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:
     """The predictions and the picture of `best_seed`, also one level up."""
     for path in seed_folder(workdir, best_seed(config, per_seed), config.seeds).iterdir():
         if path.name in ('predictions.json', 'nbest.json', 'confusion.png', 'confusion-key.txt'):

@@ -12,7 +12,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax.checkpoints.digests import BEST, FOLDER, SET_ASIDE, damage, newest_intact, set_aside, steps
+from clower_jax.checkpoints.digests import (
+    BEST,
+    DAMAGED_PREFIX,
+    FOLDER,
+    find_damage,
+    newest_intact,
+    quarantine,
+    steps,
+)
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState, abstract_state, sharded_state
 from clower_jax.interop import hf_bert, init_weights, vocab_alignment, weight_sources
@@ -25,7 +33,7 @@ from clower_jax.utils.settings import flatten
 log = logging.getLogger(__name__)
 
 # What the batches of the steps already taken depend on, beside the text, and what is made of them.
-DECIDE_BATCHES = (
+BATCH_SETTINGS = (
     'seed',
     'batch_size',
     'data.char_length',
@@ -55,7 +63,7 @@ DECIDE_BATCHES = (
     *('data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
 )
 # What runs did that were begun before there were these settings.
-WITHOUT = {
+LEGACY_DEFAULTS = {
     'data.pack': False,
     'data.masking': 'words',
     'data.max_anchor_length': 4,
@@ -92,12 +100,12 @@ def _check_memory(config: ConfigDict) -> None:
     length = config.data.get('max_length') or max(config.data.get(f'{x}_length', 0) for x in ('char', 'word'))
     tokens = config.batch_size // config.get('microbatches', 1) * max(1, length)
     # In fp32: parameter, gradient, both moments; a vector.
-    needed, there = 4 * (4 * parameters + tokens * width), metrics.memory()
-    if needed > there:
+    needed, available = 4 * (4 * parameters + tokens * width), metrics.memory()
+    if needed > available:
         sizes = f'{parameters / 1e6:,.0f} M parameters and {tokens:,} tokens at a time'
         raise ValueError(
-            f'{sizes} need more than {needed / 1e9:,.0f} GB of memory, and there are {there / 1e9:,.0f} GB: '
-            'lower model.hidden_size, model.num_layers, model.intermediate_size, batch_size or the length'
+            f'{sizes} need more than {needed / 1e9:,.0f} GB of memory, and there are {available / 1e9:,.0f} '
+            'GB: lower model.hidden_size, model.num_layers, model.intermediate_size, batch_size or the length'
         )
 
 
@@ -112,7 +120,7 @@ def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
     before making a corpus."""
     if not init_weights.is_begun(workdir):
         return
-    before, _ = _settings_at(Path(workdir), newest_intact(Path(workdir, FOLDER)).step or 0)
+    before, _ = _saved_settings(Path(workdir), newest_intact(Path(workdir, FOLDER)).step or 0)
     task = before.get('task', 'pretrain')  # runs of version 0.1 do not say
     if task != config.task:
         raise ValueError(
@@ -120,8 +128,8 @@ def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
         )
     now = flatten(json.loads(config.to_json()))
     # What is 0 or empty of these is found out from the data.
-    given = {key: now[key] for key in now if now[key] or not key.startswith(('data.', 'model.'))}
-    _refuse_other_batches(workdir, before, given)
+    known = {key: now[key] for key in now if now[key] or not key.startswith(('data.', 'model.'))}
+    _check_batch_settings(workdir, before, known)
 
 
 def check_source(config: ConfigDict) -> None:
@@ -130,22 +138,22 @@ def check_source(config: ConfigDict) -> None:
     if not config.init_from:
         return
     info = weight_sources.source_info(config.init_from)
-    wrong = {
+    mismatched = {
         key: info.model[key]
         for key in ('hidden_size', 'num_heads', 'intermediate_size', 'max_positions')
         if info.model[key] != config.model[key]
     }
-    if wrong:
-        listed = ', '.join(f'{key}={value}' for key, value in wrong.items())
-        flags = ' '.join(f'--config.model.{key}={value}' for key, value in wrong.items())
+    if mismatched:
+        listed = ', '.join(f'{key}={value}' for key, value in mismatched.items())
+        flags = ' '.join(f'--config.model.{key}={value}' for key, value in mismatched.items())
         raise ValueError(f'init_from={config.init_from} has {listed}, and the config others: give {flags}')
 
 
-def first_state(
+def restore_or_init(
     config: ConfigDict,
     workdir: str | Path,
     mesh: Mesh,
-    task: Objective,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
     vocabulary: Vocabulary,
@@ -157,7 +165,7 @@ def first_state(
     """
 
     def create() -> TrainState:
-        params = task.init(jax.random.key(config.seed))
+        params = objective.init(jax.random.key(config.seed))
         return TrainState.create(params, optimizer, config.dtype, config.optim.initial_loss_scale)
 
     def create_scale() -> precision.LossScale:
@@ -165,7 +173,7 @@ def first_state(
 
     step = checkpoints.latest_step
     if step is not None:
-        before = _settings_before(Path(workdir), config, step)
+        before = _check_changed_settings(Path(workdir), config, step)
         vocab_alignment.check_vocabulary(
             Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}'
         )
@@ -221,13 +229,13 @@ def history(workdir: str | Path, config: ConfigDict, step: int) -> list[dict]:
     """
     if not step:
         return []
-    before, kept = _settings_at(Path(workdir), step)
+    before, earlier = _saved_settings(Path(workdir), step)
     now = flatten(json.loads(config.to_json()))
     changed = {key: value for key, value in before.items() if key in now and now[key] != value}
-    return [*kept, {'until_step': step, 'settings': changed}] if changed else kept
+    return [*earlier, {'until_step': step, 'settings': changed}] if changed else earlier
 
 
-def _settings_at(workdir: Path, step: int) -> tuple[dict, list[dict]]:
+def _saved_settings(workdir: Path, step: int) -> tuple[dict, list[dict]]:
     """The settings, flat, that the last steps up to `step` of a run were taken with, and its history until
     then.
 
@@ -242,14 +250,14 @@ def _settings_at(workdir: Path, step: int) -> tuple[dict, list[dict]]:
             'with another --workdir'
         ) from error
     entries = saved.pop('history', [])
-    found = flatten(saved)
+    settings_then = flatten(saved)
     for entry in reversed(entries):
         if entry['until_step'] >= step:  # what came after it was never saved
-            found |= entry['settings']
-    return found, [entry for entry in entries if entry['until_step'] < step]
+            settings_then |= entry['settings']
+    return settings_then, [entry for entry in entries if entry['until_step'] < step]
 
 
-def keep_best(workdir: str | Path, step: int | None) -> str:
+def prune_best(workdir: str | Path, step: int | None) -> str:
     """Empties best/ unless it is of `step`: what a run that was killed saved after its last checkpoint, or by
     another metric, is not the best of the run that goes on. Where it is damaged it is set aside; returns what
     was wrong with it, else ''."""
@@ -257,7 +265,7 @@ def keep_best(workdir: str | Path, step: int | None) -> str:
     if not folder.is_dir():
         return ''
     stale = steps(folder) != ([] if step is None else [step])
-    reason = '' if stale or step is None else damage(folder / str(step))
+    reason = '' if stale or step is None else find_damage(folder / str(step))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('best')  # all have looked before one removes
     if jax.process_index() == 0:
@@ -265,36 +273,36 @@ def keep_best(workdir: str | Path, step: int | None) -> str:
             for old in steps(folder):
                 shutil.rmtree(folder / str(old))
         elif step is not None and reason:
-            set_aside(folder, step)
+            quarantine(folder, step)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('best is gone')
-    return f'{BEST}/{SET_ASIDE}{step}: {reason}' if reason else ''
+    return f'{BEST}/{DAMAGED_PREFIX}{step}: {reason}' if reason else ''
 
 
-def _settings_before(workdir: Path, config: ConfigDict, step: int) -> dict:
+def _check_changed_settings(workdir: Path, config: ConfigDict, step: int) -> dict:
     """The settings that the run had up to `step`, flat; says which are now different.
 
     Raises ValueError where one of them changed that decides the batches: a step could not be replayed.
     """
-    before, _ = _settings_at(workdir, step)
+    before, _ = _saved_settings(workdir, step)
     now = flatten(json.loads(config.to_json()))
     changed = {key: f'{key}: {before.get(key)} → {now[key]}' for key in now if before.get(key) != now[key]}
-    _refuse_other_batches(workdir, before, now)
+    _check_batch_settings(workdir, before, now)
     if changed:
         log.warning('Settings changed since this run was started: %s', '; '.join(changed.values()))
     return before
 
 
-def _refuse_other_batches(workdir: str | Path, before: dict, now: dict) -> None:
+def _check_batch_settings(workdir: str | Path, before: dict, now: dict) -> None:
     # A setting that there was not yet is of no account, unless it is another than what was done without it.
-    fixed = [
+    conflicts = [
         f'{key}: {before.get(key)} → {now[key]}'
-        for key in DECIDE_BATCHES
-        if key in now and before.get(key, WITHOUT.get(key, now[key])) != now[key]
+        for key in BATCH_SETTINGS
+        if key in now and before.get(key, LEGACY_DEFAULTS.get(key, now[key])) != now[key]
     ]
-    if fixed:
+    if conflicts:
         raise ValueError(
             f'the run in {workdir} was started with other settings, which decide its batches or what is made '
-            f'of them: {"; ".join(fixed)}. Keep them, or start another run from its weights: '
+            f'of them: {"; ".join(conflicts)}. Keep them, or start another run from its weights: '
             f'--workdir=OTHER --config.init_from={workdir}'
         )

@@ -18,9 +18,9 @@ def means(sums: Iterable[Mapping[str, tuple]]) -> dict[str, float]:
 
 def memory() -> int:
     """Bytes of memory of all devices together, as far as they may be used; of CPUs that of their machines."""
-    found = [device.memory_stats() or {} for device in jax.local_devices()]
-    if all('bytes_limit' in stats for stats in found):
-        here = sum(stats['bytes_limit'] for stats in found)
+    stats_per_device = [device.memory_stats() or {} for device in jax.local_devices()]
+    if all('bytes_limit' in stats for stats in stats_per_device):
+        total = sum(stats['bytes_limit'] for stats in stats_per_device)
     else:
-        here = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    return here * jax.process_count()
+        total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return total * jax.process_count()

@@ -30,12 +30,12 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
     }
     if config.optim.schedule not in shapes:
         raise ValueError(f'optim.schedule={config.optim.schedule!r} must be one of {", ".join(shapes)}')
-    down = shapes[config.optim.schedule]()
-    up = optax.linear_schedule(0.0, peak, warmup)
-    return optax.join_schedules([up, down], [warmup]) if warmup else down
+    decay_schedule = shapes[config.optim.schedule]()
+    warmup_schedule = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([warmup_schedule, decay_schedule], [warmup]) if warmup else decay_schedule
 
 
-def decays(params: dict) -> dict:
+def weight_decay_mask(params: dict) -> dict:
     """True where weight decay applies: everywhere but biases and LayerNorm, as BERT was trained."""
     flat = flax.traverse_util.flatten_dict(params)
     return flax.traverse_util.unflatten_dict({path: path[-1] not in ('bias', 'scale') for path in flat})
@@ -47,11 +47,13 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(
         # Either has an empty state, so that a run may change its mind when it goes on.
         optax.clip_by_global_norm(norm) if norm > 0 else optax.identity(),
-        optax.adamw(learning_rate(config), eps=1e-6, weight_decay=config.optim.weight_decay, mask=decays),
+        optax.adamw(
+            learning_rate(config), eps=1e-6, weight_decay=config.optim.weight_decay, mask=weight_decay_mask
+        ),
     )
 
 
-def updates_taken(opt_state: optax.OptState) -> jax.Array:
+def update_count(opt_state: optax.OptState) -> jax.Array:
     """int32 []: the updates made so far, which the schedule counts; skipped steps are not among them."""
     is_adam = lambda path, _: getattr(path[-1], 'tuple_name', '') == 'ScaleByAdamState'  # noqa: E731
     return optax.tree_utils.tree_get(opt_state, 'count', filtering=is_adam)

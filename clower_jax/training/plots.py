@@ -25,7 +25,7 @@ PANELS = (
 )
 EVENT = 'event'  # the split of rows that hold no metrics
 # Other names of what is drawn already, and counts.
-NOT_DRAWN = ('step', 'split', 'examples_per_s', 'mfu', 'anchors', 'skipped_steps')
+EXCLUDED = ('step', 'split', 'examples_per_s', 'mfu', 'anchors', 'skipped_steps')
 
 
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
@@ -55,33 +55,35 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) 
     figures.save(figure, path)
 
 
-def panels_of(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
+def select_panels(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
     """(title, names of metrics) of each panel that the rows have data for: `PANELS`, then one for every other
-    metric, but those `NOT_DRAWN`."""
+    metric, but those `EXCLUDED`."""
     rows = [row for row in rows if row['split'] != EVENT]
-    found = dict.fromkeys(name for row in rows for name in row if name not in NOT_DRAWN)
-    known = [name for _, names in PANELS for name in names]
-    panels = [(title, tuple(name for name in names if name in found)) for title, names in PANELS]
-    return [panel for panel in panels if panel[1]] + [(name, (name,)) for name in found if name not in known]
+    present = dict.fromkeys(name for row in rows for name in row if name not in EXCLUDED)
+    panelled = [name for _, names in PANELS for name in names]
+    panels = [(title, tuple(name for name in names if name in present)) for title, names in PANELS]
+    return [panel for panel in panels if panel[1]] + [
+        (name, (name,)) for name in present if name not in panelled
+    ]
 
 
 def draw_curves(rows: list[dict], path: str | Path) -> None:
     """Training (thin), held-out (dots) and test (squares) curves of every metric, in panels of like
     ones."""
-    panels = panels_of(rows)
+    panels = select_panels(rows)
     columns = 3
     height = max(1, -(-len(panels) // columns))
     figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 2.9 * height), squeeze=False)
     for axis, (title, names) in zip(axes.flat, panels):
         for color, name in zip(plt.rcParams['axes.prop_cycle'].by_key()['color'], names):
-            for split, ending, style in (
+            for split, suffix, style in (
                 ('train', '', {'lw': 0.9, 'alpha': 0.75}),
                 ('validation', ', held out', {'lw': 1.4, 'marker': 'o', 'ms': 3}),
                 ('test', ', test', {'lw': 1.4, 'marker': 's', 'ms': 3, 'ls': ':'}),
             ):
                 points = [(row['step'], row[name]) for row in rows if row['split'] == split and name in row]
                 if points:
-                    axis.plot(*zip(*points), color=color, label=f'{name}{ending}', **style)
+                    axis.plot(*zip(*points), color=color, label=f'{name}{suffix}', **style)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel('step', fontsize=8)
         axis.tick_params(labelsize=8)

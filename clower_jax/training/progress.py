@@ -18,17 +18,17 @@ class Clock:
     def __init__(self, step_flops: float):
         self._flops = step_flops  # of one step, all devices together; 0: not known
         self._peak = flops.peak_flops()
-        self._since = time.perf_counter()
-        self._left_out = 0  # steps of this interval
+        self._interval_start = time.perf_counter()
+        self._excluded_steps = 0  # steps of this interval
         self._steps, self._seconds = 0, 0.0  # of all intervals before it
 
     def restart(self) -> None:
         """Nothing of this interval counts so far."""
-        self._since = time.perf_counter()
+        self._interval_start = time.perf_counter()
 
-    def leave_out(self) -> None:
+    def exclude_step(self) -> None:
         """The step just taken, which was spent compiling, does not count, and was taken in a pause."""
-        self._left_out += 1
+        self._excluded_steps += 1
 
     def paused(self) -> AbstractContextManager[None]:
         """A context whose duration does not count."""
@@ -37,9 +37,9 @@ class Clock:
     def lap(self, steps: int) -> tuple[int, float]:
         """(steps, seconds) of the interval that ends here, after `steps` of them; starts the next one."""
         now = time.perf_counter()
-        steps -= self._left_out
-        elapsed = now - self._since
-        self._since, self._left_out = now, 0
+        steps -= self._excluded_steps
+        elapsed = now - self._interval_start
+        self._interval_start, self._excluded_steps = now, 0
         self._steps, self._seconds = self._steps + steps, self._seconds + elapsed
         return steps, elapsed
 
@@ -64,10 +64,10 @@ class _Paused:
         self._clock = clock
 
     def __enter__(self) -> None:
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._clock._since += time.perf_counter() - self._began
+        self._clock._interval_start += time.perf_counter() - self._started
 
 
 class Progress:
@@ -75,13 +75,13 @@ class Progress:
 
     Args:
       total, first_step: of the steps; the run goes on from `first_step`.
-      on: whether this process says anything.
+      enabled: whether this process says anything.
     """
 
-    def __init__(self, total: int, first_step: int, on: bool = True):
-        self._total, self._on = total, on
+    def __init__(self, total: int, first_step: int, enabled: bool = True):
+        self._total, self._enabled = total, enabled
         # None: the bar is there where standard error is a terminal.
-        self._bar = tqdm(total=total, initial=first_step, unit='step', disable=None if on else True)
+        self._bar = tqdm(total=total, initial=first_step, unit='step', disable=None if enabled else True)
 
     def __enter__(self) -> 'Progress':
         return self
@@ -89,9 +89,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def advance(self, counts: bool = True) -> None:
-        """One step was taken; the time that it took says nothing about the next ones unless it `counts`."""
-        if not counts:
+    def advance(self, timed: bool = True) -> None:
+        """One step was taken; the time that it took says something about the next ones where it is
+        `timed`."""
+        if not timed:
             self._bar.unpause()
         self._bar.update()
 
@@ -107,12 +108,14 @@ class Progress:
             self._bar.set_postfix_str(', '.join(filter(None, (loss, speed))), refresh=False)
         else:
             rate = f'lr {values["lr"]:.3g}' if 'lr' in values else ''
-            left = '' if seconds_left is None else f'{datetime.timedelta(seconds=round(seconds_left))} left'
-            parts = (f'step {step} of {self._total}:', loss, rate, speed, left)
-            self.say('  '.join(filter(None, parts)))
+            remaining = (
+                '' if seconds_left is None else f'{datetime.timedelta(seconds=round(seconds_left))} left'
+            )
+            parts = (f'step {step} of {self._total}:', loss, rate, speed, remaining)
+            self.write_line('  '.join(filter(None, parts)))
 
-    def say(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """A line of its own, above the bar; at once, though standard output may be a file."""
-        if self._on:
+        if self._enabled:
             self._bar.write(text)
             sys.stdout.flush()

@@ -27,30 +27,30 @@ class Writer:
     """
 
     def __init__(self, workdir: str | Path, start_step: int = 0, writes: bool = True):
-        self._on = writes and jax.process_index() == 0
+        self._enabled = writes and jax.process_index() == 0
         self._folder = Path(workdir)
         self._path = self._folder / 'metrics.jsonl'
-        self.rows = kept = rows_until(workdir, start_step)
-        if not self._on:
+        self.rows = rows = rows_until(workdir, start_step)
+        if not self._enabled:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         if unreadable := read_lines(self._path)[1]:
             numbers = ', '.join(map(str, unreadable))
             log.warning('%s: no metrics on line %s; left out, the others stay', self._path, numbers)
-        write_text(self._path, ''.join(json.dumps(row) + '\n' for row in kept))
+        write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
         self._events = SummaryWriter(str(self._folder / 'tensorboard'))
 
-    def run(self, config: ConfigDict, tokens: Sequence[str], history: Sequence[dict] = ()) -> None:
+    def write_config(self, config: ConfigDict, tokens: Sequence[str], history: Sequence[dict] = ()) -> None:
         """config.json, every value as the run uses it, with the `history` of those that were others before
         (see `init_state.history`), and vocab.txt, one token a line."""
-        if self._on:
+        if self._enabled:
             settings = json.loads(config.to_json()) | ({'history': list(history)} if history else {})
             write_text(self._folder / 'config.json', json.dumps(settings, indent=2) + '\n')
             write_text(self._folder / 'vocab.txt', ''.join(f'{t}\n' for t in tokens))
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
         """One line of metrics.jsonl and the same scalars for TensorBoard."""
-        if not self._on or not values:
+        if not self._enabled or not values:
             return
         self._append({'step': step, 'split': split, **values})
         for name, value in values.items():
@@ -59,7 +59,7 @@ class Writer:
 
     def sync(self) -> None:
         """Sees that every line so far is on the disk, before a checkpoint says that its steps are done."""
-        if self._on:
+        if self._enabled:
             for path in (self._path, self._folder):
                 descriptor = os.open(path, os.O_RDONLY)
                 os.fsync(descriptor)
@@ -68,7 +68,7 @@ class Writer:
     def event(self, step: int, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl, of the split EVENT, about what happened to the run before the step that
         comes after `step`."""
-        if self._on:
+        if self._enabled:
             self._append({'step': step, 'split': EVENT, **values})
 
     def _append(self, row: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Writer:
 
     def curves(self) -> Path | None:
         """Draws curves.png from metrics.jsonl; returns its path (None where this process does not write)."""
-        if not self._on:
+        if not self._enabled:
             return None
         path = self._folder / 'curves.png'
         draw_curves(read_metrics(self._path), path)
@@ -85,5 +85,5 @@ class Writer:
 
     def close(self) -> None:
         """Flushes what is not yet on disk."""
-        if self._on:
+        if self._enabled:
             self._events.close()

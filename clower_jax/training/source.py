@@ -12,14 +12,14 @@ from clower_jax.utils import folder_files
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 
 # What a fine-tuned model is used with as it was trained.
-READING_OF_TEXT = (
+TEXT_SETTINGS = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
     *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
     *('segmenter', 'hmm', 'language', 'test_language'),
 )
 
 
-def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> ConfigDict:
+def with_trained_settings(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> ConfigDict:
     """A copy of the config in which texts are read as those were that the model in `workdir` was trained on,
     except for the keys that were `given` on the command line.
 
@@ -28,23 +28,24 @@ def as_trained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -
     config = copy.deepcopy(config)
     path = workdir / 'config.json'
     saved = folder_files.read_json(path) if path.is_file() else {}
-    for section, names in (('data', READING_OF_TEXT), ('model', ('pooling', 'projection'))):
-        before = saved.get(section, {})
+    for section, names in (('data', TEXT_SETTINGS), ('model', ('pooling', 'projection'))):
+        saved_section = saved.get(section, {})
         for name in names:
-            if name in before and name in config[section] and f'{section}.{name}' not in given:
-                value = before[name]
+            if name in saved_section and name in config[section] and f'{section}.{name}' not in given:
+                value = saved_section[name]
                 config[section][name] = tuple(value) if isinstance(value, list) else value
     if 'classify_from' in config.model:
-        before = saved.get('model', {}).get('classify_from', 'pooler')
-        if 'model.classify_from' in given and config.model.classify_from != before:
+        trained_from = saved.get('model', {}).get('classify_from', 'pooler')
+        if 'model.classify_from' in given and config.model.classify_from != trained_from:
             raise ValueError(
-                f'model.classify_from={config.model.classify_from}, but {workdir} was trained with {before}'
+                f'model.classify_from={config.model.classify_from}, but {workdir} was trained with '
+                f'{trained_from}'
             )
-        config.model.classify_from = before
+        config.model.classify_from = trained_from
     return config
 
 
-def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabulary]:
+def resolve_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabulary]:
     """A copy of the config with the encoder's kind and sizes as `workdir` or `init_from` have them, and the
     vocabulary of its characters, or of its words, too, where it reads them (then with `data.segmenter`, too);
     with random weights, BERT-base's sizes where none is given, and `data.vocab`.
@@ -53,25 +54,25 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
     the kind of model is not made for the task.
     """
     config = copy.deepcopy(config)
-    began = init_weights.is_begun(workdir)
-    if not began and config.mode != 'train':
+    resumes = init_weights.is_begun(workdir)
+    if not resumes and config.mode != 'train':
         raise ValueError(
             f'--config.mode={config.mode} needs a fine-tuned --workdir, and {workdir} is none. Several seeds '
             'have a folder each: seed-0, …'
         )
-    origin = str(workdir) if began else config.init_from or config.data.vocab
-    if began or config.init_from:
+    origin = str(workdir) if resumes else config.init_from or config.data.vocab
+    if resumes or config.init_from:
         source = weight_sources.source_info(origin)
-        if began and source.task != config.task:
+        if resumes and source.task != config.task:
             raise ValueError(f'{workdir} is of the task {source.task!r}, the config of {config.task!r}')
-        if began and source.labels:
+        if resumes and source.labels:
             config.data.labels = tuple(config.data.labels) or tuple(source.labels)
-        sizes, tokens, base_size, has = source.model, source.tokens, source.base_size, source.kind
-        config.model.kind = config.model.kind or has
+        sizes, tokens, base_size, source_kind = source.model, source.tokens, source.base_size, source.kind
+        config.model.kind = config.model.kind or source_kind
     elif config.data.vocab:
         sizes = {name: default for name, (_, default) in hf_bert.SIZES.items()}  # BERT-base's
         tokens = read_tokens(config.data.vocab)
-        base_size, has, config.model.kind = len(tokens), 'bert', config.model.kind or 'bert'
+        base_size, source_kind, config.model.kind = len(tokens), 'bert', config.model.kind or 'bert'
     else:
         raise ValueError(
             'there is nothing to start from: give --config.init_from=X, a pre-training workdir or a Hugging '
@@ -83,7 +84,7 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
     kind = config.model.kind
     if kind not in KINDS:
         raise ValueError(f'model.kind={kind!r} must be one of {", ".join(KINDS)}, or empty')
-    if has == 'word' and kind != 'word':
+    if source_kind == 'word' and kind != 'word':
         raise ValueError(f'{origin} holds a word encoder: leave model.kind={kind} out, or take word')
     if config.task not in KINDS[kind].reads_words:
         if not KINDS[kind].is_bert or 'char' not in KINDS[kind].views:
@@ -94,7 +95,7 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
         if config.task not in ('classify', 'span'):
             config.model.kind = 'bert'  # what a sentence task trains is the character encoder alone
         return config, Vocabulary(tokens[:base_size], base_size)
-    if kind == 'word' and (has not in ('word', 'clower') or len(tokens) == base_size):
+    if kind == 'word' and (source_kind not in ('word', 'clower') or len(tokens) == base_size):
         raise ValueError(
             f'model.kind=word is the word encoder of a CLOWER, and {origin} has none: start from the workdir '
             'of its pre-training, or from its export with --encoder word'
@@ -105,6 +106,6 @@ def with_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabula
             f'configs/pretrain.py:{kind}, with --config.init_from'
         )
     if not config.data.segmenter:
-        cut_by = export.segmenter_of(origin)
-        config.data.segmenter, config.data.hmm = cut_by['name'], cut_by.get('hmm', True)
+        segmenter = export.segmenter_of(origin)
+        config.data.segmenter, config.data.hmm = segmenter['name'], segmenter.get('hmm', True)
     return config, Vocabulary(tokens, base_size)

@@ -13,7 +13,7 @@ from clower_jax.training import optim
 
 
 def make_train_step(
-    task: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+    objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
 ) -> jax.stages.Wrapped:
     """jit of (state, batch, key) → (state, sums); the state is donated.
 
@@ -29,7 +29,7 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
 
         def scaled_loss(params: dict) -> tuple[jax.Array, MetricSums]:
-            loss, sums = task.loss(params, batch, key)
+            loss, sums = objective.loss(params, batch, key)
             return loss * scale, sums
 
         grads, sums = jax.grad(scaled_loss, has_aux=True)(state.params)
@@ -37,16 +37,18 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         # A sum of squares is finite only where every entry is, and with it every second moment.
-        finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(_smallest(updates)))
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(_smallest_per_ndim(updates)))
         params = optax.apply_updates(state.params, updates)
         params, opt_state = precision.select(finite, (params, opt_state), (state.params, state.opt_state))
         bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
-        rate = schedule(optim.updates_taken(state.opt_state))
-        good = finite.astype(jnp.float32)
+        rate = schedule(optim.update_count(state.opt_state))
+        finite_count = finite.astype(jnp.float32)
         # A skipped step has no say in the means of the interval.
-        sums = {name: (jnp.where(finite, total, 0), count * good) for name, (total, count) in sums.items()}
-        sums['grad_norm'] = jnp.where(finite, grad_norm, 0), good
-        sums['lr'] = rate * good, good
+        sums = {
+            name: (jnp.where(finite, total, 0), count * finite_count) for name, (total, count) in sums.items()
+        }
+        sums['grad_norm'] = jnp.where(finite, grad_norm, 0), finite_count
+        sums['lr'] = rate * finite_count, finite_count
         if state.loss_scale.dynamic:
             sums['loss_scale'] = scale, 1
         state = TrainState(state.step + 1, params, opt_state, state.loss_scale.update(finite), bad_steps)
@@ -55,7 +57,7 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def _smallest(updates: dict) -> list[jax.Array]:
+def _smallest_per_ndim(updates: dict) -> list[jax.Array]:
     """Of each number of dimensions the smallest array, which tells whether the updates are finite.
 
     Where the gradient is, so are Adam's moments, and its epsilon bounds their quotient: what can spoil an

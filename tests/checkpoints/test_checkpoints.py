@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from clower_jax.checkpoints import verify
-from clower_jax.checkpoints.digests import BEST, DIGESTS, FOLDER, damage, newest_intact, steps
+from clower_jax.checkpoints.digests import BEST, DIGESTS, FOLDER, find_damage, newest_intact, steps
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import init_weights
 from clower_jax.training import loop
@@ -139,7 +139,7 @@ def test_a_damaged_one_pushes_no_intact_one_out(tmp_path):
     cut(value, value)
     with Checkpoints(tmp_path, keep=2) as found:
         found.save_params(3, PARAMS)
-    assert steps(folder) == [1, 2, 3] and damage(folder / '2')
+    assert steps(folder) == [1, 2, 3] and find_damage(folder / '2')
     with Checkpoints(tmp_path, keep=2) as found:
         found.save_params(4, PARAMS)
     assert steps(folder) == [3, 4]
@@ -151,15 +151,15 @@ def test_what_a_power_cut_leaves_of_the_last_file(tmp_path):
     digests = json.loads((newest / DIGESTS).read_text())
     del digests['_CHECKPOINT_METADATA']
     (newest / DIGESTS).write_text(json.dumps(digests))
-    assert damage(newest) == ''  # killed then, by anything but the power
+    assert find_damage(newest) == ''  # killed then, by anything but the power
     (newest / '_CHECKPOINT_METADATA').write_bytes(b'')
-    assert 'not written to its end' in damage(newest)
+    assert 'not written to its end' in find_damage(newest)
     assert newest_intact(tmp_path / FOLDER).step == 1
 
 
 @pytest.fixture(scope='module')
 def programs():
-    return loop.programs_of(synthetic.tiny_config(**SHORT))
+    return loop.make_programs(synthetic.tiny_config(**SHORT))
 
 
 def run(workdir, programs, **changes) -> dict[str, np.ndarray]:

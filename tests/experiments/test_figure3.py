@@ -35,7 +35,7 @@ def pretrained(workdir, corpus, seed=0):
     task = registry.from_config(config)
     params = jax.tree.map(lambda x: np.roll(x, seed), synthetic.random_params(task))
     writer = Writer(workdir)
-    writer.run(config, batches.vocabulary(config).tokens)
+    writer.write_config(config, batches.vocabulary(config).tokens)
     writer.close()
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save_params(1, params)

@@ -9,7 +9,7 @@ from pathlib import Path
 import damage
 import jobs
 
-from clower_jax.training.loop import programs_of, train
+from clower_jax.training.loop import make_programs, train
 from configs import pretrain
 from helpers import synthetic
 from input_pipeline.corpus import corpus_files
@@ -55,7 +55,7 @@ def _outcome(expected, use) -> str:
 def of_checkpoints(scratch: Path, every: int = 1, seed: int = 0) -> dict[str, int]:
     """Damages every file of the newest of two checkpoints, and goes on from what is left."""
     config = synthetic.tiny_config(**SHORT)
-    programs = programs_of(config)
+    programs = make_programs(config)
 
     def go_on(workdir: Path) -> dict[str, str]:
         source = functools.partial(synthetic.batches, config)

@@ -78,7 +78,7 @@ class Watch:
             (Checkpoints, 'save', 'save'),
             (Checkpoints, 'save_params', 'save'),
             (evaluate.Evaluator, '__call__', 'evaluation'),
-            (finetune, '_measure', 'results'),
+            (finetune, '_evaluate_seed', 'results'),
             (tables, 'write', 'tables'),
         ):
             setattr(owner, name, self._telling(phase, getattr(owner, name)))

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from clower_jax.training import finetune
-from clower_jax.training.source import as_trained, with_source
+from clower_jax.training.source import resolve_source, with_trained_settings
 from clower_jax.utils.metrics_file import read_metrics
 from input_pipeline.finetuning import data as finetuning_data
 
@@ -15,8 +15,8 @@ from input_pipeline.finetuning import data as finetuning_data
 def go(config: ConfigDict, workdir: Path) -> dict:
     """What run.py does, in this process."""
     if config.mode != 'train':
-        config = as_trained(config, workdir)
-    config, vocabulary = with_source(config, workdir)
+        config = with_trained_settings(config, workdir)
+    config, vocabulary = resolve_source(config, workdir)
     config, data = finetuning_data.prepare(config, vocabulary)
     if config.mode != 'train':
         return finetune.apply(config, workdir, data)
@@ -25,7 +25,7 @@ def go(config: ConfigDict, workdir: Path) -> dict:
 
 def killed_after(steps: int, config: ConfigDict, workdir: Path) -> None:
     """A run whose data ends too early."""
-    config, vocabulary = with_source(config, workdir)
+    config, vocabulary = resolve_source(config, workdir)
     config, data = finetuning_data.prepare(config, vocabulary)
     batches = data.batches
 

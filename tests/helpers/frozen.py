@@ -221,7 +221,7 @@ def write_workdir() -> None:
     for batch in itertools.islice(synthetic.batches(config), 2):
         state, _ = step(state, batch, jax.random.key(1))
     writer = Writer(WORKDIR)
-    writer.run(config, synthetic.Vocabulary().tokens)
+    writer.write_config(config, synthetic.Vocabulary().tokens)
     writer.close()
     with Checkpoints(WORKDIR) as checkpoints:
         checkpoints.save(state)

@@ -26,7 +26,7 @@ def loss_and_gradients(config, mesh) -> dict[str, np.ndarray]:
     places = sharding.tree_shardings(mesh, jax.eval_shape(task.init, jax.random.key(0)))
     params = jax.jit(task.init, out_shardings=places)(jax.random.key(0))
     rows = sharding.local_rows(mesh, config.batch_size)
-    batch = sharding.place(mesh, next(synthetic.batches(config, rows=rows)), config.batch_size)
+    batch = sharding.shard_batch(mesh, next(synthetic.batches(config, rows=rows)), config.batch_size)
 
     def step(params, batch):
         (loss, sums), gradients = jax.value_and_grad(task.loss, has_aux=True)(

@@ -73,7 +73,7 @@ def make(workdir: Path, task: str, shift: float = 0, step: int = 3, folder: str 
     if shift:
         params = {part: _shifted(tree, shift) for part, tree in params.items()}
     writer = Writer(workdir)
-    writer.run(config, BASE + WORDS if task == 'pretrain' else BASE)
+    writer.write_config(config, BASE + WORDS if task == 'pretrain' else BASE)
     writer.close()
     with Checkpoints(workdir, keep=2, folder=folder) as checkpoints:
         checkpoints.save_params(step, params)

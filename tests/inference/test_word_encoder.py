@@ -13,7 +13,7 @@ from clower_jax.interop import init_weights
 from clower_jax.interop.export import export
 from clower_jax.objectives import registry
 from clower_jax.training import finetune
-from clower_jax.training.source import as_trained, with_source
+from clower_jax.training.source import resolve_source, with_trained_settings
 from configs import classify, cmrc, mirror
 from helpers import synthetic, workdirs
 from helpers.sentence_folder import TEXTS
@@ -111,7 +111,7 @@ def test_it_starts_from_the_trained_word_encoder(pretrained, tmp_path):
     changes = {'model.kind': 'word'}
     found = []
     for source in pretrained:
-        config, vocabulary = with_source(job(tmp_path, source, **changes), tmp_path / 'new')
+        config, vocabulary = resolve_source(job(tmp_path, source, **changes), tmp_path / 'new')
         assert (config.data.segmenter, len(vocabulary)) == ('jieba', len(workdirs.BASE + workdirs.WORDS))
         config.data.labels = ('a', 'b')
         config.model.vocab_size, config.model.base_vocab_size = len(vocabulary), vocabulary.base_size
@@ -131,7 +131,7 @@ def test_a_fine_tuned_word_encoder_is_exported_and_used(tuned, tmp_path, monkeyp
     workdir, config = tuned
     folder = export(workdir, tmp_path / 'classifier')
     again = job(tmp_path, '', **{'mode': 'predict'})
-    again, vocabulary = with_source(as_trained(again, workdir), workdir)
+    again, vocabulary = resolve_source(with_trained_settings(again, workdir), workdir)
     again, data = finetuning_data.prepare(again, vocabulary)
     finetune.apply(again, workdir, data)
     lines = (workdir / 'predict' / 'predictions.json').read_text('utf-8').splitlines()
@@ -188,7 +188,7 @@ def test_what_reads_no_words(pretrained, tmp_path, of, config, changes, message)
         workdirs.make(source, 'pretrain', **{'model.kind': 'ambert', 'loss.contrast_on': 'none'})
     config.update_from_flattened_dict({'init_from': str(source), **changes})
     with pytest.raises(ValueError, match=message):
-        with_source(config, tmp_path / 'new')
+        resolve_source(config, tmp_path / 'new')
 
 
 def test_pre_training_does_not_start_from_words(pretrained):

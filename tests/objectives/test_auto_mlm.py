@@ -126,7 +126,7 @@ def test_eight_devices_equal_one(batch, params):
             params
         )
 
-    one, eight = step(task_of(), batch), step(task_of(mesh), sharding.place(mesh, batch, 8))
+    one, eight = step(task_of(), batch), step(task_of(mesh), sharding.shard_batch(mesh, batch, 8))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), one, eight)
 
 

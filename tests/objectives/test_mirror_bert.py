@@ -21,7 +21,7 @@ from clower_jax.objectives import mirror_bert, registry
 from clower_jax.objectives import sentence as objectives_sentence
 from clower_jax.ops import dropout
 from clower_jax.training import evaluate, finetune, init_state, run_log
-from clower_jax.training.source import as_trained, with_source
+from clower_jax.training.source import resolve_source, with_trained_settings
 from clower_jax.utils import metrics_file, settings
 from configs import mirror as config_file
 from helpers import finetuned
@@ -404,8 +404,8 @@ def test_a_figure_that_got_worse_is_named(trained):
     losses = {
         'mean': {'validation': {'before': {'loss': 1.0, 'acc': 0.5}, 'last': {'loss': 1.1, 'acc': 0.6}}}
     }
-    assert finetune.got_worse(losses) == ['validation loss 1.0000 → 1.1000']
-    assert finetune.got_worse({'mean': {'test': {'best': {'acc': 0.5}, 'last': {'acc': 0.4}}}}) == []
+    assert finetune.find_regressions(losses) == ['validation loss 1.0000 → 1.1000']
+    assert finetune.find_regressions({'mean': {'test': {'best': {'acc': 0.5}, 'last': {'acc': 0.4}}}}) == []
 
 
 def test_cut_off_and_gone_on_is_never_cut_off(trained, tmp_path):
@@ -476,11 +476,11 @@ def test_exported_vectors_are_transformers(trained, tmp_path):
         code = block.split('```')[0].replace("'encoder'", repr(str(folder)))
         found.append({})
         exec(code.replace("['今天天气很好。', '天气真不错。']", repr(texts)), found[-1])
-    config, vocabulary = with_source(as_trained(config, workdir), workdir)
+    config, vocabulary = resolve_source(with_trained_settings(config, workdir), workdir)
     config, _ = data.prepare(config, vocabulary)
-    evaluator = evaluate.Evaluator.of(config)
+    evaluator = evaluate.Evaluator.from_config(config)
     rows = sentences.single_rows(texts, vocabulary, 16).batch(buckets.Planned(16, np.arange(2)), 2)
-    vectors = evaluator.task.evaluate(finetune.restore(workdir, evaluator), rows)[1]['vectors']
+    vectors = evaluator.objective.evaluate(finetune.restore(workdir, evaluator), rows)[1]['vectors']
     assert 'SentenceTransformer' in found[0] and 'AutoModel' in found[1]
     for names in found:
         np.testing.assert_allclose(np.asarray(names['vectors']), vectors, atol=1e-5)
@@ -490,7 +490,7 @@ def test_fine_tuning_from_an_encoder(trained, tmp_path):
     """A classifier takes all of the encoder; the pooler, which no vector depends on, and the head are new."""
     _, workdir, _ = trained
     config = finetuned.classify_config(tmp_path, init_from=str(workdir))
-    config, vocabulary = with_source(config, tmp_path / 'run')
+    config, vocabulary = resolve_source(config, tmp_path / 'run')
     config, _ = data.prepare(config, vocabulary)
     params = jax.tree.map(np.asarray, registry.from_config(config).init(jax.random.key(0)))
     params = jax.device_put(params, jax.devices()[0])

@@ -210,7 +210,7 @@ def test_evaluation_does_not_depend_on_batches():
         task = Pretrain.from_config(config, mesh)
         params = synthetic.random_params(task)
         batches = synthetic.batches(config, split='validation')
-        out[size] = Evaluator.on(mesh, task, size)(params, batches)
+        out[size] = Evaluator.create(mesh, task, size)(params, batches)
     in_three, in_one = out[8], out[24]
     for name in ('mlm_char', 'mlm_word', 'sop'):
         for key in (f'loss_{name}', f'acc_{name}'):
@@ -224,7 +224,7 @@ def test_evaluation_does_not_depend_on_batches():
 def test_evaluation_of_nothing(params):
     config = shallow_config()
     mesh = sharding.make_mesh(config)
-    assert Evaluator.on(mesh, task_of(), config.batch_size)(params, []) == {}
+    assert Evaluator.create(mesh, task_of(), config.batch_size)(params, []) == {}
 
 
 @pytest.mark.parametrize(

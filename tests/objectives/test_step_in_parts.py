@@ -53,7 +53,7 @@ def test_micro_batches_equal_the_whole_batch(params, batch, at_once, microbatche
 @pytest.mark.parametrize('shape', [(4, 1, 1), (2, 2, 2)])
 def test_micro_batches_on_several_devices(params, batch, at_once, shape):
     mesh = mesh_of(*shape)
-    placed = sharding.place(mesh, batch, 16)
+    placed = sharding.shard_batch(mesh, batch, 16)
     params = jax.device_put(params, sharding.tree_shardings(mesh, params))
     assert_close(step_of(mesh, microbatches=2)(params, placed), at_once)
 

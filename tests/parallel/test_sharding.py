@@ -120,9 +120,9 @@ def test_a_mesh_that_does_not_fit_is_refused(mesh, message):
 
 def test_matrices_on_several_processes_are_told_apart():
     four_each = np.repeat([0, 1], 4)
-    assert sharding.tensor_spans(four_each.reshape(1, 1, 8))
-    assert not sharding.tensor_spans(four_each.reshape(2, 2, 2))
-    assert not sharding.tensor_spans(four_each.reshape(8, 1, 1))
+    assert sharding.tensor_spans_processes(four_each.reshape(1, 1, 8))
+    assert not sharding.tensor_spans_processes(four_each.reshape(2, 2, 2))
+    assert not sharding.tensor_spans_processes(four_each.reshape(8, 1, 1))
 
 
 def test_a_batch_that_does_not_divide_is_refused():

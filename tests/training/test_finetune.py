@@ -16,8 +16,8 @@ from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import init_weights
 from clower_jax.training import finetune, init_state, plots, source
-from clower_jax.training.early_stopping import Best
-from clower_jax.training.source import as_trained
+from clower_jax.training.early_stopping import EarlyStopping
+from clower_jax.training.source import with_trained_settings
 from helpers import finetuned
 from helpers.finetune import go, killed_after, validation_rows
 
@@ -129,9 +129,9 @@ def test_a_model_reads_as_it_was_trained(two_seeds, tmp_path):
     config, workdir, _ = two_seeds
     config = copy.deepcopy(config)
     config.mode, config.data.max_length, config.data.text_columns = 'predict', 64, ('text',)
-    assert as_trained(config, workdir / 'seed-5').data.max_length == 32
-    assert as_trained(config, workdir / 'seed-5').data.text_columns == ()
-    given = as_trained(config, workdir / 'seed-5', ['data.max_length'])
+    assert with_trained_settings(config, workdir / 'seed-5').data.max_length == 32
+    assert with_trained_settings(config, workdir / 'seed-5').data.text_columns == ()
+    given = with_trained_settings(config, workdir / 'seed-5', ['data.max_length'])
     assert given.data.max_length == 64 and given.data.labels == ('bad', 'good')
 
 
@@ -154,7 +154,7 @@ def test_a_class_is_told_from_the_vector_that_it_was_trained_on(tmp_path):
     later.mode, later.model.classify_from = 'evaluate', 'pooler'
     assert go(later, tmp_path / 'run')['test'] == results['per_seed'][0]['test']['best']
     with pytest.raises(ValueError, match='classify_from=pooler, but .*run was trained with cls'):
-        as_trained(later, tmp_path / 'run', ['model.classify_from'])
+        with_trained_settings(later, tmp_path / 'run', ['model.classify_from'])
     later.mode, later.num_epochs = 'train', 2.0
     with pytest.raises(ValueError, match='model.classify_from: cls → pooler'):
         go(later, tmp_path / 'run')
@@ -293,7 +293,7 @@ def test_without_a_development_set(tmp_path):
 def test_a_rate_of_0_is_0(tmp_path):
     """Only sizes of 0 are found out; random weights, which have none of their own, are of BERT-base's."""
     rates = {'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.num_layers': 0}
-    config, _ = source.with_source(finetuned.classify_config(tmp_path, **rates), tmp_path / 'run')
+    config, _ = source.resolve_source(finetuned.classify_config(tmp_path, **rates), tmp_path / 'run')
     assert (config.model.dropout, config.model.attention_dropout, config.model.num_layers) == (0, 0, 12)
 
 
@@ -362,17 +362,17 @@ def test_from_a_hugging_face_folder(tmp_path, caplog):
     ],
 )
 def test_the_best_evaluation(values, patience, improvements, exhausted):
-    best = Best('acc', patience)
-    assert [best.improves(step, {'acc': value}) for step, value in enumerate(values)] == improvements
-    assert best.exhausted == exhausted
+    best = EarlyStopping('acc', patience)
+    assert [best.update(step, {'acc': value}) for step, value in enumerate(values)] == improvements
+    assert best.should_stop == exhausted
     rows = [{'split': 'validation', 'step': step, 'acc': value} for step, value in enumerate(values)]
-    again = Best('acc', patience, [{'split': 'train', 'step': 0}, *rows])
-    assert again.exhausted == exhausted and again.step == values.index(max(values)) == best.step
+    again = EarlyStopping('acc', patience, [{'split': 'train', 'step': 0}, *rows])
+    assert again.should_stop == exhausted and again.step == values.index(max(values)) == best.step
 
 
 def test_an_unknown_metric_to_select_by():
     with pytest.raises(ValueError, match="select='f1' is none of the held-out metrics: acc, loss"):
-        Best('f1', 0).improves(1, {'loss': 1.0, 'acc': 0.5})
+        EarlyStopping('f1', 0).update(1, {'loss': 1.0, 'acc': 0.5})
 
 
 @pytest.mark.parametrize('labels', [['0', '1'], ['好', '坏'], ['$a', 'b$_^']])

@@ -13,7 +13,7 @@ from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState, sharded_state
 from clower_jax.interop import weight_sources
 from clower_jax.training import init_state
-from clower_jax.training.loop import programs_of, train
+from clower_jax.training.loop import make_programs, train
 from clower_jax.training.run_log import Writer
 from clower_jax.utils.metrics_file import read_metrics
 from helpers import synthetic
@@ -100,10 +100,10 @@ def test_going_on_with_other_settings_says_so(begun, caplog):
 
 
 def test_a_checkpoint_that_is_not_finite_is_not_trained_on(begun):
-    programs = programs_of(synthetic.tiny_config(**SHORT))
+    programs = make_programs(synthetic.tiny_config(**SHORT))
 
     def create():
-        params = programs.evaluator.task.init(jax.random.key(0))
+        params = programs.evaluator.objective.init(jax.random.key(0))
         params['embeddings']['LayerNorm']['scale'] *= jnp.nan
         state = TrainState.create(params, programs.optimizer, 'float32')
         return state.replace(step=jnp.int32(3))
@@ -141,7 +141,7 @@ def test_settings_that_changed_on_the_way_are_kept(begun):
     config = synthetic.tiny_config(**SHORT | {'total_steps': 6, 'optim.learning_rate': 0.25})
     at_4 = {'until_step': 4, 'settings': {'optim.learning_rate': 0.5, 'total_steps': 4}}
     assert init_state.history(begun, config, 4) == [at_2, at_4]
-    Writer(begun, 4).run(config, synthetic.Vocabulary().tokens, init_state.history(begun, config, 4))
+    Writer(begun, 4).write_config(config, synthetic.Vocabulary().tokens, init_state.history(begun, config, 4))
     run(begun, total_steps=6, **{'optim.learning_rate': 0.5})
     assert history() == [at_2, {'until_step': 4, 'settings': {'total_steps': 4}}]
 
@@ -214,11 +214,11 @@ def test_from_another_run_in_fp32(begun, tmp_path, monkeypatch):
     saving = begun / 'checkpoints' / '9.orbax-checkpoint-tmp'
     saving.mkdir()
     seen = []
-    first_state = init_state.first_state
+    restore_or_init = init_state.restore_or_init
 
     def spy(*args):
         seen.append(jax.config.jax_default_matmul_precision)
-        return first_state(*args)
+        return restore_or_init(*args)
 
     monkeypatch.setattr(init_state, 'first_state', spy)
     run(tmp_path / 'next', init_from=str(begun))

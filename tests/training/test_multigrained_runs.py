@@ -16,7 +16,7 @@ from clower_jax.interop import init_weights
 from clower_jax.interop.export import export
 from clower_jax.objectives import registry
 from clower_jax.training import finetune
-from clower_jax.training.source import as_trained, with_source
+from clower_jax.training.source import resolve_source, with_trained_settings
 from configs import classify, cmrc, mirror, pretrain
 from configs import similarity as similarity_config
 from helpers import workdirs
@@ -159,7 +159,7 @@ def test_words_of_labelled_texts(pretrained, tmp_path, kind):
     rows = [('text_a', 'text_b', 'label'), *((*pair, str(n % 2)) for n, pair in enumerate(pairs))]
     config = classify_config(tmp_path, pretrained[kind])
     config.data.train = config.data.dev = table(tmp_path / 'pairs.tsv', rows)
-    config, vocabulary = with_source(config, tmp_path / 'run')
+    config, vocabulary = resolve_source(config, tmp_path / 'run')
     assert (config.model.kind, config.data.segmenter, config.data.hmm) == (kind, 'jieba', True)
     assert len(vocabulary) > vocabulary.base_size
     config, data = finetuning_data.prepare(config, vocabulary)
@@ -202,7 +202,7 @@ def test_words_of_labelled_texts(pretrained, tmp_path, kind):
 
 
 def test_empty_and_odd_texts_have_words(pretrained):
-    config, vocabulary = with_source(
+    config, vocabulary = resolve_source(
         classify_config(pretrained['lichee'], pretrained['lichee']), Path('none')
     )
     texts = [
@@ -224,7 +224,7 @@ def test_empty_and_odd_texts_have_words(pretrained):
 def test_other_kinds_cut_no_words(tmp_path, monkeypatch):
     workdirs.make(tmp_path / 'run', 'pretrain')
     config = classify_config(tmp_path, tmp_path / 'run')
-    config, vocabulary = with_source(config, tmp_path / 'out')
+    config, vocabulary = resolve_source(config, tmp_path / 'out')
     assert (config.model.kind, config.data.segmenter) == ('clower', '') and len(
         vocabulary
     ) == vocabulary.base_size
@@ -268,7 +268,7 @@ def test_classification(pretrained, tmp_path, kind):
     # Used again, from its own workdir alone.
     config = classify.get_config()
     config.mode, config.batch_size, config.data.test = 'evaluate', 8, str(tmp_path / 'train.tsv')
-    config, vocabulary = with_source(as_trained(config, workdir), workdir)
+    config, vocabulary = resolve_source(with_trained_settings(config, workdir), workdir)
     config, data = finetuning_data.prepare(config, vocabulary)
     again = finetune.apply(config, workdir, data)
     assert again['test']['loss'] == pytest.approx(results['mean']['validation']['best']['loss'], rel=1e-5)
@@ -276,7 +276,7 @@ def test_classification(pretrained, tmp_path, kind):
         export(workdir, tmp_path / 'hf')
     # Another run may start from it.
     config = classify_config(tmp_path, workdir)
-    config, vocabulary = with_source(config, tmp_path / 'next')
+    config, vocabulary = resolve_source(config, tmp_path / 'next')
     assert (config.model.kind, config.data.segmenter, len(vocabulary)) == (
         kind,
         'jieba',
@@ -301,7 +301,7 @@ def test_reading_comprehension(pretrained, tmp_path, kind):
     config = cmrc.get_config()
     config.init_from, config.batch_size, config.num_epochs = str(pretrained[kind]), 8, 1.0
     config.data.update(train=str(path), dev=str(path), max_length=32, stride=8, buckets=1)
-    config, vocabulary = with_source(config, tmp_path / 'run')
+    config, vocabulary = resolve_source(config, tmp_path / 'run')
     config, data = finetuning_data.prepare(config, vocabulary)
     rows = data.splits['train'].rows
     batch = rows.batch(buckets.Planned(32, np.arange(len(rows))), len(rows))
@@ -379,13 +379,13 @@ def test_what_lichee_is_not(pretrained, tmp_path):
     with pytest.raises(
         ValueError, match="which the task 'mirror' does not have: it is made for classify, span"
     ):
-        with_source(config, tmp_path)
+        resolve_source(config, tmp_path)
     workdirs.saved(workdirs.bert(transformers.BertModel), tmp_path / 'bert')
     config = classify_config(tmp_path, tmp_path / 'bert', **{'model.kind': 'ambert'})
     with pytest.raises(
         ValueError, match='a model.kind=ambert reads words, and there are none in its vocabulary'
     ):
-        with_source(config, tmp_path)
+        resolve_source(config, tmp_path)
 
 
 def test_words_against_characters_of_an_ambert(pretrained):
@@ -401,5 +401,5 @@ def test_words_against_characters_of_an_ambert(pretrained):
 
 def test_ambert_as_an_ordinary_bert(pretrained, tmp_path):
     config = classify_config(tmp_path, pretrained['ambert'], **{'model.kind': 'bert'})
-    config, vocabulary = with_source(config, tmp_path / 'run')
+    config, vocabulary = resolve_source(config, tmp_path / 'run')
     assert len(vocabulary) == vocabulary.base_size and isinstance(vocabulary, Vocabulary)

@@ -17,7 +17,7 @@ from clower_jax.interop import init_weights
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import precision
 from clower_jax.training import metrics, optim, progress
-from clower_jax.training.loop import _summary, check_learned, programs_of, train
+from clower_jax.training.loop import _summary, check_not_skipped, make_programs, train
 from clower_jax.training.plots import draw_curves, panels_of
 from clower_jax.training.run_log import Writer
 from clower_jax.training.train_step import make_train_step
@@ -185,7 +185,7 @@ def test_skipped_steps_leave_the_schedule_where_it_is():
         state, measured = step(state, batch_of(x, x))
         rates.append(tuple(float(part) for part in measured['sums']['lr']))
     assert rates == [(0, 1), (pytest.approx(0.1), 1), (0, 0), (pytest.approx(0.2), 1)]
-    assert optim.updates_taken(state.opt_state) == 3
+    assert optim.update_count(state.opt_state) == 3
 
 
 def test_training_stops_after_max_bad_steps(tmp_path):
@@ -215,7 +215,7 @@ def test_what_is_too_little_to_have_learned(steps, message):
     for kind in steps:
         state, _ = step(state, batch_of(1 if kind == '+' else np.nan, 1))
     with pytest.raises(FloatingPointError, match=message) if message else contextlib.nullcontext():
-        check_learned(state, 'runs/w')
+        check_not_skipped(state, 'runs/w')
 
 
 @pytest.mark.parametrize('rate', [1e6, float('nan')])
@@ -233,7 +233,7 @@ def test_rates_are_of_steps_that_were_done(tmp_path):
     config = synthetic.tiny_config(
         **{'total_steps': 4, 'log_every': 4, 'eval_every': 0, 'checkpoint_every': 0, 'model.num_layers': 0}
     )
-    programs = programs_of(config)
+    programs = make_programs(config)
 
     def slowly(x):
         time.sleep(0.2)
@@ -321,7 +321,8 @@ def test_weight_decay_is_on_matrices_only():
     task = Pretrain.from_config(synthetic.tiny_config())
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     decays = {
-        jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(optim.decays(shapes))
+        jax.tree_util.keystr(k): v
+        for k, v in jax.tree_util.tree_leaves_with_path(optim.weight_decay_mask(shapes))
     }
     for name, decayed in decays.items():
         assert decayed == name.endswith(("['kernel']", "['embedding']")), name
@@ -338,9 +339,9 @@ def test_weight_decay(clip_norm):
     optimizer = optim.optimizer(config)
     params = {'layer': {name: jnp.ones(2) for name in ('kernel', 'bias', 'scale')}}
     state = optimizer.init(params)
-    assert optim.updates_taken(state) == 0
+    assert optim.update_count(state) == 0
     updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
-    assert optim.updates_taken(state) == 1
+    assert optim.update_count(state) == 1
     np.testing.assert_allclose(updates['layer']['kernel'], -0.05, rtol=1e-6)
     assert not np.any(updates['layer']['bias']) and not np.any(updates['layer']['scale'])
 

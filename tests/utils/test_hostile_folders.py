@@ -260,6 +260,6 @@ def test_a_model_is_not_used_that_is_not_finite(tmp_path):
     params['classifier/bias'] = np.full_like(params['classifier/bias'], np.nan)
     with Checkpoints(tmp_path / 'run') as checkpoints:
         checkpoints.save_params(9, flax.traverse_util.unflatten_dict(params, sep='/'))
-    evaluator = finetune.evaluate.Evaluator.of(workdirs.config_of('classify'))
+    evaluator = finetune.evaluate.Evaluator.from_config(workdirs.config_of('classify'))
     with pytest.raises(ValueError, match=r'run has NaN or infinity in classifier/bias'):
         finetune.restore(tmp_path / 'run', evaluator)
