@@ -137,7 +137,7 @@ def value_and_gradients(function, vectors, table, bias, labels):
 @pytest.mark.parametrize('block', [2**26, 5 * 384, 384])
 def test_linear_cross_entropy_equals_the_plain_one(block, platform, monkeypatch):
     case = table_case()
-    monkeypatch.setattr(sharding, 'platform_of', lambda mesh: platform)
+    monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh: platform)
     monkeypatch.setattr(sys.modules[linear_cross_entropy.__module__], 'ALIGNMENT', len(case[1]) + 84)
     blocked = lambda *arrays: linear_cross_entropy(*arrays, block=block)  # noqa: E731
     with jax.default_matmul_precision('highest'):

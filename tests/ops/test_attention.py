@@ -94,10 +94,10 @@ def test_a_loop_over_layers_is_the_layers_one_by_one(remat, drophead, monkeypatc
     changes = {'model.num_layers': 3, 'model.remat': remat, 'model.drophead': drophead}
     config = synthetic.tiny_config(**rates, **changes)
     batch = next(synthetic.batches(config))
-    monkeypatch.setattr(pretraining, 'SCANNED_FROM', 3)
+    monkeypatch.setattr(pretraining, 'SCAN_MIN_LAYERS', 3)
     found = []
     for platform in ('cpu', 'gpu'):
-        monkeypatch.setattr(sharding, 'platform_of', lambda mesh, platform=platform: platform)
+        monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh, platform=platform: platform)
         task = pretraining.Pretrain.from_config(config)
         assert task.model.config.scan_layers == (platform == 'gpu')
         loss = lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731

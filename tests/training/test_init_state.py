@@ -220,7 +220,7 @@ def test_from_another_run_in_fp32(begun, tmp_path, monkeypatch):
         seen.append(jax.config.jax_default_matmul_precision)
         return restore_or_init(*args)
 
-    monkeypatch.setattr(init_state, 'first_state', spy)
+    monkeypatch.setattr(init_state, 'restore_or_init', spy)
     run(tmp_path / 'next', init_from=str(begun))
     assert saving.is_dir()
     assert seen == ['highest']

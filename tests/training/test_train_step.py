@@ -18,7 +18,7 @@ from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import precision
 from clower_jax.training import metrics, optim, progress
 from clower_jax.training.loop import _summary, check_not_skipped, make_programs, train
-from clower_jax.training.plots import draw_curves, panels_of
+from clower_jax.training.plots import draw_curves, select_panels
 from clower_jax.training.run_log import Writer
 from clower_jax.training.train_step import make_train_step
 from clower_jax.utils.metrics_file import read_metrics
@@ -423,7 +423,7 @@ def test_every_metric_is_drawn_and_said():
     """Also one that nothing here has ever heard of."""
     rows = [{'step': 2, 'split': 'train', 'loss': 1.0, 'lr': 0.1, 'tokens_per_s': 5.0, 'mfu': 0.1}]
     rows += [{'step': 2, 'split': 'validation', 'loss': 1.0, 'acc_new': 0.5, 'bleu': 0.25}]
-    panels = panels_of(rows)
+    panels = select_panels(rows)
     drawn = ['loss', 'lr', 'tokens_per_s', 'acc_new', 'bleu']
     assert [names for _, names in panels] == [(name,) for name in drawn]
     held_out = {'loss': 1.0, 'loss_sop': 0.5, 'anchors': 80.0, 'acc_new': 0.5, 'bleu': 0.25}
