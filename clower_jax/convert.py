@@ -58,10 +58,10 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(init, jax.random.key(0)),
     )
-    hf_bert.warn_of_tokenizer(info.folder)
+    hf_bert.warn_about_tokenizer(info.folder)
     heads = info.model['num_heads']
     params, report = load_initial(
-        abstract, source, vocab_alignment.OwnVocabulary(info.tokens, info.base_size), heads, info.labels
+        abstract, source, vocab_alignment.SourceVocabulary(info.tokens, info.base_size), heads, info.labels
     )
     random = [path.partition(' ')[0] for path in report.random]
     optional = () if info.task else ('_mlm/', '_sop/', 'pooler.dense/')

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from clower_jax.experiments import figure3, grid, probe, word_view
 from clower_jax.inference.encoder import Encoder
 from clower_jax.interop import export, vocab_alignment, weight_sources
+from clower_jax.objectives import registry
 from clower_jax.training import finetune, init_state, loop
 from clower_jax.training.signals import StopSignal
 from clower_jax.training.source import resolve_source, with_trained_settings
@@ -251,10 +252,10 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
         lines.append(f'{split}: {describe(found)}')
     if skipped := sum(results.get('skipped_steps', {}).values()):
         lines.append(f'Steps skipped, for their gradient was not finite: {skipped:,}')
-    if worse := finetune.find_regressions(results):
+    if worse := finetune.find_regressions(results, registry.from_config(config).metrics):
         lines.append(f'Worse than before training: {"; ".join(worse)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
-    reason = export.why_no_bert(
+    reason = export.export_obstacle(
         config.model.kind or 'bert', config.task, config.model.get('classify_from', 'pooler')
     )
     if reason:

@@ -64,7 +64,7 @@ def load_params(
     abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-    vocabulary = vocab_alignment.OwnVocabulary(tokens, info.base_size)
+    vocabulary = vocab_alignment.SourceVocabulary(tokens, info.base_size)
     params, report = init_weights.load_initial(abstract, folder, vocabulary, info.model['num_heads'])
     if report.random:
         raise ValueError(f'{folder} is incomplete. It lacks: {", ".join(report.random)}')
@@ -149,7 +149,7 @@ class Encoder:
         if words:
             tokenize = _words(folder, info, max_length)
         else:
-            tokenize = _pieces(wordpiece.of_folder(folder, tokens, recipe.lowercase), max_length)
+            tokenize = _pieces(wordpiece.load_tokenizer(folder, tokens, recipe.lowercase), max_length)
         if recipe.prompt:
             tokenize = _after(recipe.prompt, tokenize)
         model = SentenceEncoder(
@@ -335,7 +335,7 @@ def _settings(folder: Path) -> dict:
 def _pooling(folder: Path) -> str:
     """What the encoder of a folder was trained with; 'mean' where that is not known."""
     config = _settings(folder)
-    pooling = hf_bert.own_entry(config, 'pooling') or config.get('model', {}).get('pooling') or 'mean'
+    pooling = hf_bert.clower_entry(config, 'pooling') or config.get('model', {}).get('pooling') or 'mean'
     if pooling not in POOLINGS:
         raise ValueError(f'{folder}/config.json has the pooling {pooling!r}, none of {", ".join(POOLINGS)}')
     return pooling

@@ -64,7 +64,7 @@ class HiddenStates:
             dtype=precision.compute_dtype(dtype),
         )
         params = load_params(model, folder, info, base)
-        return cls(model, params, base, wordpiece.of_folder(info.folder, base))
+        return cls(model, params, base, wordpiece.load_tokenizer(info.folder, base))
 
     def ids(self, tokens: Sequence[str]) -> np.ndarray:
         """int32 [n]: the rows of tokens; of those that the vocabulary does not have, that of [UNK]."""

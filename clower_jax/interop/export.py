@@ -88,7 +88,7 @@ def export(
             '--keep_word_rows and --heads'
         )
     config = folder_files.read_json(workdir / 'config.json')
-    if reason := why_no_bert(kind, task, info.classify_from):
+    if reason := export_obstacle(kind, task, info.classify_from):
         raise ValueError(f'{workdir} {reason}')
     if KINDS[kind].num_tables > 1 and encoder == 'char' and keep_word_rows:
         raise ValueError(
@@ -104,35 +104,35 @@ def export(
             f'the ids of {ids_of} are of characters: leave out --ids_of, or --encoder word and '
             '--keep_word_rows'
         )
-    _check_free(output, overwrite)
+    _check_output(output, overwrite)
     rows = len(info.tokens) if encoder == 'word' or keep_word_rows else info.base_size
     with open_checkpoints(workdir, which) as checkpoints:
         step = checkpoints.latest_step or 0
-        paths = _paths(checkpoints.param_shapes(), config, task, encoder, heads)
+        paths = _select_paths(checkpoints.param_shapes(), config, task, encoder, heads)
         params, tokens = checkpoints.load_params(paths), info.tokens[: info.base_size]
     precision.check_finite(params, str(workdir))
-    same_ids, part_of = source_ids.of_initial(config, tokens)
+    same_ids, part_of = source_ids.find_initial_bert(config, tokens)
     if ids_of:
-        params, tokens = source_ids.put_back(ids_of, params, tokens)
+        params, tokens = source_ids.restore_source_ids(ids_of, params, tokens)
         rows, same_ids, part_of = len(tokens), Path(ids_of).resolve().name, ''
     if part_of:
         log.warning(
             'The vocabulary is a part of that of %s: --ids_of gives its tokens the ids there', part_of
         )
     tensors = state_dict(params, rows)
-    architecture = _architecture(tensors, task)
+    architecture = _select_architecture(tensors, task)
     length = config['model']['max_positions']
     if task != 'pretrain':
         length = config['data'].get('max_length') or length
-    manifest = _manifest(config, workdir, info.tokens, info.base_size)
-    own = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
+    manifest = _find_manifest(config, workdir, info.tokens, info.base_size)
+    own_settings = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
     pooling = config['model'].get('pooling')
-    own |= {'pooling': pooling} if pooling else {}
+    own_settings |= {'pooling': pooling} if pooling else {}
     settings = bert_config(config['model'], architecture, rows, info.labels)
 
     with output_folder.whole(output, sum(tensor.nbytes for tensor in tensors.values())) as folder:
         safetensors.numpy.save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
-        _write_json(folder / 'config.json', settings | {hf_bert.OWN_KEY: own})
+        _write_json(folder / 'config.json', settings | {hf_bert.CLOWER_KEY: own_settings})
         shutil.copymode(folder / 'config.json', folder / 'model.safetensors')  # else for its owner alone
         write_tokenizer(folder, tokens, length)
         if pooling:
@@ -140,7 +140,7 @@ def export(
         if rows > len(tokens):
             _write_words(folder, info.tokens, info.base_size, segmenter_of(workdir))
         card = model_card.render(
-            model_card.Facts(
+            model_card.CardData(
                 name=output.name,
                 encoder=encoder,
                 architecture=architecture,
@@ -153,15 +153,15 @@ def export(
                 license=license,
                 config=config,
                 manifest=manifest,
-                held_out=_held_out(workdir, step),
-                results=_results(workdir),
+                held_out=_read_held_out(workdir, step),
+                results=_read_results(workdir),
             )
         )
         (folder / 'README.md').write_text(card, encoding='utf-8')
     return output
 
 
-def why_no_bert(kind: str, task: str, classify_from: str) -> str:
+def export_obstacle(kind: str, task: str, classify_from: str) -> str:
     """Why a model cannot be exported, to follow its name; '' where it can."""
     if not KINDS[kind].is_bert or task in KINDS[kind].reads_words and len(KINDS[kind].views) > 1:
         return (
@@ -201,7 +201,7 @@ def bert_config(
     """transformers' config.json of a run's `model.*`."""
     names = hf_bert.SIZES | hf_bert.RATES
     settings = {'architectures': [architecture], **hf_bert.FIXED}
-    settings |= {theirs: model[ours] for ours, (theirs, _) in names.items()}
+    settings |= {hf_name: model[name] for name, (hf_name, _) in names.items()}
     settings |= {'vocab_size': rows, 'pad_token_id': PAD_ID, 'classifier_dropout': None, 'dtype': 'float32'}
     if labels is not None:
         settings['id2label'] = {str(i): label for i, label in enumerate(labels)}
@@ -224,7 +224,7 @@ def write_tokenizer(folder: Path, tokens: list[str], max_length: int) -> None:
     _write_tokens(folder / 'vocab.txt', tokens)
 
 
-def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: str) -> list[str]:
+def _select_paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: str) -> list[str]:
     """Which parameters go into the folder: of a head or the pooler none that is known to be as it was drawn.
 
     Sentence order alone trains a pooler; initial weights may bring one.
@@ -235,14 +235,14 @@ def _paths(saved: Iterable[str], config: dict, task: str, encoder: str, heads: s
         return list(saved)
     if task != 'pretrain':  # a sentence encoder: what else it was trained with serves nothing any more
         return [path for path in saved if path.startswith(('embeddings/', 'char_encoder/'))]
-    embeddings, reads = kind_of(config).parts[encoder]
-    parts = [f'{embeddings}/', f'{reads}/']
+    embeddings, encoder_name = kind_of(config).parts[encoder]
+    parts = [f'{embeddings}/', f'{encoder_name}/']
     parts += [f'{encoder}_mlm/'] if heads != 'none' else []
     parts += [f'{encoder}_sop/'] if heads == 'all' and predicts_order(config, encoder) else []
-    random = config.get('imported', {}).get('random', [])
-    left_out = {_module(path) for path in random}
+    at_random = config.get('imported', {}).get('random', [])
+    left_out = {_module(path) for path in at_random}
     if heads == 'mlm' or not (trains_pooler(config, encoder) or config.get('init_from')):
-        left_out.add(f'{reads}/pooler.dense')
+        left_out.add(f'{encoder_name}/pooler.dense')
     return [path for path in saved if path.startswith(tuple(parts)) and _module(path) not in left_out]
 
 
@@ -252,27 +252,27 @@ def _module(path: str) -> str:
     return part if part.endswith(('_mlm', '_sop')) else f'{part}/{rest.rpartition("/")[0]}'
 
 
-def _architecture(tensors: Mapping[str, np.ndarray], task: str) -> str:
-    for architecture, its_task in hf_bert.TASKS.items():
-        if task == its_task:
+def _select_architecture(tensors: Mapping[str, np.ndarray], task: str) -> str:
+    for architecture, head_task in hf_bert.TASKS.items():
+        if task == head_task:
             return architecture
     if 'cls.predictions.bias' not in tensors:
         return 'BertModel'
     return 'BertForPreTraining' if 'cls.seq_relationship.weight' in tensors else 'BertForMaskedLM'
 
 
-def _check_free(output: Path, overwrite: bool) -> None:
+def _check_output(output: Path, overwrite: bool) -> None:
     """Raises ValueError where something is in the way that may not be replaced."""
     output_folder.check_parents(output)
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return
     config = _read_json(output / 'config.json') if output.is_dir() else None
-    if not config or hf_bert.OWN_KEY not in config:
+    if not config or hf_bert.CLOWER_KEY not in config:
         raise ValueError(f'{output} is in the way, and no export: give another folder')
-    strangers = sorted({str(path.relative_to(output)) for path in output.rglob('*')} - FILES)
-    if strangers:
-        found = ', '.join(strangers)
-        raise ValueError(f'{output} has files that no export wrote ({found}): give another folder')
+    unknown_files = sorted({str(path.relative_to(output)) for path in output.rglob('*')} - FILES)
+    if unknown_files:
+        listed = ', '.join(unknown_files)
+        raise ValueError(f'{output} has files that no export wrote ({listed}): give another folder')
     if 'transformers_version' in config:  # which keeps our key
         raise ValueError(f'{output} was saved by transformers since it was exported: give another folder')
     if not overwrite:
@@ -297,7 +297,9 @@ def segmenter_of(workdir: str | Path) -> dict[str, Any]:
     config = folder_files.read_json(Path(workdir, 'config.json'))
     if info.task != 'pretrain':
         return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}
-    return _segmenter(config, Path(workdir), _manifest(config, Path(workdir), info.tokens, info.base_size))
+    return _segmenter(
+        config, Path(workdir), _find_manifest(config, Path(workdir), info.tokens, info.base_size)
+    )
 
 
 def _segmenter(config: dict, workdir: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:
@@ -313,7 +315,9 @@ def _segmenter(config: dict, workdir: Path, manifest: dict[str, Any] | None) -> 
     return {'name': name}
 
 
-def _manifest(config: dict, workdir: Path, tokens: Sequence[str], base_size: int) -> dict[str, Any] | None:
+def _find_manifest(
+    config: dict, workdir: Path, tokens: Sequence[str], base_size: int
+) -> dict[str, Any] | None:
     """Of the corpus that the run was trained on, where it can still be read: one of its vocabulary."""
     sha256 = hashlib.sha256(''.join(f'{token}\n' for token in tokens).encode()).hexdigest()
     wanted = {'sha256': sha256, 'base_size': base_size}.items()
@@ -325,14 +329,14 @@ def _manifest(config: dict, workdir: Path, tokens: Sequence[str], base_size: int
     return None
 
 
-def _held_out(workdir: Path, step: int) -> dict[str, float]:
+def _read_held_out(workdir: Path, step: int) -> dict[str, float]:
     """The held-out metrics of the exported step, or of the last evaluation before it."""
     rows = read_metrics(workdir / 'metrics.jsonl')
     rows = [row for row in rows if row['split'] == 'validation' and row['step'] <= step]
     return rows[-1] if rows else {}
 
 
-def _results(workdir: Path) -> dict[str, Any] | None:
+def _read_results(workdir: Path) -> dict[str, Any] | None:
     """Of a fine-tuned run: results.json, which lies one folder up where there were several seeds."""
     up = workdir.resolve().parent if workdir.resolve().name.startswith('seed-') else workdir
     return _read_json(workdir / 'results.json') or _read_json(up / 'results.json')

@@ -19,7 +19,7 @@ VOCABULARIES = ('vocab.txt', 'tokenizer.json')  # the first that there is
 WORD_VOCABULARY = 'word_vocab.txt'
 # config.json's key for what only this project knows of a folder that it wrote: `encoder`, 'char' or 'word';
 # `sentence_order`, whether the head named after next sentences tells whether two segments were swapped.
-OWN_KEY = 'clower_jax'
+CLOWER_KEY = 'clower_jax'
 NEXT_SENTENCE, SENTENCE_ORDER = 'cls.seq_relationship', 'sop.seq_relationship'
 SIZES = {
     # ours: (Hugging Face's, BertConfig's default)
@@ -43,16 +43,16 @@ FIXED = {
     'type_vocab_size': 2,
     'is_decoder': False,
 }
-MOST_LABELS = 100_000
+MAX_LABELS = 100_000
 # Of config.json: what is read of it, beside `FIXED`.
 ENTRIES = {
-    **{theirs: Entry((int,), 1, RANGES[ours][1]) for ours, (theirs, _) in SIZES.items()},
-    **{theirs: Entry((float,), *RANGES[ours]) for ours, (theirs, _) in RATES.items()},
+    **{hf_name: Entry((int,), 1, RANGES[name][1]) for name, (hf_name, _) in SIZES.items()},
+    **{hf_name: Entry((float,), *RANGES[name]) for name, (hf_name, _) in RATES.items()},
     'num_hidden_layers': Entry((int,), *RANGES['num_layers']),
     'vocab_size': Entry((int,), 1, RANGES['vocab_size'][1]),
-    'num_labels': Entry((int,), 1, MOST_LABELS),
+    'num_labels': Entry((int,), 1, MAX_LABELS),
     **dict.fromkeys(('model_type', 'problem_type'), Entry((str,))),
-    **dict.fromkeys(('id2label', OWN_KEY), Entry((dict,))),
+    **dict.fromkeys(('id2label', CLOWER_KEY), Entry((dict,))),
     'architectures': Entry((list,)),
     'tie_word_embeddings': Entry((bool,)),
 }
@@ -128,31 +128,31 @@ def read_config(path: Path) -> dict[str, Any]:
                 if 'hidden_size' not in config
                 else f'{path} describes no BERT, but a {short(architecture)}'
             )
-    check_same(path, {key: (config.get(key, value), value) for key, value in FIXED.items()})
+    check_equal(path, {key: (config.get(key, value), value) for key, value in FIXED.items()})
     width, heads = (config.get(*SIZES[name]) for name in ('hidden_size', 'num_heads'))
     if width % heads:
         raise ValueError(f'{path}: hidden_size {width} is no multiple of num_attention_heads {heads}')
     names = config.get('id2label', {})
-    if len(names) > MOST_LABELS or not set(names) <= set(map(str, range(len(names)))):
-        raise ValueError(f'{path}: id2label should name the labels 0 to n − 1, at most {MOST_LABELS}')
+    if len(names) > MAX_LABELS or not set(names) <= set(map(str, range(len(names)))):
+        raise ValueError(f'{path}: id2label should name the labels 0 to n − 1, at most {MAX_LABELS}')
     check_texts(path, 'id2label', names.values())
     return config
 
 
-def check_same(path: Path, settings: Mapping[str, tuple]) -> None:
+def check_equal(path: Path, settings: Mapping[str, tuple]) -> None:
     """Raises ValueError naming each setting whose two values, the file's and ours, differ."""
-    wrong = [
-        f'{key} is {reprlib.repr(theirs)} there, {ours!r} here'
-        for key, (theirs, ours) in settings.items()
-        if theirs != ours
+    different = [
+        f'{key} is {reprlib.repr(value)} there, {expected!r} here'
+        for key, (value, expected) in settings.items()
+        if value != expected
     ]
-    if wrong:
-        raise ValueError(f'{path} describes another encoder than ours: {"; ".join(wrong)}')
+    if different:
+        raise ValueError(f'{path} describes another encoder than ours: {"; ".join(different)}')
 
 
-def own_entry(config: Mapping[str, Any], name: str) -> Any:
-    """What a config.json says under `OWN_KEY`; None where we did not write it."""
-    own = config.get(OWN_KEY)
+def clower_entry(config: Mapping[str, Any], name: str) -> Any:
+    """What a config.json says under `CLOWER_KEY`; None where we did not write it."""
+    own = config.get(CLOWER_KEY)
     return own.get(name) if isinstance(own, dict) else None
 
 
@@ -172,7 +172,7 @@ def is_cased(folder: Path) -> bool:
     return tokenizer_settings(folder).get('do_lower_case') is False
 
 
-def warn_of_tokenizer(folder: Path) -> None:
+def warn_about_tokenizer(folder: Path) -> None:
     """Logs what the folder's tokenizer does and ours does not: it keeps capitals, or was given tokens that
     BERT's own does not make."""
     path = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
@@ -220,9 +220,9 @@ def read_vocabulary(folder: Path, rows: int | None = None) -> tuple[Path, list[s
             f'{folder} has neither {" nor ".join(VOCABULARIES)}, so nobody can tell which row is which token'
         )
     by_id = _tokens_by_id(path)
-    most = math.inf if rows is None else rows
-    by_id |= {row: x for row, x in _added_tokens(folder).items() if row not in by_id and row < most}
-    tokens = _without_gaps(path, by_id)
+    max_id = math.inf if rows is None else rows
+    by_id |= {row: x for row, x in _added_tokens(folder).items() if row not in by_id and row < max_id}
+    tokens = _tokens_in_order(path, by_id)
     return path, tokens, len(tokens)
 
 
@@ -233,7 +233,7 @@ def read_tokens(path: Path) -> list[str]:
 
     Raises ValueError where the file is not in UTF-8, or is the tokenizer of another kind of model.
     """
-    return _without_gaps(path, _tokens_by_id(path))
+    return _tokens_in_order(path, _tokens_by_id(path))
 
 
 def _tokens_by_id(path: Path) -> dict[int, str]:
@@ -254,7 +254,7 @@ def _tokens_by_id(path: Path) -> dict[int, str]:
     return dict(enumerate(text.replace('\r\n', '\n').removesuffix('\n').split('\n')))
 
 
-def _without_gaps(path: Path, by_id: Mapping[int, str]) -> list[str]:
+def _tokens_in_order(path: Path, by_id: Mapping[int, str]) -> list[str]:
     """The tokens in the order of their ids. Raises ValueError where an id has none, or there are none."""
     if not by_id:
         raise ValueError(f'{path} has no tokens: it may be damaged')
@@ -269,7 +269,7 @@ def _without_gaps(path: Path, by_id: Mapping[int, str]) -> list[str]:
 
 def _added_tokens(folder: Path) -> dict[int, str]:
     """By id what was added to a folder's tokenizer, wherever a version of transformers says so."""
-    found: dict[int, str] = {}
+    added: dict[int, str] = {}
     readers: dict[str, Callable[[dict], dict[int, str]]] = {
         'added_tokens.json': lambda x: {int(row): token for token, row in x.items()},
         'tokenizer_config.json': lambda x: {
@@ -288,8 +288,8 @@ def _added_tokens(folder: Path) -> dict[int, str]:
             check_texts(path, 'an added token', tokens.values())
             if not all(map(ROW.allows, tokens)):
                 raise ValueError(f'{path} has an added token whose id should be {ROW}')
-            found |= tokens
-    return found
+            added |= tokens
+    return added
 
 
 def labels(config: Mapping[str, Any], number: int) -> list[str]:

@@ -18,7 +18,7 @@ from clower_jax.interop.weight_sources import (
     Source,
     SourceInfo,
     check_layers,
-    find,
+    find_source,
     is_workdir,
     source_info,
 )
@@ -31,7 +31,7 @@ __all__ = [
     'SourceInfo',  # this and the next two: whoever loads weights asks first what there is
     'is_workdir',
     'source_info',
-    'is_begun',
+    'has_checkpoint',
     'load_initial',
     'load_token_rows',
     'open_checkpoints',
@@ -59,7 +59,7 @@ class Report(NamedTuple):
             (logging.WARNING if _has_layers(self.unused) else logging.INFO, 'Not used', self.unused),
         ):
             if names:
-                log.log(level, '%s (%d): %s', text, len(names), tensor_names.listed(names))
+                log.log(level, '%s (%d): %s', text, len(names), tensor_names.abbreviate_names(names))
 
 
 def _has_layers(names: Collection[str]) -> bool:
@@ -97,37 +97,43 @@ def load_initial(
         says another number of layers than it has, or a tensor that is taken holds NaN or infinity. A head or
         pooler that it has not, or that has another shape, is no error: it is left at random and listed.
     """
-    found = find(source)
+    source_files = find_source(source)
     flat = flax.traverse_util.flatten_dict(params, sep='/')
-    key = 'model.num_heads' if found.kind == 'workdir' else 'num_attention_heads'
-    hf_bert.check_same(found.config, {key: (found.info.model['num_heads'], num_heads)})
-    if found.info.kind == 'word' and any(path.startswith('char_encoder/') for path in flat):
+    key = 'model.num_heads' if source_files.kind == 'workdir' else 'num_attention_heads'
+    hf_bert.check_equal(source_files.config, {key: (source_files.info.model['num_heads'], num_heads)})
+    if source_files.info.kind == 'word' and any(path.startswith('char_encoder/') for path in flat):
         raise ValueError(
             f'{source} holds a word encoder, and what would start from it reads characters: export the '
             'character encoder of its run (--encoder char), or start from the run itself'
         )
-    owner = f'The run in {found.path}' if found.kind == 'workdir' else str(found.path)
-    fit = vocab_alignment.fit(found.info.tokens, found.info.base_size, vocabulary, found.vocabulary, owner)
-    unwanted = {path: _unwanted(path, found.info, labels, classify_from, new_pooler) for path in flat}
-    if found.kind == 'workdir' and found.info.tokens == list(vocabulary.tokens):
-        if not (any(unwanted.values()) or found.random) and (restored := _restore_whole(found.path, params)):
+    owner = f'The run in {source_files.path}' if source_files.kind == 'workdir' else str(source_files.path)
+    align = vocab_alignment.align_rows(
+        source_files.info.tokens, source_files.info.base_size, vocabulary, source_files.vocabulary, owner
+    )
+    skip_reasons = {
+        path: _skip_reason(path, source_files.info, labels, classify_from, new_pooler) for path in flat
+    }
+    if source_files.kind == 'workdir' and source_files.info.tokens == list(vocabulary.tokens):
+        if not (any(skip_reasons.values()) or source_files.random) and (
+            restored := _restore_whole(source_files.path, params)
+        ):
             precision.check_finite(flax.traverse_util.flatten_dict(restored, sep='/'), owner)
             return restored, Report([], [])
-    tensors, names, unused = _read(found, flat)
-    _check_complete(found, names, tensors)
+    tensors, names, unused = _read_source(source_files, flat)
+    _check_complete(source_files, names, tensors)
     precision.check_finite({name: tensors[name] for name in names.values() if name in tensors}, owner)
-    untied = found.untied and weight_files.DECODER in tensors
+    untied = source_files.untied and weight_files.DECODER in tensors
     random, used = [], set()
     for path, leaf in flat.items():
         name = names[path]
-        reason = 'absent' if name not in tensors else unwanted[path]
+        reason = 'absent' if name not in tensors else skip_reasons[path]
         if untied and '_mlm/' in path and not reason:
             reason = 'in the source it goes with a decoder that is not the token table'
         if not reason:
             value = np.asarray(tensors[name], np.float32)
             value = value.T if path.endswith('/kernel') else value
             if path.endswith(TOKEN_ROWS):
-                value = fit(value, len(leaf))  # AMBERT's characters have base rows alone
+                value = align(value, len(leaf))  # AMBERT's characters have base rows alone
             if value.shape != leaf.shape and path.startswith(HEADS):
                 reason = f'the source has the shape {value.shape}, the model {leaf.shape}'
         if reason:
@@ -136,16 +142,17 @@ def load_initial(
         if value.shape != leaf.shape:
             raise ValueError(
                 f'{source}: {name} has the shape {value.shape}, the model wants {leaf.shape} at '
-                f'{path}: set model.* (and the vocabulary) as in {found.config}; if they are, the weights '
-                'are of another model'
+                f'{path}: set model.* (and the vocabulary) as in {source_files.config}; if they are, the '
+                'weights are of another model'
             )
         used.add(name)
         flat[path] = jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
     unused = sorted(set(tensors) - used) + unused
-    if fit.new or vocabulary.base_size < found.info.base_size:
+    if align.num_new or vocabulary.base_size < source_files.info.base_size:
         log.info(
             'Token rows by token: %d of the %d of %s; %d words are new to it, each the mean of its pieces',
-            len(vocabulary.tokens) - fit.new, len(found.info.tokens), found.vocabulary, fit.new,
+            len(vocabulary.tokens) - align.num_new, len(source_files.info.tokens), source_files.vocabulary,
+            align.num_new,
         )  # fmt: skip
     return flax.traverse_util.unflatten_dict(flat, sep='/'), Report(random, unused)
 
@@ -156,13 +163,13 @@ def load_token_rows(source: str | Path) -> tuple[SourceInfo, dict[str, np.ndarra
 
     Raises ValueError as `load_initial`.
     """
-    found = find(source)
+    source_files = find_source(source)
     paths = ('embeddings/word_embeddings/embedding', 'char_mlm/bias')
-    tensors, names, _ = _read(found, paths)
+    tensors, names, _ = _read_source(source_files, paths)
     if names[paths[0]] not in tensors:
-        raise ValueError(f'{found.path} has no token table ({names[paths[0]]})')
+        raise ValueError(f'{source_files.path} has no token table ({names[paths[0]]})')
     precision.check_finite({name: tensors[name] for name in names.values() if name in tensors}, str(source))
-    return found.info, {
+    return source_files.info, {
         path: np.asarray(tensors[names[path]], np.float32) for path in paths if names[path] in tensors
     }
 
@@ -176,19 +183,23 @@ def _check_complete(source: Source, names: Mapping[str, str], tensors: Collectio
     lacking = [name for name in wanted if name not in tensors]
     if not lacking:
         return
-    layers = len({found[1] for name in wanted if (found := re.search(r'\blayer\.(\d+)', name))})
-    others = sorted(name for name in set(tensors) - set(names.values()) if not name.startswith('cls.'))
-    hint = f' It has instead: {tensor_names.listed(others[:8])}{", …" * (len(others) > 8)}.' if others else ''
+    layers = len({match[1] for name in wanted if (match := re.search(r'\blayer\.(\d+)', name))})
+    unexpected = sorted(name for name in set(tensors) - set(names.values()) if not name.startswith('cls.'))
+    hint = (
+        f' It has instead: {tensor_names.abbreviate_names(unexpected[:8])}{", …" * (len(unexpected) > 8)}.'
+        if unexpected
+        else ''
+    )
     if source.info.model['num_layers'] != layers:
-        has = source.info.model['num_layers']
-        hint += f' It has {has} layers, the run {layers}: set --config.model.num_layers={has}'
+        num_layers = source.info.model['num_layers']
+        hint += f' It has {num_layers} layers, the run {layers}: set --config.model.num_layers={num_layers}'
     raise ValueError(
-        f'{source.path} is incomplete. It lacks: {tensor_names.listed(lacking)} ({len(lacking)} of the '
-        f'{len(wanted)} parameters of the encoder).{hint}'
+        f'{source.path} is incomplete. It lacks: {tensor_names.abbreviate_names(lacking)} ({len(lacking)} of '
+        f'the {len(wanted)} parameters of the encoder).{hint}'
     )
 
 
-def _unwanted(
+def _skip_reason(
     path: str, info: SourceInfo, labels: Sequence[str] | None, classify_from: str, new_pooler: bool
 ) -> str:
     """Why a head or the pooler of the source is none for this run, or ''."""
@@ -206,7 +217,7 @@ def _unwanted(
     return ''
 
 
-def is_begun(workdir: str | Path) -> bool:
+def has_checkpoint(workdir: str | Path) -> bool:
     """Whether a run in this folder has saved a complete checkpoint, from which it goes on.
 
     Raises ValueError where it has, and none is intact.
@@ -233,27 +244,27 @@ def open_checkpoints(workdir: Path, which: str = '') -> Checkpoints:
     for name in {'best': (BEST,), 'last': (FOLDER,), '': (BEST, FOLDER)}[which]:
         folder = workdir / name
         try:
-            found = newest_intact(folder)
+            newest = newest_intact(folder)
         except ValueError as error:
             if name == FOLDER:
                 raise
             raise ValueError(f'{error}; or move {folder} away and take the last parameters') from error
-        if found.damaged:
+        if newest.damaged:
             moves = ' && '.join(
-                f'mv {folder}/{step} {folder}/{DAMAGED_PREFIX}{step}' for step in found.damaged
+                f'mv {folder}/{step} {folder}/{DAMAGED_PREFIX}{step}' for step in newest.damaged
             )
             raise ValueError(
-                f'of the checkpoints in {folder} {describe_damage(found.damaged)}. The newest intact one is '
-                f'that of step {found.step}: to take it, move what is damaged out of the way: {moves}'
+                f'of the checkpoints in {folder} {describe_damage(newest.damaged)}. The newest intact one is '
+                f'that of step {newest.step}: to take it, move what is damaged out of the way: {moves}'
             )
-        if found.step is not None:
+        if newest.step is not None:
             return Checkpoints(workdir, read_only=True, folder=name)
     if which == 'best' and (workdir / FOLDER).is_dir():
         raise ValueError(f'{workdir} has no best checkpoint, only the last: it had no metric to select by')
     raise ValueError(f'{workdir} has no complete checkpoint yet')
 
 
-def _read(
+def _read_source(
     source: Source, paths: Collection[str]
 ) -> tuple[Mapping[str, np.ndarray], dict[str, str], list[str]]:
     """The source's tensors, the name that each of our parameters has among them, and what else it holds.
@@ -276,17 +287,17 @@ def _read(
         pretrained = source.info.task == 'pretrain'
         # Words have an embedding layer of their own in AMBERT alone: of any other source it is the one that
         # there is.
-        coarse = {path: path for path in saved if path.startswith(COARSE)}
+        coarse_paths = {path: path for path in saved if path.startswith(COARSE)}
         if pretrained:
             names = {path: path.replace(COARSE, 'embeddings/') for path in paths}
             for part in ('encoder/', 'mlm/', 'sop/'):  # of a run with one encoder it goes into both
                 if not any(path.startswith(f'word_{part}') for path in saved):
                     names = {x: name.replace(f'word_{part}', f'char_{part}') for x, name in names.items()}
-        names |= {path: path for path in paths if path in coarse}
+        names |= {path: path for path in paths if path in coarse_paths}
         wanted = {path for path in saved if path in names.values()} if pretrained else saved
         tensors = checkpoints.load_params(wanted)
     tensors = {path: value.T if path.endswith('/kernel') else value for path, value in tensors.items()}
     if pretrained:
         return tensors, names, sorted(saved - wanted)
-    theirs = {path: coarse.get(path, hf_bert.tensor_name(path)) for path in tensors}
-    return {theirs[path]: value for path, value in tensors.items()}, names, []
+    source_names = {path: coarse_paths.get(path, hf_bert.tensor_name(path)) for path in tensors}
+    return {source_names[path]: value for path, value in tensors.items()}, names, []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clower_jax.interop import card_examples as code_for
+from clower_jax.interop import card_examples
 from clower_jax.interop.weight_sources import is_workdir
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.registry import SENTENCE_TASKS
@@ -46,7 +46,7 @@ MASKS = {
 }
 
 
-class Facts(NamedTuple):
+class CardData(NamedTuple):
     """What a card is made of.
 
     name: the folder's. encoder: 'char' or 'word'. word_rows: how many words are in the token table.
@@ -73,90 +73,94 @@ class Facts(NamedTuple):
     results: dict[str, Any] | None
 
 
-def render(facts: Facts) -> str:
+def render(card: CardData) -> str:
     """The card: a header in YAML that model hubs read, then Markdown. It names files, not their places."""
-    sentences = facts.config.get('task') in SENTENCE_TASKS
-    pipeline = 'sentence-similarity' if sentences else PIPELINES[facts.architecture]
+    sentences = card.config.get('task') in SENTENCE_TASKS
+    pipeline = 'sentence-similarity' if sentences else PIPELINES[card.architecture]
     header = {
         'language': 'zh',
         'library_name': 'sentence-transformers' if sentences else 'transformers',
         # Pipelines take the tokenizer of the folder, which gives characters.
-        'pipeline_tag': 'feature-extraction' if facts.encoder == 'word' else pipeline,
-        'license': facts.license or 'unknown',
-        'base_model': facts.base_model or _hub_id(facts.config.get('init_from') or ''),
+        'pipeline_tag': 'feature-extraction' if card.encoder == 'word' else pipeline,
+        'license': card.license or 'unknown',
+        'base_model': card.base_model or _hub_id(card.config.get('init_from') or ''),
         'tags': ['clower', 'bert', *(['sentence-transformers'] if sentences else [])],
     }
     lines = [
         '---',
         *(f'{key}: {_yaml(value)}' for key, value in header.items() if value),
         '---',
-        f'\n# {facts.name}',
+        f'\n# {card.name}',
     ]
     for title, text in (
-        ('', _what(facts)),
-        ('Intended use and limits', _limits(facts)),
-        ('How to use', _how(facts)),
-        ('Training data', _data(facts)),
-        ('Settings', _settings(facts)),
-        ('Metrics', _metrics(facts)),
-        ('Licence', facts.license or NO_LICENSE),
+        ('', _describe(card)),
+        ('Intended use and limits', _describe_limits(card)),
+        ('How to use', _usage(card)),
+        ('Training data', _training_data(card)),
+        ('Settings', _settings(card)),
+        ('Metrics', _metrics(card)),
+        ('Licence', card.license or NO_LICENSE),
     ):
         lines += [f'\n## {title}\n', text] if title else ['', text]
     return '\n'.join(lines) + '\n'
 
 
-def snippets(facts: Facts) -> list[str]:
+def snippets(card: CardData) -> list[str]:
     """Python that uses the folder, run from the folder above it."""
-    if facts.encoder == 'word':
-        found = [
-            code_for.CLASSIFY_WORDS
-            if facts.architecture == 'BertForSequenceClassification'
-            else code_for.WORDS
+    if card.encoder == 'word':
+        examples = [
+            card_examples.CLASSIFY_WORDS
+            if card.architecture == 'BertForSequenceClassification'
+            else card_examples.WORDS
         ]
-    elif facts.config.get('task') in SENTENCE_TASKS:
-        found = [
-            code_for.SENTENCE_TRANSFORMER,
-            code_for.SENTENCES.replace('POOLING', code_for.POOLING[facts.config['model']['pooling']]),
+    elif card.config.get('task') in SENTENCE_TASKS:
+        examples = [
+            card_examples.SENTENCE_TRANSFORMER,
+            card_examples.SENTENCES.replace(
+                'POOLING', card_examples.POOLING[card.config['model']['pooling']]
+            ),
         ]
     else:
-        kind = facts.architecture
+        architecture = card.architecture
         tuned = {
-            'BertForSequenceClassification': code_for.CLASSIFY,
-            'BertForQuestionAnswering': code_for.ANSWER,
+            'BertForSequenceClassification': card_examples.CLASSIFY,
+            'BertForQuestionAnswering': card_examples.ANSWER,
         }
-        found = [tuned[kind]] if kind in tuned else []
-        found += [code_for.VECTORS] if not found and (facts.pooler or kind == 'BertModel') else []
-        found += [code_for.FILL] if kind in ('BertForMaskedLM', 'BertForPreTraining') else []
-    return [code.replace("'FOLDER'", repr(facts.name)).strip('\n') for code in found]
+        examples = [tuned[architecture]] if architecture in tuned else []
+        examples += (
+            [card_examples.VECTORS] if not examples and (card.pooler or architecture == 'BertModel') else []
+        )
+        examples += [card_examples.FILL] if architecture in ('BertForMaskedLM', 'BertForPreTraining') else []
+    return [code.replace("'FOLDER'", repr(card.name)).strip('\n') for code in examples]
 
 
-def _what(facts: Facts) -> str:
-    sizes = facts.config['model']
+def _describe(card: CardData) -> str:
+    sizes = card.config['model']
     shape = f'{sizes["num_layers"]} layers of width {sizes["hidden_size"]}'
-    if facts.architecture == 'BertForSequenceClassification':
-        labels = facts.config['data']['labels']
+    if card.architecture == 'BertForSequenceClassification':
+        labels = card.config['data']['labels']
         shown = ', '.join(f'`{label}`' for label in labels[:20]) + (' …' if len(labels) > 20 else '')
         return f'A Chinese BERT ({shape}), fine-tuned to classify texts with {len(labels)} labels: {shown}.'
-    if facts.architecture == 'BertForQuestionAnswering':
+    if card.architecture == 'BertForQuestionAnswering':
         return f'A Chinese BERT ({shape}), fine-tuned to find the answer to a question in a text.'
-    if 'imported' in facts.config:
-        return f'A Chinese BERT ({shape}), converted from `{_initial(facts)}` and not trained further.'
-    if facts.config.get('task') in SENTENCE_TASKS:
-        by = SENTENCE_TASKS[facts.config['task']].trained_by(facts.config)
+    if 'imported' in card.config:
+        return f'A Chinese BERT ({shape}), converted from `{_initial(card)}` and not trained further.'
+    if card.config.get('task') in SENTENCE_TASKS:
+        method = SENTENCE_TASKS[card.config['task']].trained_by(card.config)
         pooling = {
             'mean': "the mean of its tokens' last hidden states",
             'cls': 'the last hidden state of [CLS]',
         }
         return (
             f'A BERT ({shape}) that turns texts into vectors to be compared by cosine, trained by '
-            f'{by}. The vector of a text is '
-            f'{pooling[facts.config["model"]["pooling"]]}.'
+            f'{method}. The vector of a text is '
+            f'{pooling[card.config["model"]["pooling"]]}.'
         )
-    view = {'char': 'character', 'word': 'word'}[facts.encoder]
-    kind = kind_of(facts.config)
+    view = {'char': 'character', 'word': 'word'}[card.encoder]
+    kind = kind_of(card.config)
     if len(kind.views) == 1:
         return (
-            f'A Chinese BERT ({shape}), pre-trained {_masks(facts)}{kind.card}: a baseline of '
+            f'A Chinese BERT ({shape}), pre-trained {_describe_masks(card)}{kind.card}: a baseline of '
             f'CLOWER, without its word encoder and its contrast ({PAPER}).'
         )
     contrast = {
@@ -164,87 +168,92 @@ def _what(facts: Facts) -> str:
         'token': 'together with contrastive learning between words and their characters, not between texts',
         'sentence': 'together with contrastive learning between texts, not between words',
         'none': 'side by side, without the contrastive learning of CLOWER: a baseline of it',
-    }[facts.config.get('loss', {}).get('contrast_on', 'both')]
+    }[card.config.get('loss', {}).get('contrast_on', 'both')]
     return f'The {view} encoder ({shape}) {kind.card} pre-trained {contrast} ({PAPER}).'
 
 
-def _masks(facts: Facts) -> str:
-    data = facts.config.get('data', {})
-    how = MASKS[data.get('masking', 'words')]
-    times = data.get('explored_masks', 1)
-    whole = ' that cover it' if data.get('explore_whole') else ''
-    return how + (f', each text under {times} disjoint masks{whole} (arXiv 2010.06040)' if times > 1 else '')
+def _describe_masks(card: CardData) -> str:
+    data = card.config.get('data', {})
+    text = MASKS[data.get('masking', 'words')]
+    num_masks = data.get('explored_masks', 1)
+    coverage = ' that cover it' if data.get('explore_whole') else ''
+    return text + (
+        f', each text under {num_masks} disjoint masks{coverage} (arXiv 2010.06040)' if num_masks > 1 else ''
+    )
 
 
-def _limits(facts: Facts) -> str:
-    positions = facts.config['model']['max_positions']
+def _describe_limits(card: CardData) -> str:
+    positions = card.config['model']['max_positions']
     task = {
         'BertForSequenceClassification': 'It gives any text one of its labels, also a text of another kind.',
         'BertForQuestionAnswering': 'It points at a part of the text, also where the text holds no answer.',
-    }.get(facts.architecture, 'It is made to be fine-tuned, or to give vectors; it does not generate text.')
+    }.get(card.architecture, 'It is made to be fine-tuned, or to give vectors; it does not generate text.')
     return (
-        f'For Chinese text, lower-cased, up to {positions} tokens at a time{_trained_length(facts)}. {task} '
+        f'For Chinese text, lower-cased, up to {positions} tokens at a time{_describe_trained_length(card)}. '
+        f'{task} '
         'It has learned what its training text says, with its mistakes and prejudices: do not let it decide '
         'about people unchecked.'
     )
 
 
-def _trained_length(facts: Facts) -> str:
+def _describe_trained_length(card: CardData) -> str:
     """', trained on …': BERT's later positions are as they came."""
-    data = facts.config.get('data', {})
-    length = data.get('max_length') or data.get(f'{facts.encoder}_length')
-    return f'; it was trained on up to {length}' if length and 'imported' not in facts.config else ''
+    data = card.config.get('data', {})
+    length = data.get('max_length') or data.get(f'{card.encoder}_length')
+    return f'; it was trained on up to {length}' if length and 'imported' not in card.config else ''
 
 
-def _how(facts: Facts) -> str:
-    parts = [f'```python\n{code}\n```' for code in snippets(facts)]
-    if facts.architecture == 'BertForPreTraining':
+def _usage(card: CardData) -> str:
+    parts = [f'```python\n{code}\n```' for code in snippets(card)]
+    if card.architecture == 'BertForPreTraining':
         parts.append(
             'The folder is a `BertForPreTraining`: beside the encoder it has the pooler, the head for masked '
             'tokens and, in place of the next-sentence head, one for sentence order (1: the two segments are '
             'swapped). `AutoModel` and `AutoModelForMaskedLM` find all of their weights, and report as '
             'unexpected those that they have no use for.'
         )
-    elif facts.architecture == 'BertForMaskedLM' and facts.pooler:
+    elif card.architecture == 'BertForMaskedLM' and card.pooler:
         parts.append(
             'The folder is a `BertForMaskedLM` and has the pooler too, which `AutoModel` takes. Each class '
             'reports as unexpected what it has no use for. There is no head for the order of sentences.'
         )
-    elif facts.architecture in ('BertForMaskedLM', 'BertModel') and not facts.pooler:
+    elif card.architecture in ('BertForMaskedLM', 'BertModel') and not card.pooler:
         parts.append(
             'There is no pooler: `AutoModel` draws one at random and says so; `last_hidden_state` does not '
             'depend on it.'
         )
-    if facts.encoder == 'word':
+    if card.encoder == 'word':
         parts.append(
             '`WordTokenizer` comes with CLOWER-JAX and cuts a text into words as in training. '
             '`AutoTokenizer` gives characters: valid ids, but this encoder has rarely seen them for words.'
         )
-    elif facts.word_rows:
-        branch = facts.config.get('loss', {}).get('mlm_candidates') == 'branch'
+    elif card.word_rows:
+        branch = card.config.get('loss', {}).get('mlm_candidates') == 'branch'
         parts.append(
-            f'The last {facts.word_rows:,} rows of the token table are words (`word_vocab.txt`). '
+            f'The last {card.word_rows:,} rows of the token table are words (`word_vocab.txt`). '
             'The tokenizer never gives them. '
             + (
                 'The head for masked tokens was never trained on them but scores them, too: keep the first '
-                f'{facts.config["model"]["base_vocab_size"]:,} logits.'
+                f'{card.config["model"]["base_vocab_size"]:,} logits.'
                 if branch
                 else 'A guess may be one.'
             )
         )
     else:
-        same = f', the same as in `{facts.ids_of}`, which this model can stand in for' if facts.ids_of else ''
-        part = f' It is a part of that of `{facts.part_of}`, with ids of its own.' if facts.part_of else ''
-        parts.append(f'Token ids are those of `vocab.txt`{same}.{part}')
+        same_ids = (
+            f', the same as in `{card.ids_of}`, which this model can stand in for' if card.ids_of else ''
+        )
+        part_of = f' It is a part of that of `{card.part_of}`, with ids of its own.' if card.part_of else ''
+        parts.append(f'Token ids are those of `vocab.txt`{same_ids}.{part_of}')
     return '\n\n'.join(parts)
 
 
-def _data(facts: Facts) -> str:
-    data, initial = facts.config.get('data', {}), _initial(facts)
-    if 'imported' in facts.config:
+def _training_data(card: CardData) -> str:
+    data, initial = card.config.get('data', {}), _initial(card)
+    if 'imported' in card.config:
         return f'Not trained here: see `{initial}`.'
     parts = [f'Initial weights: `{initial}`.' if initial else 'From random initial weights.']
-    manifest = facts.manifest
+    manifest = card.manifest
     if manifest:
         files = ', '.join(f'`{_basename(entry["path"])}`' for entry in manifest.get('input', []))
         documents, segmenter = manifest['documents'], manifest['segmenter']
@@ -269,60 +278,68 @@ def _data(facts: Facts) -> str:
     return ' '.join(parts)
 
 
-def _settings(facts: Facts) -> str:
+def _settings(card: CardData) -> str:
     flat = {
         f'{key}.{name}' if isinstance(value, dict) else key: entry
-        for key, value in facts.config.items()
+        for key, value in card.config.items()
         for name, entry in (value.items() if isinstance(value, dict) else [('', value)])
     }
-    rows = [('step exported', f'{facts.step:,}')]
-    rows += [(f'`{key}`', _in_time(facts, key, flat[key])) for key in SETTINGS if key in flat]
+    rows = [('step exported', f'{card.step:,}')]
+    rows += [(f'`{key}`', _setting_over_time(card, key, flat[key])) for key in SETTINGS if key in flat]
     return _table(('setting', 'value'), rows)
 
 
-def _in_time(facts: Facts, key: str, value: Any) -> str:
+def _setting_over_time(card: CardData, key: str, value: Any) -> str:
     """A setting's value up to the step exported: '1e-4 up to step 1,000, then 2e-5' where it changed."""
     parts: list[str] = []
-    for entry in facts.config.get('history', []):
+    for entry in card.config.get('history', []):
         if key in entry['settings']:
             before = entry['settings'][key]
-            if entry['until_step'] >= facts.step:
+            if entry['until_step'] >= card.step:
                 return ', then '.join([*parts, str(before)])
             parts.append(f'{before} up to step {entry["until_step"]:,}')
     return ', then '.join([*parts, str(value)])
 
 
-def _metrics(facts: Facts) -> str:
-    per_seed = (facts.results or {}).get('per_seed', [])
-    of_this = [entry for entry in per_seed if entry['seed'] == facts.config['seed']]
-    which = _which(of_this[0], facts.step, facts.config.get('total_steps')) if of_this else ''
+def _metrics(card: CardData) -> str:
+    per_seed = (card.results or {}).get('per_seed', [])
+    seed_results = [entry for entry in per_seed if entry['seed'] == card.config['seed']]
+    which = (
+        _parameters_of_step(seed_results[0], card.step, card.config.get('total_steps'))
+        if seed_results
+        else ''
+    )
     if which:
-        return _fine_tuned(which, of_this[0], facts.results or {}, len(per_seed))
-    rows = [(name, _number(value)) for name, value in facts.held_out.items() if name not in ('step', 'split')]
-    return _table(('held out', f'at step {facts.held_out["step"]}'), rows) if rows else 'None were measured.'
+        return _fine_tuned_metrics(which, seed_results[0], card.results or {}, len(per_seed))
+    rows = [(name, _number(value)) for name, value in card.held_out.items() if name not in ('step', 'split')]
+    return _table(('held out', f'at step {card.held_out["step"]}'), rows) if rows else 'None were measured.'
 
 
-def _which(measured: dict, step: int, total_steps: int | None) -> str:
+def _parameters_of_step(measured: dict, step: int, total_steps: int | None) -> str:
     """'best' or 'last', whichever results.json has of this step; '' where it is of others."""
     validation = measured.get('validation') or {'last': {'step': total_steps}}  # none: measured at the end
     return next((which for which, metrics in validation.items() if metrics.get('step') == step), '')
 
 
-def _fine_tuned(which: str, measured: dict, results: dict, seeds: int) -> str:
+def _fine_tuned_metrics(which: str, seed_results: dict, results: dict, seeds: int) -> str:
     """The metrics of the exported parameters, and where there are several seeds what all of them gave."""
     head = ('metric', 'value', *((f'mean of {seeds} seeds', 'standard deviation') if seeds > 1 else ()))
     rows: list[tuple] = []
     for split in ('validation', 'test'):
-        for name, value in measured.get(split, {}).get(which, {}).items():
+        for name, value in seed_results.get(split, {}).get(which, {}).items():
             if name != 'step':
-                over = [results[kind][split][which][name] for kind in ('mean', 'std')] if seeds > 1 else []
-                rows.append((f'{split} {name}', *map(_number, (value, *over))))
+                statistics = (
+                    [results[statistic][split][which][name] for statistic in ('mean', 'std')]
+                    if seeds > 1
+                    else []
+                )
+                rows.append((f'{split} {name}', *map(_number, (value, *statistics))))
     return _table(head, rows)
 
 
-def _initial(facts: Facts) -> str:
+def _initial(card: CardData) -> str:
     """The name of what the weights started from; '' for nothing."""
-    return _basename(facts.config.get('init_from') or '')
+    return _basename(card.config.get('init_from') or '')
 
 
 def _hub_id(init_from: str) -> str:

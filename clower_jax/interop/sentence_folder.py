@@ -26,7 +26,7 @@ MODES = {
     'pooling_mode_weightedmean_tokens': 'weightedmean',
     'pooling_mode_lasttoken': 'lasttoken',
 }
-OURS = ('mean', 'cls')
+SUPPORTED_POOLINGS = ('mean', 'cls')
 # What is read of the three files.
 ENTRIES = {
     'max_seq_length': Entry((int,), 1, math.inf),
@@ -67,9 +67,9 @@ def read(folder: Path, pooling: str = '') -> SentenceFolder:
     """
     path = folder / MODULES
     if not path.is_file():
-        below = folder / '0_Transformer'
-        inside = (below / 'config.json').is_file() and not (folder / 'config.json').is_file()
-        return SentenceFolder(below if inside else folder, pooling)
+        subfolder = folder / '0_Transformer'
+        is_in_subfolder = (subfolder / 'config.json').is_file() and not (folder / 'config.json').is_file()
+        return SentenceFolder(subfolder if is_in_subfolder else folder, pooling)
     first, *others = _modules(path)
     if first[0] != 'Transformer':
         raise ValueError(f'{path} begins with {first[0]}; here a Transformer (a BERT) has to come first')
@@ -82,16 +82,17 @@ def read(folder: Path, pooling: str = '') -> SentenceFolder:
         )
     prompt = _prompt(folder / 'config_sentence_transformers.json')
     normalize, pooled = False, False
-    for kind, place in others:
-        config = folder / place / 'config.json'
-        if kind == 'Pooling' and not pooled:
+    for module_type, module_path in others:
+        config = folder / module_path / 'config.json'
+        if module_type == 'Pooling' and not pooled:
             pooled = True
             pooling = pooling or _pooling(config, prompt)
-        elif kind == 'Normalize' and pooled:
+        elif module_type == 'Normalize' and pooled:
             normalize = True
-        elif kind != 'Dropout':  # which does nothing to a model that is not trained
+        elif module_type != 'Dropout':  # which does nothing to a model that is not trained
             raise ValueError(
-                f'{path} has the module {kind} ({place}), which is not done here: Encoder has a BERT, a '
+                f'{path} has the module {module_type} ({module_path}), which is not done here: Encoder has a '
+                'BERT, a '
                 'pooling (mean or cls) and Normalize, in this order'
             )
     if not pooled and not pooling:
@@ -124,21 +125,23 @@ def write(folder: Path, pooling: str, hidden_size: int, max_length: int) -> None
 
 def _modules(path: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module, in their order."""
-    found = []
+    modules = []
     for module in read_json(path, list):
-        kind, place = (module.get(key) if isinstance(module, dict) else None for key in ('type', 'path'))
-        if not isinstance(kind, str) or not isinstance(place, str):
+        module_type, subfolder = (
+            module.get(key) if isinstance(module, dict) else None for key in ('type', 'path')
+        )
+        if not isinstance(module_type, str) or not isinstance(subfolder, str):
             raise ValueError(f'{path} has a module without type or path: it may be damaged')
-        if place:
-            check_plain(path, 'path', place)
-        check_texts(path, 'type', [kind])
-        if not kind.startswith('sentence_transformers.'):
-            code = reprlib.repr(kind)
-            raise ValueError(f'{path} has the module {code}, which is code of its own and is not run here')
-        found.append((short(kind.rpartition('.')[2]), place))
-    if not found:
+        if subfolder:
+            check_plain(path, 'path', subfolder)
+        check_texts(path, 'type', [module_type])
+        if not module_type.startswith('sentence_transformers.'):
+            quoted = reprlib.repr(module_type)
+            raise ValueError(f'{path} has the module {quoted}, which is code of its own and is not run here')
+        modules.append((short(module_type.rpartition('.')[2]), subfolder))
+    if not modules:
         raise ValueError(f'{path} names no module: it may be damaged')
-    return found
+    return modules
 
 
 def _pooling(path: Path, prompt: str) -> str:
@@ -147,9 +150,10 @@ def _pooling(path: Path, prompt: str) -> str:
     modes = config.get('pooling_mode') or [mode for key, mode in MODES.items() if config.get(key)] or ['mean']
     modes = [modes] if isinstance(modes, str) else modes
     check_texts(path, 'pooling_mode', modes)
-    if len(modes) > 1 or modes[0] not in OURS:
+    if len(modes) > 1 or modes[0] not in SUPPORTED_POOLINGS:
         raise ValueError(
-            f'{path} has the pooling {short(" + ".join(modes))}; Encoder has {" and ".join(OURS)}. To take '
+            f'{path} has the pooling {short(" + ".join(modes))}; Encoder has '
+            f'{" and ".join(SUPPORTED_POOLINGS)}. To take '
             'one of them all the same give it as pooling'
         )
     if prompt and not config.get('include_prompt', True):

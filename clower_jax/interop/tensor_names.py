@@ -19,13 +19,15 @@ def wrapper_prefix(names: Iterable[str], separator: str, table: str) -> str:
     """
     end = re.compile(rf'(|.*{re.escape(separator)}){re.escape(table)}')
     matches = filter(None, map(end.fullmatch, names))
-    found = sorted({match[1].removesuffix(f'bert{separator}') for match in matches})
-    if len(found) > 1 and '' not in found:
-        raise ValueError(f'there are {len(found)} encoders, under {", ".join(found)}: save one of them alone')
-    return found[0] if found else ''
+    prefixes = sorted({match[1].removesuffix(f'bert{separator}') for match in matches})
+    if len(prefixes) > 1 and '' not in prefixes:
+        raise ValueError(
+            f'there are {len(prefixes)} encoders, under {", ".join(prefixes)}: save one of them alone'
+        )
+    return prefixes[0] if prefixes else ''
 
 
-def listed(names: Iterable[str]) -> str:
+def abbreviate_names(names: Iterable[str]) -> str:
     """Names on one line, those of a module together, and of like modules in several layers too:
     'a.layer.0.b.weight', 'a.layer.1.b.weight', 'a.layer.1.b.bias' → 'a.layer.0.b.weight, a.layer.1.b.{weight,
     bias}'; with 'a.layer.0.b.bias' → 'a.layer.0-1.b.{weight, bias}'."""
@@ -48,10 +50,10 @@ def listed(names: Iterable[str]) -> str:
 
 def _ranges(numbers: Iterable[int]) -> str:
     """0, 1, 2, 5 → '0-2+5'."""
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     for number in sorted(numbers):
-        if found and found[-1][-1] == number - 1:
-            found[-1].append(number)
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
         else:
-            found.append([number])
-    return '+'.join(str(run[0]) if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in found)
+            runs.append([number])
+    return '+'.join(str(run[0]) if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in runs)

@@ -61,7 +61,7 @@ def find(source: str | Path) -> Path | None:
 def variables(prefix: Path) -> Variables:
     """What the checkpoint holds. Raises ValueError where it cannot be read."""
     reader = _reader(prefix)
-    saved = _checked(prefix, reader.get_variable_to_shape_map)
+    saved = _read_or_explain(prefix, reader.get_variable_to_shape_map)
     shapes = {name: tuple(shape) for name, shape in saved.items()}
     model = sorted(name for name in shapes if not _STATES.fullmatch(name))
     try:
@@ -89,12 +89,12 @@ def read_tensors(prefix: Path) -> dict[str, np.ndarray]:
 
     Raises ValueError where the checkpoint cannot be read.
     """
-    reader, found = _reader(prefix), variables(prefix)
-    if found.prefix:
-        log.warning('%s: its names begin with %s, which is not read', prefix, found.prefix)
+    reader, model_variables = _reader(prefix), variables(prefix)
+    if model_variables.prefix:
+        log.warning('%s: its names begin with %s, which is not read', prefix, model_variables.prefix)
     tensors = {}
-    for name, stored in found.stored.items():
-        value = _checked(prefix, functools.partial(reader.get_tensor, stored))
+    for name, stored in model_variables.stored.items():
+        value = _read_or_explain(prefix, functools.partial(reader.get_tensor, stored))
         tensors[hugging_face_name(name)] = value.T if name.endswith('/kernel') else value
     return tensors
 
@@ -111,10 +111,10 @@ def hugging_face_name(name: str) -> str:
 def _reader(prefix: Path) -> Any:  # its class has no public name
     import tensorflow as tf  # some seconds, and only where there is such a checkpoint
 
-    return _checked(prefix, lambda: tf.train.load_checkpoint(str(prefix)))
+    return _read_or_explain(prefix, lambda: tf.train.load_checkpoint(str(prefix)))
 
 
-def _checked(prefix: Path, read: Callable[[], T]) -> T:
+def _read_or_explain(prefix: Path, read: Callable[[], T]) -> T:
     """`read()`, its errors in plain words."""
     try:
         return read()

@@ -45,7 +45,7 @@ def known_names(folder: Path) -> list[str]:
             names = list(opened.keys())
     else:
         return []
-    return list(_own_names(folder, names)[1].values())
+    return list(_strip_prefix(folder, names)[1].values())
 
 
 def read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -55,21 +55,21 @@ def read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, np.ndarra
     Raises ValueError where there is no file of weights, it is damaged, or only torch reads it and there is
     none.
     """
-    found = dict(_read_files(folder))
-    prefix, own_names = _own_names(folder, found)
-    tensors = {own_names[name]: value for name, value in found.items()}
+    tensors_by_file_name = dict(_read_files(folder))
+    prefix, own_names = _strip_prefix(folder, tensors_by_file_name)
+    tensors = {own_names[name]: value for name, value in tensors_by_file_name.items()}
     if prefix:
         log.warning('%s: its names begin with %s, which is not read', folder, prefix)
-    for name, same in _TIED.items():
-        if name in tensors and (same not in tensors or np.array_equal(tensors[name], tensors[same])):
-            tensors.setdefault(same, tensors.pop(name))
-    if hf_bert.own_entry(config, 'sentence_order'):
+    for name, tied_to in _TIED.items():
+        if name in tensors and (tied_to not in tensors or np.array_equal(tensors[name], tensors[tied_to])):
+            tensors.setdefault(tied_to, tensors.pop(name))
+    if hf_bert.clower_entry(config, 'sentence_order'):
         order, swapped = hf_bert.NEXT_SENTENCE, hf_bert.SENTENCE_ORDER
         tensors = {name.replace(order, swapped): value for name, value in tensors.items()}
     return {name: value for name, value in tensors.items() if not name.endswith('position_ids')}
 
 
-def _own_names(folder: Path, names: Collection[str]) -> tuple[str, dict[str, str]]:
+def _strip_prefix(folder: Path, names: Collection[str]) -> tuple[str, dict[str, str]]:
     """What a wrapper put before all names, and each name → today's, without that."""
     try:
         prefix = tensor_names.wrapper_prefix(map(modern_name, names), '.', TOKEN_TABLE)
@@ -133,13 +133,15 @@ def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
             f'{path} cannot be read ({reason(error)}). It is damaged, or holds more than tensors; convert it '
             'to safetensors'
         ) from error
-    found = _state_dicts(saved, '')
-    if len(found) != 1:
-        what = f'state dicts of several BERTs ({", ".join(found)})' if found else 'no state dict'
-        raise ValueError(
-            f'{path} holds {what}. Save model.state_dict() alone, as safetensors or with torch.save'
+    state_dicts = _state_dicts(saved, '')
+    if len(state_dicts) != 1:
+        problem = (
+            f'state dicts of several BERTs ({", ".join(state_dicts)})' if state_dicts else 'no state dict'
         )
-    (tensors,) = found.values()
+        raise ValueError(
+            f'{path} holds {problem}. Save model.state_dict() alone, as safetensors or with torch.save'
+        )
+    (tensors,) = state_dicts.values()
     return {name: value.detach().float().numpy() for name, value in tensors.items()}
 
 
@@ -151,7 +153,7 @@ def _state_dicts(saved: Any, key: str) -> dict[str, dict[str, Any]]:
     tensors = {str(name): value for name, value in saved.items() if hasattr(value, 'detach')}
     if any(name.endswith(TOKEN_TABLE) for name in tensors):
         return {key: tensors}
-    within: dict[str, dict[str, Any]] = {}
+    nested: dict[str, dict[str, Any]] = {}
     for name, value in saved.items():
-        within |= _state_dicts(value, f'{key}.{name}'.removeprefix('.'))
-    return within or ({key: tensors} if tensors and not key else {})
+        nested |= _state_dicts(value, f'{key}.{name}'.removeprefix('.'))
+    return nested or ({key: tensors} if tensors and not key else {})

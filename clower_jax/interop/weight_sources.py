@@ -92,7 +92,7 @@ def source_info(source: str | Path) -> SourceInfo:
 
     Raises ValueError where there is nothing of the kind, or it is no BERT like ours; it says why.
     """
-    return find(source).info
+    return find_source(source).info
 
 
 def is_workdir(folder: str | Path) -> bool:
@@ -101,21 +101,23 @@ def is_workdir(folder: str | Path) -> bool:
     return runs and not weight_files.has_weights(Path(folder))
 
 
-def find(source: str | Path) -> Source:
+def find_source(source: str | Path) -> Source:
     """Raises ValueError as `source_info`."""
     folder = Path(source)
     if is_workdir(folder):
-        return _workdir(folder)
+        return _workdir_source(folder)
     seeds = sorted(str(path.parent) for path in folder.glob(f'seed-*/{FOLDER}'))
     if seeds:
         raise ValueError(f'{folder} holds a run for each of several seeds: give one of {", ".join(seeds)}')
-    if found := _bert_in(folder):
-        return _bert(*found)
-    within = [path for path in sorted(folder.glob('*')) if _looks_like_bert(path)]
-    if len(within) > 1:
-        raise ValueError(f'{folder} has several models in it: give one of {", ".join(map(str, within))}')
-    if within and (found := _bert_in(within[0])):
-        return _bert(*found)
+    if located := _locate_bert(folder):
+        return _bert_source(*located)
+    inner_folders = [path for path in sorted(folder.glob('*')) if _looks_like_bert(path)]
+    if len(inner_folders) > 1:
+        raise ValueError(
+            f'{folder} has several models in it: give one of {", ".join(map(str, inner_folders))}'
+        )
+    if inner_folders and (located := _locate_bert(inner_folders[0])):
+        return _bert_source(*located)
     for names, lacks in ((CONFIGS, weight_files.FILES), (weight_files.FILES, CONFIGS)):
         if any((folder / name).is_file() for name in names):
             raise ValueError(f'{folder} has none of {", ".join(lacks)}')
@@ -134,7 +136,7 @@ def _looks_like_bert(folder: Path) -> bool:
     return has_config_and_vocabulary and not is_workdir(folder)
 
 
-def _bert_in(source: Path) -> tuple[str, Path, Path] | None:
+def _locate_bert(source: Path) -> tuple[str, Path, Path] | None:
     """Kind, path and config, as in `Source`, of somebody's BERT whose files lie right here."""
     named = [path for name in CONFIGS if (path := source / name).is_file()]
     if named and weight_files.has_weights(source):
@@ -172,23 +174,24 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def check_layers(config: Path, said: int, names: Iterable[str], where: Path) -> None:
+def check_layers(config: Path, expected: int, names: Iterable[str], weights_path: Path) -> None:
     """Raises ValueError where the weights of a source have other layers than its config says.
 
     Args:
-      said: the number of layers by `config`.
+      expected: the number of layers by `config`.
       names: of the tensors of an encoder, as Hugging Face has them or by our paths.
-      where: the file or folder with the weights.
+      weights_path: the file or folder with the weights.
     """
     numbers = [int(match[1]) for name in names if (match := _LAYER.match(name))]
-    if numbers and max(numbers) + 1 != said:
+    if numbers and max(numbers) + 1 != expected:
         raise ValueError(
-            f'{config} says that there are {said} layers, and {where} has {max(numbers) + 1}: correct the '
+            f'{config} says that there are {expected} layers, and {weights_path} has {max(numbers) + 1}: '
+            'correct the '
             'number in the first, or save the weights anew'
         )
 
 
-def _workdir(folder: Path) -> Source:
+def _workdir_source(folder: Path) -> Source:
     path = folder / 'config.json'
     if not path.is_file():
         if steps(folder / FOLDER) or steps(folder / BEST):
@@ -218,12 +221,12 @@ def _workdir(folder: Path) -> Source:
     return Source('workdir', folder, path, folder / 'vocab.txt', info, random)
 
 
-def _bert(kind: str, path: Path, config_path: Path) -> Source:
+def _bert_source(kind: str, path: Path, config_path: Path) -> Source:
     folder, config = config_path.parent, hf_bert.read_config(config_path)
     vocabulary, tokens, base_size = hf_bert.read_vocabulary(folder, config.get('vocab_size'))
     hf_bert.check_rows(config_path, config.get('vocab_size', len(tokens)), vocabulary, len(tokens))
     model, rates = (
-        {ours: config.get(theirs, default) for ours, (theirs, default) in names.items()}
+        {name: config.get(hf_name, default) for name, (hf_name, default) in names.items()}
         for names in (hf_bert.SIZES, hf_bert.RATES)
     )
     if kind == 'tensorflow':
@@ -241,7 +244,7 @@ def _bert(kind: str, path: Path, config_path: Path) -> Source:
     other_head = hf_bert.other_classifier(config, labels) if labels is not None else ''
     if other_head:
         task = labels = None
-    reads = 'word' if hf_bert.own_entry(config, 'encoder') == 'word' else 'bert'
-    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head, reads, folder)
+    kind_of_model = 'word' if hf_bert.clower_entry(config, 'encoder') == 'word' else 'bert'
+    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head, kind_of_model, folder)
     untied = config.get('tie_word_embeddings') is False
     return Source(kind, path, config_path, vocabulary, info, untied=untied)

@@ -30,21 +30,21 @@ def tokenizer(
         lacking = ', '.join(missing) or f'{SPECIAL["pad"]} as its first token'
         raise ValueError(f'the vocabulary is none of a BERT: it lacks {lacking}')
     ids = {token: row for row, token in enumerate(tokens)}  # of equal rows BERT uses the last
-    made = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=SPECIAL['unk']))
-    made.normalizer = normalizer or normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece(prefix='##')
+    bert_tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=SPECIAL['unk']))
+    bert_tokenizer.normalizer = normalizer or normalizers.BertNormalizer()
+    bert_tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bert_tokenizer.decoder = decoders.WordPiece(prefix='##')
     cls, sep = SPECIAL['cls'], SPECIAL['sep']
-    made.post_processor = processors.TemplateProcessing(
+    bert_tokenizer.post_processor = processors.TemplateProcessing(
         single=f'{cls}:0 $A:0 {sep}:0',
         pair=f'{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1',
         special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
     )
-    made.add_special_tokens(list(SPECIAL.values()))
-    return made
+    bert_tokenizer.add_special_tokens(list(SPECIAL.values()))
+    return bert_tokenizer
 
 
-def of_folder(folder: Path, tokens: Sequence[str], lowercase: bool = False) -> tokenizers.Tokenizer:
+def load_tokenizer(folder: Path, tokens: Sequence[str], lowercase: bool = False) -> tokenizers.Tokenizer:
     """The tokenizer that transformers makes of a folder; it neither pads nor truncates.
 
     Args:
@@ -65,30 +65,36 @@ def of_folder(folder: Path, tokens: Sequence[str], lowercase: bool = False) -> t
     )
     if path.is_file():
         try:
-            made = tokenizers.Tokenizer.from_file(str(path))
+            bert_tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more exact
             raise ValueError(f'{path} is no tokenizer ({reason(error)}): it may be damaged') from error
         if kind in CLASSES:
-            made.normalizer, made.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+            bert_tokenizer.normalizer, bert_tokenizer.pre_tokenizer = (
+                normalizer,
+                pre_tokenizers.BertPreTokenizer(),
+            )
     elif kind in CLASSES:
-        made = tokenizer(tokens, normalizer)
+        bert_tokenizer = tokenizer(tokens, normalizer)
     else:
         raise ValueError(
             f'{folder} has the tokenizer_class {short(kind)} and no tokenizer.json, which any but '
             f"BertTokenizer needs: AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}'), of "
             'transformers'
         )
-    highest = max(made.get_vocab().values(), default=0)
-    if made.id_to_token(0) != tokens[0] or max(highest + 1, made.get_vocab_size()) > len(tokens):
+    highest = max(bert_tokenizer.get_vocab().values(), default=0)
+    if bert_tokenizer.id_to_token(0) != tokens[0] or max(highest + 1, bert_tokenizer.get_vocab_size()) > len(
+        tokens
+    ):
         raise ValueError(
-            f'{path} has other tokens than the model ({made.get_vocab_size()}, not {len(tokens)}): it may be '
+            f'{path} has other tokens than the model ({bert_tokenizer.get_vocab_size()}, not {len(tokens)}): '
+            'it may be '
             'of another one, or have got new ones'
         )
     if lowercase:
-        others = [made.normalizer] if made.normalizer else []
-        made.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
-    made.no_padding()
-    made.no_truncation()
-    if any(row >= len(tokens) for row in made.encode('').ids):  # those of its template
+        others = [bert_tokenizer.normalizer] if bert_tokenizer.normalizer else []
+        bert_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
+    bert_tokenizer.no_padding()
+    bert_tokenizer.no_truncation()
+    if any(row >= len(tokens) for row in bert_tokenizer.encode('').ids):  # those of its template
         raise ValueError(f'{path} puts ids around a text that the model has no tokens for: it is damaged')
-    return made
+    return bert_tokenizer

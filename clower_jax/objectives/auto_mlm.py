@@ -21,7 +21,7 @@ from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
 from clower_jax.models.heads import MlmHead
 from clower_jax.objectives.base import MetricSums
-from clower_jax.objectives.pretraining import encoder_settings, metric_sums
+from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
 from clower_jax.objectives.sentence import SentenceTask, batch_counts, has_dropout
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
@@ -31,7 +31,7 @@ from clower_jax.ops.linear import rows_at
 class Fusion(nn.Module):
     """LayerNorm(GELU(dense([token; sentence]))): tokens [B, P, D] and sentences [B, D] → [B, P, D]."""
 
-    shape: EncoderConfig
+    config: EncoderConfig
     dtype: jnp.dtype
 
     @nn.compact
@@ -83,6 +83,7 @@ class AutoMlm(SentenceTask):
     `mlm_labels` [B, P], −100 where padded.
     """
 
+    metrics = part_metrics('contrast', 'mlm')
     model: AutoMlmEncoder
     temperature: float
     mlm_weight: float

@@ -6,7 +6,7 @@ objectives/registry.py, a config in configs/, and readers of its data in input_p
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -15,9 +15,27 @@ from ml_collections import ConfigDict
 MetricSums = dict[str, tuple[jax.Array, jax.Array]]  # metric → (sum, count), fp32 scalars
 
 
+class Metric(NamedTuple):
+    """How a metric is read. shown: on the console where it is held out; every one is in the files."""
+
+    higher_is_better: bool = True
+    shown: bool = True
+
+
+SCORE = Metric()
+LOSS = Metric(higher_is_better=False)
+LOSS_PART = Metric(higher_is_better=False, shown=False)
+COUNT = Metric(shown=False)
+
+
 class Objective(Protocol):
     """A pure loss over a batch. Parameters are a nested dict of fp32 arrays, a batch is a dict of arrays
     [B, …]."""
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """What it measures, by name: `loss`, the total, and what else its sums have beside `examples` and
+        `tokens`. Any other metric is a score of the data's: `SCORE`."""
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters."""
@@ -78,13 +96,3 @@ class Split(Protocol):
     def confusion(self, decoded: Any) -> np.ndarray | None: ...
 
     def write_predictions(self, folder: Path, decoded: Any) -> None: ...
-
-
-def higher_is_better(metric: str) -> bool:
-    """Of a metric by its name: all but losses."""
-    return not metric.startswith('loss')
-
-
-def is_detail(metric: str) -> bool:
-    """Whether a held-out metric is for the files alone, not the console: parts of `loss`, and counts."""
-    return metric.startswith(('loss_', 'anchors'))

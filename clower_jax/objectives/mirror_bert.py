@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder
 from clower_jax.objectives.base import MetricSums
-from clower_jax.objectives.pretraining import encoder_settings, metric_sums
+from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
 from clower_jax.objectives.sentence import SentenceTask, batch_counts, encode_pairs, has_dropout
 from clower_jax.ops import losses
 
@@ -30,6 +30,7 @@ class Mirror(SentenceTask):
     tokens of a text; the positions of the second side are shuffled (`other_positions` [B, L] in the batch).
     """
 
+    metrics = part_metrics('contrast')
     temperature: float
     within: bool = True
     projection: bool = False

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
-from clower_jax.objectives.base import MetricSums
-from clower_jax.objectives.pretraining import check_choice, encoder_settings, metric_sums
+from clower_jax.objectives.base import COUNT, MetricSums
+from clower_jax.objectives.pretraining import check_choice, encoder_settings, metric_sums, part_metrics
 from clower_jax.objectives.sentence import SentenceTask, batch_counts, deinterleave, interleave
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.linear import rows_at
@@ -42,6 +42,7 @@ class MlCtl(SentenceTask):
     of sentences, with a cosine of `align_threshold` or more; no gradient goes through that choice.
     """
 
+    metrics = {**part_metrics('sentence', 'word'), 'aligned_words': COUNT}
     model: SentenceEncoder
     contrast: str
     temperature: float

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID, VIEWS, Clower, token_mask
 from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
-from clower_jax.objectives.base import MetricSums
+from clower_jax.objectives.base import COUNT, LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
@@ -25,6 +25,12 @@ SCAN_MIN_LAYERS = 6  # layers of an encoder
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
 CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}
+
+
+def part_metrics(*parts: str) -> dict[str, Metric]:
+    """An objective's `metrics`, given the parts of its loss: the names that `metric_sums` gives them."""
+    of_losses = {f'loss_{part}': LOSS_PART for part in parts}
+    return {'loss': LOSS, **of_losses, **{f'acc_{part}': SCORE for part in parts}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,10 @@ class Pretrain:
     is where the batch lies; None for one device.
     """
 
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **part_metrics('mlm_char', 'mlm_word', 'sop', 'tcl', 'scl'),
+        'anchors': COUNT,
+    }
     model: Clower
     sop_weight: float
     contrast_weight: float

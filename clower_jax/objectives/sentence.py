@@ -8,7 +8,7 @@ of the first side, and `example`; what they are worth is found by comparing them
 import dataclasses
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import SentenceEncoder
-from clower_jax.objectives.base import MetricSums, Objective
+from clower_jax.objectives.base import Metric, MetricSums, Objective
 from clower_jax.ops import dropout
 
 CUTOFF_SITE = zlib.crc32(
@@ -27,9 +27,10 @@ CUTOFF_SITE = zlib.crc32(
 
 @dataclasses.dataclass(frozen=True)
 class SentenceTask:
-    """What they share: how vectors are made and evaluated. A task adds `loss`, `total`, `from_config`
-    and `trained_by`."""
+    """What they share: how vectors are made and evaluated. A task adds `metrics`, `loss`, `total_loss`,
+    `from_config` and `trained_by`."""
 
+    metrics: ClassVar[Mapping[str, Metric]]
     model: SentenceEncoder
 
     @classmethod

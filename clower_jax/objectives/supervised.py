@@ -1,6 +1,7 @@
 """Classification and reading comprehension: cross-entropies over labels in the batch."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import Classifier, SpanFinder
 from clower_jax.models.kinds import kind_of
-from clower_jax.objectives.base import MetricSums
+from clower_jax.objectives.base import LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
 
@@ -21,6 +22,11 @@ class _Supervised:
     model: Classifier | SpanFinder
     _loss_name: str  # of the loss in the metrics
     _accuracy_name: str
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The total loss, which has a name of its own, too, and the accuracy."""
+        return {'loss': LOSS, self._loss_name: LOSS_PART, self._accuracy_name: SCORE}
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""

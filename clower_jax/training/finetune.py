@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from clower_jax.checkpoints.digests import FOLDER, newest_intact
 from clower_jax.checkpoints.train_state import abstract_params
 from clower_jax.interop import init_weights
-from clower_jax.objectives.base import Data, Split, Vocabulary, higher_is_better
+from clower_jax.objectives.base import SCORE, Data, Metric, Split, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import evaluate, loop, plots
 from clower_jax.training.early_stopping import EarlyStopping
@@ -97,14 +97,15 @@ def skipped_steps(folder: Path) -> int:
     return round(sum(row.get('skipped_steps', 0) for row in rows if row['split'] == 'train'))
 
 
-def find_regressions(results: dict[str, Any]) -> list[str]:
+def find_regressions(results: dict[str, Any], metrics: Mapping[str, Metric]) -> list[str]:
     """What of results.json, the mean over seeds, was worse with the last parameters than before training, as
-    'split metric before → after'; losses are the better the lower. [] where nothing was measured before."""
+    'split metric before → after'; `metrics` are the objective's. [] where nothing was measured before."""
     regressions = []
     for split, by_time in results['mean'].items():
         for name, before in by_time.get('before', {}).items():
             after = by_time['last'][name]
-            if (after < before) if higher_is_better(name) else (after > before):
+            higher_is_better = metrics.get(name, SCORE).higher_is_better
+            if (after < before) if higher_is_better else (after > before):
                 regressions.append(f'{split} {name} {before:.4f} → {after:.4f}')
     return regressions
 

@@ -118,7 +118,7 @@ def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
     """Raises ValueError where a run that is in `workdir` is of another task, or was started with other
     settings that decide its batches, as far as the config says them before its data are read. Cheap: call it
     before making a corpus."""
-    if not init_weights.is_begun(workdir):
+    if not init_weights.has_checkpoint(workdir):
         return
     before, _ = _saved_settings(Path(workdir), newest_intact(Path(workdir, FOLDER)).step or 0)
     task = before.get('task', 'pretrain')  # runs of version 0.1 do not say
@@ -197,7 +197,7 @@ def restore_or_init(
             source = weight_sources.source_info(config.init_from).folder
         except ValueError as error:
             raise ValueError(f"{error}. For random weights: --config.init_from=''") from error
-        hf_bert.warn_of_tokenizer(source)
+        hf_bert.warn_about_tokenizer(source)
         params, report = init_weights.load_initial(
             state.params,
             config.init_from,

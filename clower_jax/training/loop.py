@@ -4,7 +4,7 @@ import collections
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState
-from clower_jax.objectives.base import Vocabulary, is_detail
+from clower_jax.objectives.base import SCORE, Metric, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import evaluate, init_state, metrics, optim
 from clower_jax.training.early_stopping import EarlyStopping
@@ -109,7 +109,7 @@ def train(
         if config.eval_first and run.step == 0:
             run.evaluate(0, score)
             run.writer.scalars(0, 'test', evaluate_before(run.state.params) if evaluate_before else {})
-            progress.write_line(_summary(0, run.held_out))
+            progress.write_line(_summary(0, run.held_out, objective.metrics))
         first_step = run.step + 1
         for step in range(first_step, config.total_steps + 1):
             if run.early_stopping.should_stop:
@@ -148,7 +148,7 @@ def train(
             with clock.paused():
                 if evaluating:
                     run.evaluate(step, score)
-                    progress.write_line(_summary(step, run.held_out))
+                    progress.write_line(_summary(step, run.held_out, objective.metrics))
                 if step == config.total_steps or run.early_stopping.should_stop:
                     check_not_skipped(run.state, run.workdir)  # what is saved as finished learned
                 if saving or run.early_stopping.should_stop:
@@ -263,8 +263,8 @@ def check_not_skipped(state: TrainState, workdir: Path) -> None:
         )
 
 
-def _summary(step: int, values: dict[str, float]) -> str:
+def _summary(step: int, values: dict[str, float], metrics_by_name: Mapping[str, Metric]) -> str:
     if not values:
         return f'step {step}: nothing is held out, so there is no evaluation'
-    headline = {name: value for name, value in values.items() if not is_detail(name)}
+    headline = {name: value for name, value in values.items() if metrics_by_name.get(name, SCORE).shown}
     return f'step {step} held out: ' + '  '.join(f'{name} {value:.3f}' for name, value in headline.items())

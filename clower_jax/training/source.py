@@ -54,7 +54,7 @@ def resolve_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocab
     the kind of model is not made for the task.
     """
     config = copy.deepcopy(config)
-    resumes = init_weights.is_begun(workdir)
+    resumes = init_weights.has_checkpoint(workdir)
     if not resumes and config.mode != 'train':
         raise ValueError(
             f'--config.mode={config.mode} needs a fine-tuned --workdir, and {workdir} is none. Several seeds '

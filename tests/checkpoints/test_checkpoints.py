@@ -221,7 +221,7 @@ def test_where_none_is_intact_nothing_begins_anew(begun, programs):
     assert '\n' not in str(e.value)
     assert {path: path.read_bytes() for path in begun.rglob('*') if path.is_file()} == before
     with pytest.raises(ValueError, match='is intact'):
-        init_weights.is_begun(begun)
+        init_weights.has_checkpoint(begun)
 
 
 def test_who_reads_a_workdir_is_told(begun, tmp_path, programs):

@@ -149,7 +149,7 @@ def read(folder: Path) -> None:
     recipe = sentence_folder.read(folder)
     info = weight_sources.source_info(recipe.transformer)
     tokens = info.tokens[: info.base_size]
-    wordpiece.of_folder(recipe.transformer, tokens, recipe.lowercase).encode('今天天气 abc')
+    wordpiece.load_tokenizer(recipe.transformer, tokens, recipe.lowercase).encode('今天天气 abc')
     init_weights.load_token_rows(recipe.transformer)
     Encoder.load(folder)
 

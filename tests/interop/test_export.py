@@ -27,7 +27,7 @@ from clower_jax import convert
 from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import init_weights
-from clower_jax.interop.export import export, why_no_bert, write_tokenizer
+from clower_jax.interop.export import export, export_obstacle, write_tokenizer
 from clower_jax.objectives import registry
 from helpers import workdirs
 from helpers.workdirs import BASE, LABELS, TEXTS, WORDS
@@ -644,5 +644,5 @@ def test_the_command(runs, tmp_path, capsys):
 
 
 def test_a_head_that_transformers_has_no_class_for_stays_a_workdir():
-    assert "has a head of the task 'ranked'" in why_no_bert('bert', 'ranked', 'pooler')
-    assert not any(why_no_bert('bert', task, 'pooler') for task in ('pretrain', 'span', 'mlctl'))
+    assert "has a head of the task 'ranked'" in export_obstacle('bert', 'ranked', 'pooler')
+    assert not any(export_obstacle('bert', task, 'pooler') for task in ('pretrain', 'span', 'mlctl'))

@@ -279,7 +279,7 @@ def test_tokens_that_were_added(tensors, tmp_path, place, caplog):
     file = 'tokenizer.json' if place == 'alone' else place
     (folder / file).write_text(json.dumps(content[file]), encoding='utf-8')
     assert weight_sources.source_info(folder).tokens == base + ADDED
-    hf_bert.warn_of_tokenizer(folder)
+    hf_bert.warn_about_tokenizer(folder)
     assert 'added to its tokenizer (<e1>, </e1>, 新冠), which are ordinary text here' in caplog.text
     got, _ = load(folder)  # a run without them
     expected, _ = load(write(tmp_path / 'plain', tensors))
@@ -794,7 +794,7 @@ def test_a_cased_tokenizer_is_worth_a_warning(tensors, tmp_path, caplog):
     folder = write(tmp_path, tensors)
     for lower in (True, False):
         (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': lower}))
-        hf_bert.warn_of_tokenizer(folder)
+        hf_bert.warn_about_tokenizer(folder)
         assert ('do_lower_case false' in caplog.text) == (not lower)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clower_jax.interop.tensor_names import listed, wrapper_prefix
+from clower_jax.interop.tensor_names import abbreviate_names, wrapper_prefix
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from clower_jax.interop.tensor_names import listed, wrapper_prefix
     ],
 )  # fmt: skip
 def test_names_on_a_line(names, line):
-    assert listed(names) == line
+    assert abbreviate_names(names) == line
 
 
 @pytest.mark.parametrize(

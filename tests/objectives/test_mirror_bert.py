@@ -404,8 +404,10 @@ def test_a_figure_that_got_worse_is_named(trained):
     losses = {
         'mean': {'validation': {'before': {'loss': 1.0, 'acc': 0.5}, 'last': {'loss': 1.1, 'acc': 0.6}}}
     }
-    assert finetune.find_regressions(losses) == ['validation loss 1.0000 → 1.1000']
-    assert finetune.find_regressions({'mean': {'test': {'best': {'acc': 0.5}, 'last': {'acc': 0.4}}}}) == []
+    metrics = mirror_bert.Mirror.metrics
+    assert finetune.find_regressions(losses, metrics) == ['validation loss 1.0000 → 1.1000']
+    unmeasured = {'mean': {'test': {'best': {'acc': 0.5}, 'last': {'acc': 0.4}}}}
+    assert finetune.find_regressions(unmeasured, metrics) == []
 
 
 def test_cut_off_and_gone_on_is_never_cut_off(trained, tmp_path):

@@ -224,7 +224,7 @@ def test_the_best_of_a_killed_run_is_not_that_of_the_next(tmp_path):
     first = finetuned.classify_config(tmp_path, num_epochs=6.0, checkpoint_every=100)
     killed = tmp_path / 'run'
     killed_after(21, first, killed)
-    assert list((killed / BEST).iterdir()) and not init_weights.is_begun(killed)
+    assert list((killed / BEST).iterdir()) and not init_weights.has_checkpoint(killed)
     second = finetuned.classify_config(
         tmp_path, num_epochs=6.0, batch_size=8, **{'optim.learning_rate': 1e-12}
     )

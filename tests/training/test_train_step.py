@@ -225,7 +225,7 @@ def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
     message = rf'^The run in {tmp_path} learned too little: in \d of 6 steps, \d of them at its end, [^\n]*$'
     with pytest.raises(FloatingPointError, match=message):
         run(config, tmp_path)
-    assert not init_weights.is_begun(tmp_path)
+    assert not init_weights.has_checkpoint(tmp_path)
 
 
 def test_rates_are_of_steps_that_were_done(tmp_path):
@@ -427,7 +427,7 @@ def test_every_metric_is_drawn_and_said():
     drawn = ['loss', 'lr', 'tokens_per_s', 'acc_new', 'bleu']
     assert [names for _, names in panels] == [(name,) for name in drawn]
     held_out = {'loss': 1.0, 'loss_sop': 0.5, 'anchors': 80.0, 'acc_new': 0.5, 'bleu': 0.25}
-    assert _summary(2, held_out) == 'step 2 held out: loss 1.000  acc_new 0.500  bleu 0.250'
+    assert _summary(2, held_out, Pretrain.metrics) == 'step 2 held out: loss 1.000  acc_new 0.500  bleu 0.250'
 
 
 def test_compiling_and_pauses_are_not_in_the_time_that_is_left(monkeypatch):
