@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         config=CONFIG.value,
         name=name,
         workdir=Path(WORKDIR.value or default_workdir(name)),
-        given=config_flags.get_override_values(flags.FLAGS['config']),
+        overrides=config_flags.get_override_values(flags.FLAGS['config']),
         systems=pretrain.SYSTEMS,
     )
     try:

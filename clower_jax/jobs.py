@@ -22,7 +22,7 @@ from clower_jax.training import finetune, init_state, loop
 from clower_jax.training.signals import StopSignal
 from clower_jax.training.source import resolve_source, with_trained_settings
 from clower_jax.utils import output_file
-from clower_jax.utils.settings import parts_of
+from clower_jax.utils.settings import training_configs
 from input_pipeline.datasets import files
 from input_pipeline.finetuning import classification, sentence_eval
 from input_pipeline.finetuning.data import prepare
@@ -46,7 +46,7 @@ class Job:
     name: str
     workdir: Path
     stop: StopSignal = dataclasses.field(default_factory=StopSignal)
-    given: Collection[str] = ()
+    overrides: Collection[str] = ()
     systems: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
@@ -55,7 +55,7 @@ def run(job: Job) -> str:
 
     Raises ValueError, OSError, FloatingPointError or ImportError, with a message for people.
     """
-    for config in parts_of(job.config):
+    for config in training_configs(job.config):
         init_state.check(config)
     return JOBS.get(job.config.task, fine_tuning)(job)
 
@@ -88,7 +88,7 @@ def pretraining(job: Job) -> str:
 def pretraining_results(config: ConfigDict, workdir: Path) -> dict:
     """How much a finished pre-training has read and skipped, and its corpus kept and dropped."""
     documents = batches.read_manifest(config.data.corpus)['documents']
-    dropped = {reason: found['count'] for reason, found in documents['dropped'].items()}
+    dropped = {reason: drop['count'] for reason, drop in documents['dropped'].items()}
     return {
         'steps': config.total_steps,
         'rows_read': config.total_steps * config.batch_size,
@@ -134,36 +134,42 @@ def tables(job: Job) -> str:
 def _model_of_grid(job: Job, model: str, folder: Path) -> dict | None:
     """What the fine-tuning configs take of a model of the grid, which may be trained for it in `folder`;
     None where that was stopped."""
-    name, _, given = model.partition('=')
-    if given:
-        return {'init_from': given}
-    one = copy.deepcopy(job.config.pretrain)
+    name, _, source = model.partition('=')
+    if source:
+        return {'init_from': source}
+    pretrain_config = copy.deepcopy(job.config.pretrain)
     if name == 'random':
-        resolved = batches.resolve(one, folder)
+        resolved = batches.resolve(pretrain_config, folder)
         vocab = folder / 'vocab.txt'
         folder.mkdir(parents=True, exist_ok=True)
         base = batches.vocabulary(resolved).tokens[: resolved.model.base_vocab_size]
         output_file.write_text(vocab, ''.join(f'{token}\n' for token in base))
         sizes = ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size', 'max_positions')
-        return {'data.vocab': str(vocab)} | {f'model.{size}': one.model[size] for size in sizes}
-    one.update_from_flattened_dict(job.systems.get(name, {}))
-    if finetune.latest_step(folder) < one.total_steps:
-        pretraining(dataclasses.replace(job, config=one, workdir=folder))
-    return {'init_from': str(folder)} if finetune.latest_step(folder) >= one.total_steps else None
+        return {'data.vocab': str(vocab)} | {f'model.{size}': pretrain_config.model[size] for size in sizes}
+    pretrain_config.update_from_flattened_dict(job.systems.get(name, {}))
+    if finetune.latest_step(folder) < pretrain_config.total_steps:
+        pretraining(dataclasses.replace(job, config=pretrain_config, workdir=folder))
+    return {'init_from': str(folder)} if finetune.latest_step(folder) >= pretrain_config.total_steps else None
 
 
 def similarity(job: Job) -> str:
     """The paper's Figure 3 (configs/similarity.py)."""
     config, workdir = job.config, job.workdir
-    found, about = {}, {}
+    distances, descriptions = {}, {}
     for name, folder in figure3.models(config).items():
-        its = batches.resolve(figure3.config_of(config, folder), folder)
-        vocabulary = batches.vocabulary(its)
+        run_config = batches.resolve(figure3.config_of(config, folder), folder)
+        vocabulary = batches.vocabulary(run_config)
         vocab_alignment.check_vocabulary(folder / 'vocab.txt', vocabulary.tokens, f'The run in {folder}')
-        found[name] = figure3.measure(its, folder, batches.batches(its, split='validation'), config.seed)
-        shares = word_lengths.two_character_share(its.data.corpus, vocabulary)
-        about[name] = {'workdir': str(folder), 'corpus': its.data.corpus, 'two_character_words': shares}
-    results = figure3.write(workdir, found, about)
+        distances[name] = figure3.measure(
+            run_config, folder, batches.batches(run_config, split='validation'), config.seed
+        )
+        shares = word_lengths.two_character_share(run_config.data.corpus, vocabulary)
+        descriptions[name] = {
+            'workdir': str(folder),
+            'corpus': run_config.data.corpus,
+            'two_character_words': shares,
+        }
+    results = figure3.write(workdir, distances, descriptions)
     return f'{figure3.describe(results)}\nFigure: {workdir}/similarity.png · {workdir}/similarity.json'
 
 
@@ -180,8 +186,8 @@ def probes(job: Job) -> str:
     for task in grid.listed(config.tasks):
         if task not in config.data:
             raise ValueError(f'tasks: {task!r} must be one of {", ".join(config.data)}')
-        its = classification.single_texts(ConfigDict({'mode': 'train', 'data': config.data[task]}))
-        texts[task] = its['train'], its['validation']
+        split = classification.single_texts(ConfigDict({'mode': 'train', 'data': config.data[task]}))
+        texts[task] = split['train'], split['validation']
     text = probe.run(config, workdir, texts)
     return f'{text}\nTable: {workdir}/probe.md · {workdir}/probe.json · figure: {workdir}/probe.png'
 
@@ -196,13 +202,13 @@ def vectors(job: Job) -> str:
     data = config.data
     if len(data.text_columns) == 1:
         data.text_columns = tuple(data.text_columns[0].split(','))
-    judged: Any = sentence_eval.judged(config)['test']  # of the one kind or the other
+    evaluation: Any = sentence_eval.judged(config)['test']  # of the one kind or the other
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
-    found = judged.judge(encoder.encode(judged.texts))
+    decoded = evaluation.judge(encoder.encode(evaluation.texts))
     workdir.mkdir(parents=True, exist_ok=True)
     with output_file.all_whole(workdir) as partial:
-        judged.write_predictions(partial, found)
-    scores = judged.score(found)
+        evaluation.write_predictions(partial, decoded)
+    scores = evaluation.score(decoded)
     results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
     output_file.write_json(workdir / 'results.json', results)
     lines = [f'{name} {value:.4f}' for name, value in scores.items()]
@@ -215,13 +221,13 @@ def fine_tuning(job: Job) -> str:
     if config.mode == 'train':
         config, results = finetuned(config, workdir, job.stop)
         return _after_fine_tuning(job.name, workdir, results, config)
-    config, vocabulary = resolve_source(with_trained_settings(config, workdir, job.given), workdir)
+    config, vocabulary = resolve_source(with_trained_settings(config, workdir, job.overrides), workdir)
     config, data = prepare(config, vocabulary)
     results = finetune.apply(config, workdir, data)
     lines = [
-        f'{split}: {", ".join(f"{name} {value:.4f}" for name, value in found.items())}'
-        for split, found in results.items()
-        if found  # no labels, no metrics
+        f'{split}: {", ".join(f"{name} {value:.4f}" for name, value in scores.items())}'
+        for split, scores in results.items()
+        if scores  # no labels, no metrics
     ]
     return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
 
@@ -240,20 +246,20 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
     seed = finetune.best_seed(config, results['per_seed'])
     model = finetune.seed_folder(workdir, seed, config.seeds)
     lines = [f'Curves: {model}/curves.png · results: {workdir}/results.json']
-    for split, found in results['mean'].items():
-        for which, metrics in found.items():
+    for split, by_time in results['mean'].items():
+        for which, metrics in by_time.items():
             spread = results['std'][split][which]
             shown = (
                 f'{name} {value:.4f}' + (f' ± {spread[name]:.4f}' if spread[name] is not None else '')
                 for name, value in metrics.items()
             )
             lines.append(f'{split}, {which}: {", ".join(shown)}')
-    for split, found in results.get('data', {}).items():  # of before there were counts
-        lines.append(f'{split}: {describe(found)}')
+    for split, counts in results.get('data', {}).items():  # of before there were counts
+        lines.append(f'{split}: {describe(counts)}')
     if skipped := sum(results.get('skipped_steps', {}).values()):
         lines.append(f'Steps skipped, for their gradient was not finite: {skipped:,}')
-    if worse := finetune.find_regressions(results, registry.from_config(config).metrics):
-        lines.append(f'Worse than before training: {"; ".join(worse)}')
+    if regressions := finetune.find_regressions(results, registry.from_config(config).metrics):
+        lines.append(f'Worse than before training: {"; ".join(regressions)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
     reason = export.export_obstacle(
         config.model.kind or 'bert', config.task, config.model.get('classify_from', 'pooler')
@@ -278,14 +284,14 @@ def _after_pretraining(job: Job, held_out: dict[str, float]) -> str:
             f'{held_out["acc_tcl"]:.1%} of the cases (chance: {1 / held_out["anchors"]:.1%}).'
         )
     if config.data.text == 'embedded' and not config.data.corpus:
-        what, data = 'your own text', "--config.data.text='my/*.txt' --workdir=runs/mine"
+        next_step, options = 'your own text', "--config.data.text='my/*.txt' --workdir=runs/mine"
     else:
-        what = 'another run from these weights'
+        next_step = 'another run from these weights'
         corpus = config.data.corpus or workdir / 'corpus'
-        data = f'--config.data.corpus={corpus} --config.init_from={workdir} --workdir=runs/next'
-        export_it = f'python -m clower_jax.convert export --checkpoint {workdir} --output {workdir}-hf'
-        text += f'\nTo use it elsewhere: {export_it}'
-    return f'{text}\nNext: {what}, python run.py --config={job.name} {data}'
+        options = f'--config.data.corpus={corpus} --config.init_from={workdir} --workdir=runs/next'
+        export_command = f'python -m clower_jax.convert export --checkpoint {workdir} --output {workdir}-hf'
+        text += f'\nTo use it elsewhere: {export_command}'
+    return f'{text}\nNext: {next_step}, python run.py --config={job.name} {options}'
 
 
 JOBS: dict[str, Callable[[Job], str]] = {  # of config.task; the others are fine-tuning

@@ -59,36 +59,36 @@ def config_of(config: ConfigDict, workdir: Path) -> ConfigDict:
     path = workdir / 'config.json'
     if not weight_sources.is_workdir(workdir) or not path.is_file():
         raise ValueError(f'{workdir} is no workdir of a pre-training run')
-    its = ConfigDict(folder_files.read_json(path))
-    kind = its.model.get('kind', 'clower')
-    if its.get('task', 'pretrain') != 'pretrain' or KINDS[kind].views != VIEWS:
+    run_config = ConfigDict(folder_files.read_json(path))
+    kind = run_config.model.get('kind', 'clower')
+    if run_config.get('task', 'pretrain') != 'pretrain' or KINDS[kind].views != VIEWS:
         raise ValueError(f'{workdir} has no word encoder, whose vectors could be compared')
-    its.model.kind = kind
+    run_config.model.kind = kind
     if config.data.corpus:
-        its.data.corpus = config.data.corpus
-    elif not Path(its.data.corpus, 'manifest.json').is_file() and (workdir / 'corpus').is_dir():
-        its.data.corpus = str(workdir / 'corpus')  # the workdir was moved
-    its.batch_size, its.dtype = config.batch_size, config.dtype
-    its.data.update(
+        run_config.data.corpus = config.data.corpus
+    elif not Path(run_config.data.corpus, 'manifest.json').is_file() and (workdir / 'corpus').is_dir():
+        run_config.data.corpus = str(workdir / 'corpus')  # the workdir was moved
+    run_config.batch_size, run_config.dtype = config.batch_size, config.dtype
+    run_config.data.update(
         char_length=0, word_length=0, pack=False, mask_rate=FEW_MASKS, text='',
         masking='words', explored_masks=1,
         max_anchors=config.data.max_anchors, max_anchor_length=0, eval_examples=config.data.eval_examples,
     )  # fmt: skip
-    its.loss.update(sop_on='none', contrast_on='token')
-    return its
+    run_config.loss.update(sop_on='none', contrast_on='token')
+    return run_config
 
 
 def measure(
-    its: ConfigDict, workdir: Path, batches: Iterable[dict[str, np.ndarray]], seed: int = 0
+    run_config: ConfigDict, workdir: Path, batches: Iterable[dict[str, np.ndarray]], seed: int = 0
 ) -> dict[str, Distances]:
     """For each of GROUPS, the distances of every word of `batches` from its characters, fp32 [N], by measure;
     and under its name + CONTROL those from the characters of another word of the batch, chosen at random.
 
-    `its`: a resolved `config_of`. A word that chance paired with itself has no control.
+    `run_config`: a resolved `config_of`. A word that chance paired with itself has no control.
 
     Raises ValueError where the batches hold no word.
     """
-    model = Pretrain.network(its)
+    model = Pretrain.network(run_config)
     with init_weights.open_checkpoints(workdir) as checkpoints:
         parts = ('embeddings/', 'coarse_embeddings/', *(f'{view}_encoder/' for view in VIEWS))
         paths = [path for path in checkpoints.param_shapes() if path.startswith(parts)]
@@ -108,27 +108,27 @@ def measure(
         return rows_at(word, batch['anchor_word_position']).astype('float32'), of_characters
 
     random = np.random.default_rng(seed)
-    found: dict[str, dict[str, list[np.ndarray]]] = {group: {} for group in GROUPS}
-    with jax.default_matmul_precision(precision.matmul_precision(its.dtype)):
+    by_group: dict[str, dict[str, list[np.ndarray]]] = {group: {} for group in GROUPS}
+    with jax.default_matmul_precision(precision.matmul_precision(run_config.dtype)):
         for batch in batches:
             real = batch['anchor_char_length'] > 0
             batch = batch | {f'{view}_ids': unmasked(batch, view) for view in VIEWS}
             words, chars = (np.asarray(x)[real] for x in vectors(params, batch))
             ids, length = batch['anchor_ids'][real], batch['anchor_char_length'][real]
             other = random.permutation(len(ids))
-            differs = ids != ids[other]
+            is_other_word = ids != ids[other]
             for group, chosen in (('2', length == 2), ('3+', length > 2)):
-                for name, mine, theirs in (
+                for name, rows, other_rows in (
                     ('', chosen, chosen),
-                    (CONTROL, chosen & differs, other[chosen & differs]),
+                    (CONTROL, chosen & is_other_word, other[chosen & is_other_word]),
                 ):
-                    for kind, values in distances(words[mine], chars[theirs]).items():
-                        found[group].setdefault(kind + name, []).append(values)
-    if not any(map(len, (part for values in found.values() for part in values.get('cosine', ())))):
-        raise ValueError(f'the held-out text of {its.data.corpus} has no word to measure')
+                    for measure_name, values in distances(words[rows], chars[other_rows]).items():
+                        by_group[group].setdefault(measure_name + name, []).append(values)
+    if not any(map(len, (part for values in by_group.values() for part in values.get('cosine', ())))):
+        raise ValueError(f'the held-out text of {run_config.data.corpus} has no word to measure')
     return {
         group: {name: np.concatenate(parts) for name, parts in values.items()}
-        for group, values in found.items()
+        for group, values in by_group.items()
     }
 
 
@@ -157,7 +157,9 @@ def summary(values: np.ndarray) -> dict[str, float | int | None]:
 
 
 def write(
-    workdir: str | Path, found: Mapping[str, dict[str, Distances]], about: Mapping[str, dict[str, Any]]
+    workdir: str | Path,
+    distances_by_model: Mapping[str, dict[str, Distances]],
+    about: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Writes similarity.json and similarity.png; returns what is in the former: for each model what `about`
     says of it (its `corpus`, and what `word_lengths.two_character_share` found there, as
@@ -172,10 +174,10 @@ def write(
                 for group, measures in groups.items()
             },
         }
-        for model, groups in found.items()
+        for model, groups in distances_by_model.items()
     }
     output_file.write_json(folder / 'similarity.json', results)
-    draw(found, folder / 'similarity.png')
+    draw(distances_by_model, folder / 'similarity.png')
     return results
 
 
@@ -193,39 +195,39 @@ def describe(results: Mapping[str, dict[str, Any]]) -> str:
             lines.append(f'{model}, {measures["cosine"]["count"]:,} words of {title}: {", ".join(shown)}')
     shares = {about['corpus']: about['two_character_words'] for about in results.values()}
     for corpus, share in shares.items():
-        of_words = ' and '.join(
+        shares_text = ' and '.join(
             f'{share[of]:.1%} of the {what}'
             for of, what in (('corpus', 'running words'), ('vocabulary', 'words in the vocabulary'))
             if share[of] is not None
         )
         lines.append(
-            f'{corpus}, of Chinese words longer than one character two have {of_words} '
+            f'{corpus}, of Chinese words longer than one character two have {shares_text} '
             f"(the paper's corpus: {PAPER_SHARE:.1%})"
         )
     return '\n'.join(lines)
 
 
-def draw(found: Mapping[str, dict[str, Distances]], path: str | Path) -> None:
+def draw(distances_by_model: Mapping[str, dict[str, Distances]], path: str | Path) -> None:
     """As in the paper, words of two characters on top, longer ones below; beside each other the measures. A
     box for each model, filled for the words' own characters, hollow for another word's. Boxes are quartiles,
     whiskers the 5th and the 95th percentile."""
-    names = figures.drawable([*found], path)
-    wheel = plt.rcParams['axes.prop_cycle'].by_key()['color']
-    colors = [wheel[at % len(wheel)] for at in range(len(found))]
-    width = max(4.4, 2.4 + 1.1 * len(found))  # of a panel, whose title wants the former
+    names = figures.drawable([*distances_by_model], path)
+    color_cycle = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    colors = [color_cycle[position % len(color_cycle)] for position in range(len(distances_by_model))]
+    width = max(4.4, 2.4 + 1.1 * len(distances_by_model))  # of a panel, whose title wants the former
     figure, axes = plt.subplots(
         len(GROUPS), len(MEASURES), sharex=True, sharey='col', figsize=(width * len(MEASURES), 6.4)
     )
-    for row, (group, of_words) in zip(axes, GROUPS.items()):
+    for row, (group, group_title) in zip(axes, GROUPS.items()):
         for axis, (measure, title) in zip(row, MEASURES.items()):
-            for at, (model, color) in enumerate(zip(found, colors)):
-                for name, place, filled in (
-                    (measure, at - 0.19, True),
-                    (measure + CONTROL, at + 0.19, False),
+            for position, (model, color) in enumerate(zip(distances_by_model, colors)):
+                for name, box_position, filled in (
+                    (measure, position - 0.19, True),
+                    (measure + CONTROL, position + 0.19, False),
                 ):
                     axis.boxplot(
-                        found[model][group][name],
-                        positions=[place],
+                        distances_by_model[model][group][name],
+                        positions=[box_position],
                         widths=0.3,
                         whis=(5, 95),
                         showfliers=False,
@@ -236,9 +238,9 @@ def draw(found: Mapping[str, dict[str, Distances]], path: str | Path) -> None:
                         capprops={'color': color},
                         manage_ticks=False,
                     )
-            axis.set_title(f'{title}, words of {of_words}', fontsize=10)
-            axis.set_xticks(range(len(found)), names, fontsize=9)
-            axis.set_xlim(-0.5, len(found) - 0.5)
+            axis.set_title(f'{title}, words of {group_title}', fontsize=10)
+            axis.set_xticks(range(len(distances_by_model)), names, fontsize=9)
+            axis.set_xlim(-0.5, len(distances_by_model) - 0.5)
             axis.grid(axis='y', alpha=0.25)
     handles = [
         Patch(facecolor='gray', edgecolor='gray', label='its own characters'),

@@ -55,27 +55,27 @@ def run(
         raise ValueError(
             f'models={config.models!r} must name reference={config.reference!r}, and each model once'
         )
-    config = _with_like_poolers(config)
+    config = _with_new_poolers(config)
     workdir.mkdir(parents=True, exist_ok=True)
     grid: Grid = {}
     text = ''
-    for number, (model, name) in enumerate(zip(models, names)):
+    for model_number, (model, name) in enumerate(zip(models, names)):
         changes = None
-        for place, task in enumerate(tasks):
+        for task_number, task in enumerate(tasks):
             folder = workdir / 'cells' / name / task
             settings = _settings(config, model, task)
-            results = _done(folder, settings)
+            results = _finished_cell(folder, settings)
             if results is None:
-                cell = number * len(tasks) + place + 1
+                cell = model_number * len(tasks) + task_number + 1
                 log.info('Cell %d of %d: %s, %s', cell, len(models) * len(tasks), name, task)
                 changes = prepare(model, workdir / 'models' / name) if changes is None else changes
                 if changes is None:
                     return text
                 folder.mkdir(parents=True, exist_ok=True)
                 output_file.write_json(folder / SETTINGS, settings)
-                one = copy.deepcopy(config.finetune[task])
-                one.update_from_flattened_dict({'seeds': config.seeds, **changes})
-                results = finetune(one, folder)
+                cell_config = copy.deepcopy(config.finetune[task])
+                cell_config.update_from_flattened_dict({'seeds': config.seeds, **changes})
+                results = finetune(cell_config, folder)
                 if not results:
                     return text
             grid |= {(name, column): cell for column, cell in read_cells(task, results).items()}
@@ -95,26 +95,28 @@ def name_of(model: str) -> str:
     return RELEASED.get(name, name) if given else name
 
 
-def _with_like_poolers(config: ConfigDict) -> ConfigDict:
+def _with_new_poolers(config: ConfigDict) -> ConfigDict:
     """A copy in which no classifier starts from a pooler that its system happens to have."""
     config = copy.deepcopy(config)
-    read = [one.model for one in config.finetune.values() if 'classify_from' in one.get('model', {})]
-    for model in read:
+    classifiers = [job.model for job in config.finetune.values() if 'classify_from' in job.get('model', {})]
+    for model in classifiers:
         model.new_pooler = model.classify_from == 'pooler'
-    if any(model.new_pooler for model in read):
+    if any(model.new_pooler for model in classifiers):
         log.info('Classes are told from the pooler, which is drawn anew for every model')
     return config
 
 
 def _settings(config: ConfigDict, model: str, task: str) -> dict[str, Any]:
     """What decides a cell, as JSON has it."""
-    named = '=' in model  # a model that is there already, however it was trained
-    parts = {'finetune': config.finetune[task]} | ({} if named else {'pretrain': config.get('pretrain', {})})
-    found = {name: json.loads(ConfigDict(part).to_json()) for name, part in parts.items()}
-    return found | {'model': model, 'seeds': config.seeds}
+    is_pretrained = '=' in model  # a model that is there already, however it was trained
+    parts = {'finetune': config.finetune[task]} | (
+        {} if is_pretrained else {'pretrain': config.get('pretrain', {})}
+    )
+    sections = {name: json.loads(ConfigDict(part).to_json()) for name, part in parts.items()}
+    return sections | {'model': model, 'seeds': config.seeds}
 
 
-def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
+def _finished_cell(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
     """The results of a cell that was finished with these settings; None where it has yet to be.
 
     Raises ValueError where it was made, or begun, with others: a table would compare what is not alike.
@@ -122,13 +124,16 @@ def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
     path = folder / SETTINGS
     if not path.is_file():
         return None
-    now = utils_settings.flatten(settings)
+    current_settings = utils_settings.flatten(settings)
     # A setting that there was not yet is of no account, unless it is another than what was done without it.
-    then = {key: init_state.LEGACY_DEFAULTS.get(key.partition('.')[2], value) for key, value in now.items()}
-    then |= utils_settings.flatten(folder_files.read_json(path))
-    keys = [key for key in sorted(then) if then[key] != now.get(key)]
+    saved_settings = {
+        key: init_state.LEGACY_DEFAULTS.get(key.partition('.')[2], value)
+        for key, value in current_settings.items()
+    }
+    saved_settings |= utils_settings.flatten(folder_files.read_json(path))
+    keys = [key for key in sorted(saved_settings) if saved_settings[key] != current_settings.get(key)]
     if keys:
-        changed = ', '.join(f'{key}: {then[key]} → {now.get(key)}' for key in keys)
+        changed = ', '.join(f'{key}: {saved_settings[key]} → {current_settings.get(key)}' for key in keys)
         raise ValueError(
             f'{folder} was made with other settings ({changed}): give another '
             '--workdir, or the settings that it was made with; or remove it, and it is made anew'
@@ -140,9 +145,9 @@ def _done(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] | None:
 def read_cells(task: str, results: Mapping[str, Any]) -> dict[str, Cell]:
     """By column, what a fine-tuning run's results.json has of its best parameters, on every split."""
     per_seed = results['per_seed']
-    seeds = tuple(one['seed'] for one in per_seed)
+    seeds = tuple(result['seed'] for result in per_seed)
     return {
-        column: Cell(seeds, tuple(factor * one[split]['best'][metric] for one in per_seed))
+        column: Cell(seeds, tuple(factor * result[split]['best'][metric] for result in per_seed))
         for split in SPLITS
         if split in per_seed[0]
         for column, (metric, factor) in columns_of(task, split).items()

@@ -55,8 +55,8 @@ def logistic(
     x_mean = x.mean(axis=0)
     x -= x_mean
     values, vectors = np.linalg.eigh(x.T @ x / size)
-    spanned = values > 1e-12 * values[-1]  # elsewhere the weights are 0
-    values, vectors = values[spanned], vectors[:, spanned]
+    nonzero = values > 1e-12 * values[-1]  # elsewhere the weights are 0
+    values, vectors = values[nonzero], vectors[:, nonzero]
     x = x @ vectors
     rows = np.arange(size)
     weights, intercept = np.zeros((x.shape[1], num_classes)), np.zeros(num_classes)
@@ -77,11 +77,11 @@ def logistic(
             return value, np.concatenate([by_weights, excess.mean(axis=0, keepdims=True)]).ravel()
 
         start = np.concatenate([weights / scale, intercept[None]]).ravel()
-        found = minimize(loss, start, jac=True, method='L-BFGS-B', options={'maxiter': 500, 'gtol': 1e-4})
-        scaled, (intercept,) = np.split(found.x.reshape(-1, num_classes), [-1])
+        solution = minimize(loss, start, jac=True, method='L-BFGS-B', options={'maxiter': 500, 'gtol': 1e-4})
+        scaled, (intercept,) = np.split(solution.x.reshape(-1, num_classes), [-1])
         weights = scaled * scale
-        whole = vectors @ weights
-        yield whole, intercept - x_mean @ whole
+        full_weights = vectors @ weights
+        yield full_weights, intercept - x_mean @ full_weights
 
 
 PROBES: Mapping[str, Fit] = MappingProxyType({'ridge': ridge, 'logistic': logistic})
@@ -112,9 +112,9 @@ def choose(
     x, to_select, to_report = ((rows - mean) / deviation for rows in (train[0], selection[0], reported))
     best = -1.0
     for penalty, (weights, intercept) in zip(penalties, fit(x, labels, len(classes), penalties)):
-        right = (classes[(to_select @ weights + intercept).argmax(axis=1)] == selection[1]).mean()
-        if right > best:
-            best, chosen = right, (penalty, weights, intercept)
+        accuracy = (classes[(to_select @ weights + intercept).argmax(axis=1)] == selection[1]).mean()
+        if accuracy > best:
+            best, chosen = accuracy, (penalty, weights, intercept)
     penalty, weights, intercept = chosen
     return Chosen(penalty, classes[(to_report @ weights + intercept).argmax(axis=1)])
 

@@ -52,7 +52,7 @@ def models(config: ConfigDict) -> Folders:
 
     Raises ValueError where there is none, one lacks its name or is no encoder, or the reference is unknown.
     """
-    found: Folders = {}
+    folders: Folders = {}
     for entry in config.models.split(','):
         name, _, folder = entry.strip().partition('=')
         if not name or not folder:
@@ -61,10 +61,10 @@ def models(config: ConfigDict) -> Folders:
                 'workdir each'
             )
         weight_sources.source_info(folder)
-        found.setdefault(name, []).append(folder)
-    if config.reference and config.reference not in found:
-        raise ValueError(f'reference={config.reference!r} must be one of {", ".join(found)}')
-    return found
+        folders.setdefault(name, []).append(folder)
+    if config.reference and config.reference not in folders:
+        raise ValueError(f'reference={config.reference!r} must be one of {", ".join(folders)}')
+    return folders
 
 
 def choose_rows(config: ConfigDict, train: Texts, reported: Texts) -> Rows:
@@ -92,11 +92,11 @@ def choose_rows(config: ConfigDict, train: Texts, reported: Texts) -> Rows:
     sizes = sorted({min(size, len(pool)) for size in config.train_sizes})
     draws = {size: shuffled[:, :size] if size < len(pool) else shuffled[:1] for size in sizes}
     kept = np.sort(random.permutation(len(reported[0]))[: config.eval_rows or None])
-    return Rows(_at(train, pool), _at(train, selection), _at(reported, kept), draws)
+    return Rows(_take(train, pool), _take(train, selection), _take(reported, kept), draws)
 
 
-def _at(texts: Texts, places: np.ndarray) -> Texts:
-    return [texts[0][place] for place in places], texts[1][places]
+def _take(texts: Texts, indices: np.ndarray) -> Texts:
+    return [texts[0][place] for place in indices], texts[1][indices]
 
 
 def measure(encoder: Encoder, rows: Rows) -> Cells:
@@ -115,8 +115,8 @@ def measure(encoder: Encoder, rows: Rows) -> Cells:
                     )
                     for draw in draws
                 ]
-                right = np.stack([one.predicted for one in chosen]) == rows.reported[1]
-                cells[vector, probe, size] = Cell(right, np.array([one.penalty for one in chosen]))
+                right = np.stack([choice.predicted for choice in chosen]) == rows.reported[1]
+                cells[vector, probe, size] = Cell(right, np.array([choice.penalty for choice in chosen]))
     return cells
 
 
@@ -150,16 +150,16 @@ def _cells(config: ConfigDict, path: Path, task: str, folder: str, rows: Rows) -
     """What is in `path`, else measured and written to it."""
     settings = {key: config[key] for key in ('draws', 'selection_rows', 'eval_rows', 'seed', 'dtype')}
     settings |= {'train_sizes': list(rows.draws), 'folder': folder, 'data': config.data[task].to_dict()}
-    made_with = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    settings_json = json.dumps(settings, sort_keys=True, ensure_ascii=False)
     if path.is_file():
-        with np.load(path) as found:
-            if str(found['settings']) != made_with:
+        with np.load(path) as saved:
+            if str(saved['settings']) != settings_json:
                 raise ValueError(
-                    f'{path} was measured with other settings: {found["settings"]}; give another --workdir'
+                    f'{path} was measured with other settings: {saved["settings"]}; give another --workdir'
                 )
             return {
                 (vector, probe, size): Cell(
-                    *(found[f'{vector} {probe} {size} {field}'] for field in Cell._fields)
+                    *(saved[f'{vector} {probe} {size} {field}'] for field in Cell._fields)
                 )
                 for vector in VECTORS
                 for probe in PROBES
@@ -175,19 +175,21 @@ def _cells(config: ConfigDict, path: Path, task: str, folder: str, rows: Rows) -
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with output_file.whole(path) as partial:
-        np.savez_compressed(partial, settings=np.array(made_with), **arrays)
+        np.savez_compressed(partial, settings=np.array(settings_json), **arrays)
     return cells
 
 
-def compare(config: ConfigDict, found: Mapping[str, Sequence[Cells]]) -> list[dict[str, Any]]:
+def compare(config: ConfigDict, cells_by_model: Mapping[str, Sequence[Cells]]) -> list[dict[str, Any]]:
     """A task's results, one for each vector, probe, number of labels and model: `accuracy`, the mean over
     draws and seeds, with its bootstrap `interval`; `seeds`, the accuracy of each; `penalties`, those chosen,
     by seed and draw; and, but for the reference, `difference` from it with a paired interval. Intervals are
     of the reported rows alone, drawn anew: neither the draws of labels nor the pre-training seeds are."""
-    reference = config.reference or next(iter(found))
+    reference = config.reference or next(iter(cells_by_model))
     results = []
-    for vector, probe, size in next(iter(found.values()))[0]:
-        cells = {name: [cells[vector, probe, size] for cells in seeds] for name, seeds in found.items()}
+    for vector, probe, size in next(iter(cells_by_model.values()))[0]:
+        cells = {
+            name: [cells[vector, probe, size] for cells in seeds] for name, seeds in cells_by_model.items()
+        }
         rows = {
             name: np.mean([cell.right.mean(axis=0) for cell in seeds], axis=0)
             for name, seeds in cells.items()
@@ -217,14 +219,14 @@ def write(
     """Writes probe.md, probe.json and probe.png of what is done; returns the first."""
     keys = ('models', 'reference', 'draws', 'seed', 'resamples', 'dtype')
     results: dict[str, Any] = {'settings': {key: config[key] for key in keys}, 'tasks': {}}
-    for task, found in done.items():
+    for task, cells_by_model in done.items():
         reported = rows[task].reported[1]
         results['tasks'][task] = {
             'rows': {part: len(getattr(rows[task], part)[1]) for part in ('train', 'selection', 'reported')},
             'draws': {size: len(draws) for size, draws in rows[task].draws.items()},
             'max_length': config.data[task].max_length,
             'largest_class': float(np.bincount(reported).max() / len(reported)),
-            'results': compare(config, found),
+            'results': compare(config, cells_by_model),
         }
     workdir.mkdir(parents=True, exist_ok=True)
     output_file.write_json(workdir / 'probe.json', results)
@@ -278,16 +280,16 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         squeeze=False,
         sharey='row',
     )
-    for across, (task, about) in zip(axes, tasks.items()):
-        for axis, (vector, title) in zip(across, VECTORS.items()):
-            for at, (name, color) in enumerate(colors.items()):
+    for axes_row, (task, about) in zip(axes, tasks.items()):
+        for axis, (vector, title) in zip(axes_row, VECTORS.items()):
+            for position, (name, color) in enumerate(colors.items()):
                 for probe, style in zip(PROBES, ('--', '-')):
                     key = (name, vector, probe)
                     points = [x for x in about['results'] if (x['model'], x['vector'], x['probe']) == key]
                     if not points:  # not measured yet
                         continue
                     # Models stand a little beside each other, so that their bars can be told apart.
-                    labels = [x['labels'] * 1.05 ** (at - len(colors) / 2) for x in points]
+                    labels = [x['labels'] * 1.05 ** (position - len(colors) / 2) for x in points]
                     means = np.array([100 * x['accuracy'] for x in points])
                     if style == '--':
                         axis.plot(labels, means, style, color=color, lw=0.9, alpha=0.7)
@@ -300,7 +302,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             axis.set_xscale('log')
             axis.set_title(f'{task}, {title}', fontsize=10)
             axis.grid(alpha=0.25)
-        across[0].set_ylabel('accuracy, %')
+        axes_row[0].set_ylabel('accuracy, %')
     for axis in axes[-1]:
         axis.set_xlabel('labels (solid: logistic regression, dashed: ridge)', fontsize=9)
     handles, titles = axes[0][0].get_legend_handles_labels()

@@ -15,11 +15,11 @@ def ridge(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> list[tupl
     z, target = (x - mean) / scale, y.mean(axis=0)
     values, vectors = np.linalg.eigh(z.T @ z)
     projected = vectors.T @ (z.T @ (y - target))
-    found = []
+    solutions = []
     for penalty in penalties:
         weights = vectors @ (projected / (values + penalty * len(x))[:, None]) / scale[:, None]
-        found.append((weights, target - mean @ weights))
-    return found
+        solutions.append((weights, target - mean @ weights))
+    return solutions
 
 
 def held_out_errors(
@@ -74,11 +74,11 @@ def bootstrap(
     """
     count = len(items[0])
     random = np.random.default_rng(seed)
-    found = np.empty(samples)
+    values_drawn = np.empty(samples)
     for number in range(samples):
         drawn = random.integers(count, size=count)
-        found[number] = statistic(*(values[drawn] for values in items))
-    return found
+        values_drawn[number] = statistic(*(values[drawn] for values in items))
+    return values_drawn
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

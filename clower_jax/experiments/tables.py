@@ -26,7 +26,7 @@ MEASURES = {
 ABLATIONS = (5, 6)  # tables of ablations, which have their own rows alone
 FIGURE = (5, ('cmrc dev EM', 'drcd test EM'))  # figure 2: this table's columns, and these
 # One system under two names: what the paper calls w/o tcl & scl is its MM-BERT-sop.
-SAME = {'no_contrast': 'mm_bert_sop', 'mm_bert_sop': 'no_contrast'}
+ALIASES = {'no_contrast': 'mm_bert_sop', 'mm_bert_sop': 'no_contrast'}
 OWN_NAMES = {'macbert': 'MacBERT, re-trained'}  # the paper's is the released model
 MISSING = '—'
 
@@ -74,13 +74,13 @@ class Paper(NamedTuple):
 
 def read_paper() -> Paper:
     """The figures that come with the package."""
-    found = json.loads(PAPER.read_text(encoding='utf-8'))
+    paper = json.loads(PAPER.read_text(encoding='utf-8'))
     tables = []
-    for one in found['tables']:
-        rows = {model: dict(zip(one['columns'], row)) for model, row in one['rows'].items()}
-        tables.append(Table(one['number'], one['title'], one['columns'], rows))
-    contradictions = [(one['tables'], one['text']) for one in found['contradictions']]
-    return Paper(found['source'], found['models'], found['tasks'], tables, contradictions)
+    for entry in paper['tables']:
+        rows = {model: dict(zip(entry['columns'], row)) for model, row in entry['rows'].items()}
+        tables.append(Table(entry['number'], entry['title'], entry['columns'], rows))
+    contradictions = [(entry['tables'], entry['text']) for entry in paper['contradictions']]
+    return Paper(paper['source'], paper['models'], paper['tasks'], tables, contradictions)
 
 
 def read_numbers(path: str, tasks: Sequence[str]) -> Numbers:
@@ -93,17 +93,17 @@ def read_numbers(path: str, tasks: Sequence[str]) -> Numbers:
     """
     if not path:
         return {}
-    short = {task: f'{task} test' for task in tasks}
+    full_names = {task: f'{task} test' for task in tasks}
     for table in read_paper().tables:
         for column in table.columns:  # dev stands before test
             task, _, measure = (*column.split(), '', '')[:3]
-            short[task if measure in ('', 'F1') else f'{task} {measure}'] = column
+            full_names[task if measure in ('', 'F1') else f'{task} {measure}'] = column
     known = {column for task in tasks for split in SPLITS for column in columns_of(task, split)}
     try:
-        found = json.loads(Path(path).read_text(encoding='utf-8'))
+        by_model = json.loads(Path(path).read_text(encoding='utf-8'))
         numbers = {
-            model: {short.get(column, column): float(value) for column, value in row.items()}
-            for model, row in found.items()
+            model: {full_names.get(column, column): float(value) for column, value in row.items()}
+            for model, row in by_model.items()
         }
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -137,17 +137,17 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
     return float(stats.ttest_rel(a, b).pvalue)
 
 
-def cell(grid: Grid, model: str, column: str) -> Cell | None:
+def find_cell(grid: Grid, model: str, column: str) -> Cell | None:
     """A system that has two names may stand in the grid under either."""
-    return grid.get((model, column)) or grid.get((SAME.get(model, model), column))
+    return grid.get((model, column)) or grid.get((ALIASES.get(model, model), column))
 
 
 def average(grid: Grid, model: str, columns: Sequence[str]) -> Cell | None:
     """A model's mean over the columns, seed by seed; None unless it has them all, with the same seeds."""
-    cells = [found for column in columns if (found := cell(grid, model, column))]
-    if len(cells) < len(columns) or len({one.seeds for one in cells}) != 1:
+    cells = [cell for column in columns if (cell := find_cell(grid, model, column))]
+    if len(cells) < len(columns) or len({cell.seeds for cell in cells}) != 1:
         return None
-    return Cell(cells[0].seeds, tuple(np.mean([one.values for one in cells], axis=0).tolist()))
+    return Cell(cells[0].seeds, tuple(np.mean([cell.values for cell in cells], axis=0).tolist()))
 
 
 def write(
@@ -174,40 +174,40 @@ def write(
         f'missing where one is. {paper.models["no_contrast"]} is {paper.models["mm_bert_sop"]}.\n\n'
         f'The figures in brackets: {paper.source}'
     ]
-    others = [model for model in models if not any(model in table.rows for table in paper.tables)]
-    left = dict.fromkeys(grid)  # of the cells, what no table has shown
+    other_models = [model for model in models if not any(model in table.rows for table in paper.tables)]
+    unshown = dict.fromkeys(grid)  # of the cells, what no table has shown
     for table in paper.tables:
-        rows = [*table.rows, *(others if table.number not in ABLATIONS else ())]
-        in_grid = [row for row in rows if row in models or SAME.get(row) in models]
-        covered = any(column.split()[0] in tasks for column in table.columns)
-        if covered and (len(in_grid) > 1 or table.number not in ABLATIONS):
+        rows = [*table.rows, *(other_models if table.number not in ABLATIONS else ())]
+        in_grid = [row for row in rows if row in models or ALIASES.get(row) in models]
+        is_covered = any(column.split()[0] in tasks for column in table.columns)
+        if is_covered and (len(in_grid) > 1 or table.number not in ABLATIONS):
             shown = _table(grid, table, rows, reference, numbers, paper)
             notes = [text for about, text in paper.contradictions if table.number in about]
             parts.append('\n\n'.join([f'## Table {table.number}. {table.title}', shown, *notes]))
-            for model, column in [key for key in left if key[1] in table.columns]:
-                if model in rows or SAME.get(model) in rows:
-                    del left[model, column]
-    columns = list(dict.fromkeys(column for _, column in left))
-    own = [column for column in columns if column.split()[0] not in paper.tasks]
-    beside = [column for column in columns if column not in own]
-    for title, columns in (('Not in the paper', own), ("Not in the paper's tables", beside)):
+            for model, column in [key for key in unshown if key[1] in table.columns]:
+                if model in rows or ALIASES.get(model) in rows:
+                    del unshown[model, column]
+    columns = list(dict.fromkeys(column for _, column in unshown))
+    own_columns = [column for column in columns if column.split()[0] not in paper.tasks]
+    other_columns = [column for column in columns if column not in own_columns]
+    for title, columns in (('Not in the paper', own_columns), ("Not in the paper's tables", other_columns)):
         if columns:
             shown = _table(grid, Table(0, '', columns, {}), models, reference, numbers, paper)
             parts.append(f'## {title}\n\n{shown}')
     text = '\n\n'.join(parts) + '\n'
     output_file.write_text(folder / 'tables.md', text)
-    cells = [_as_json(model, column, one, paper) for (model, column), one in grid.items()]
+    cells = [_as_json(model, column, cell, paper) for (model, column), cell in grid.items()]
     output_file.write_json(folder / 'tables.json', cells)
     draw(grid, paper, folder / 'figure2.png')
     return text
 
 
-def _as_json(model: str, column: str, found: Cell, paper: Paper) -> dict[str, Any]:
+def _as_json(model: str, column: str, cell: Cell, paper: Paper) -> dict[str, Any]:
     task, split, measure = (*column.split(), '')[:3]
     printed = (table.rows.get(model, {}).get(column) for table in paper.tables)
     return {
-        'model': model, 'task': task, 'split': split, 'measure': measure or 'accuracy', 'seeds': found.seeds,
-        'values': found.values, 'paper': next((x for x in printed if x is not None), None),
+        'model': model, 'task': task, 'split': split, 'measure': measure or 'accuracy', 'seeds': cell.seeds,
+        'values': cell.values, 'paper': next((x for x in printed if x is not None), None),
     }  # fmt: skip
 
 
@@ -215,22 +215,24 @@ def _table(
     grid: Grid, table: Table, rows: Sequence[str], reference: str, numbers: Numbers, paper: Paper
 ) -> str:
     """Markdown: a row a model, a column each of the table's."""
-    own = [column for column in table.columns if column != AVERAGE]
+    own_columns = [column for column in table.columns if column != AVERAGE]
     lines = [['model', *(_heading(column, paper) for column in table.columns)]]
     lines.append(['---'] * len(lines[0]))
     by_column = {}
     for column in table.columns:
-        found = {
-            row: average(grid, row, own) if column == AVERAGE else cell(grid, row, column)
+        cells_by_row = {
+            row: average(grid, row, own_columns) if column == AVERAGE else find_cell(grid, row, column)
             for row in (*rows, reference)
         }
-        by_column[column] = {row: one for row, one in found.items() if one}
+        by_column[column] = {row: cell for row, cell in cells_by_row.items() if cell}
     for row in rows:
         printed = table.rows.get(row, {}) | numbers.get(row, {})
         if row in numbers and AVERAGE in table.columns:  # of what is printed now, not of what was
-            printed[AVERAGE] = statistics.fmean(printed.get(column, math.nan) for column in own)
+            printed[AVERAGE] = statistics.fmean(printed.get(column, math.nan) for column in own_columns)
         name = paper.models.get(row) or OWN_NAMES.get(row, row)
-        cells = [_shown(found, rows, row, reference, printed.get(name)) for name, found in by_column.items()]
+        cells = [
+            _shown(by_row, rows, row, reference, printed.get(column)) for column, by_row in by_column.items()
+        ]
         lines.append([name, *cells])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -247,12 +249,12 @@ def _shown(
     """'**56.00 ± 1.41** (p 0.205) [67.15]', of it what there is."""
     parts = []
     if row in cells:
-        one = cells[row]
-        text = f'{one.mean:.2f}' + (f' ± {one.deviation:.2f}' if len(one.values) > 1 else '')
+        own_cell = cells[row]
+        text = f'{own_cell.mean:.2f}' + (f' ± {own_cell.deviation:.2f}' if len(own_cell.values) > 1 else '')
         best = max(cells[other].mean for other in rows if other in cells)
-        parts.append(f'**{text}**' if one.mean == best else text)
-        if reference in cells and row != reference and cells[reference].seeds == one.seeds:
-            p = paired_p(one.values, cells[reference].values)
+        parts.append(f'**{text}**' if own_cell.mean == best else text)
+        if reference in cells and row != reference and cells[reference].seeds == own_cell.seeds:
+            p = paired_p(own_cell.values, cells[reference].values)
             parts += [] if math.isnan(p) else [f'(p {p:.3f})']
     if printed is not None and not math.isnan(printed):
         parts += [] if parts else [MISSING]
@@ -263,7 +265,7 @@ def _shown(
 def draw(grid: Grid, paper: Paper, path: Path) -> None:
     """Figure 2: the ablations, for each task that the grid has; accuracy, or exact match. Our mean with its
     deviation and its seeds as dots, and hollow the paper's figure. Without an ablation there is no file."""
-    number, more = FIGURE
+    number, more_columns = FIGURE
     printed: Numbers = {}
     for table in paper.tables:
         for model, row in table.rows.items() if table.number in ABLATIONS else ():
@@ -271,25 +273,27 @@ def draw(grid: Grid, paper: Paper, path: Path) -> None:
     columns = [column for table in paper.tables if table.number == number for column in table.columns]
     panels = [
         column
-        for column in (*columns, *more)
-        if column != AVERAGE and any(cell(grid, model, column) for model in printed)
+        for column in (*columns, *more_columns)
+        if column != AVERAGE and any(find_cell(grid, model, column) for model in printed)
     ]
-    ablated = [model for model in printed if any(cell(grid, model, column) for column in panels)]
+    ablated = [model for model in printed if any(find_cell(grid, model, column) for column in panels)]
     if len(ablated) < 2:
         path.unlink(missing_ok=True)
         return
-    across = min(5, len(panels))
-    down = math.ceil(len(panels) / across)
-    figure, axes = plt.subplots(down, across, figsize=(3.0 * across, 3.4 * down), squeeze=False)
+    num_columns = min(5, len(panels))
+    num_rows = math.ceil(len(panels) / num_columns)
+    figure, axes = plt.subplots(
+        num_rows, num_columns, figsize=(3.0 * num_columns, 3.4 * num_rows), squeeze=False
+    )
     colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
     for axis, column in zip(axes.flat, panels):
-        for place, model in enumerate(printed):
-            color, found = colors[place], cell(grid, model, column)
-            axis.plot(place + 0.2, printed[model][column], 'D', ms=6, mfc='none', color=color)
-            if found:
-                deviation = found.deviation if len(found.values) > 1 else 0.0
-                axis.errorbar(place, found.mean, deviation, fmt='s', ms=7, capsize=4, color=color)
-                axis.plot([place] * len(found.values), found.values, '.', color='black', alpha=0.5)
+        for position, model in enumerate(printed):
+            color, cell = colors[position], find_cell(grid, model, column)
+            axis.plot(position + 0.2, printed[model][column], 'D', ms=6, mfc='none', color=color)
+            if cell:
+                deviation = cell.deviation if len(cell.values) > 1 else 0.0
+                axis.errorbar(position, cell.mean, deviation, fmt='s', ms=7, capsize=4, color=color)
+                axis.plot([position] * len(cell.values), cell.values, '.', color='black', alpha=0.5)
         names = [paper.models[model] for model in printed]
         axis.set_xticks(range(len(names)), names, rotation=30, ha='right', fontsize=8)
         axis.set_xlim(-0.6, len(names) - 0.4)  # no marker is cut off at the edge

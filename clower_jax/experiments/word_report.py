@@ -83,11 +83,11 @@ def _cell(value: float, interval: Sequence[float], sign: str = '') -> str:
     return f'{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]'
 
 
-def _difference(found: Mapping[str, Any], both: Iterable[Mapping[str, Any]]) -> str:
-    low, high = found['interval']
+def _difference(figure_difference: Mapping[str, Any], both: Iterable[Mapping[str, Any]]) -> str:
+    low, high = figure_difference['interval']
     scatter = max(max(figure['seeds']) - min(figure['seeds']) for figure in both)
-    cell = _cell(found['difference'], found['interval'], '+')
-    return f'**{cell}**' if (low > 0 or high < 0) and abs(found['difference']) > scatter else cell
+    cell = _cell(figure_difference['difference'], figure_difference['interval'], '+')
+    return f'**{cell}**' if (low > 0 or high < 0) and abs(figure_difference['difference']) > scatter else cell
 
 
 def draw(systems: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Path) -> None:
@@ -99,38 +99,42 @@ def draw(systems: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Pat
         if not name.startswith('recall'):
             panels.setdefault(', '.join(items), {})[kind] = name
     names = figures.drawable([*systems], path)
-    across = min(COLUMNS, len(panels))
-    down = -(-len(panels) // across)
+    num_columns = min(COLUMNS, len(panels))
+    num_rows = -(-len(panels) // num_columns)
     height = 1.3 + 0.42 * len(systems)
     figure, axes = plt.subplots(
-        down, across, figsize=(3.6 * across + 1.2, height * down), squeeze=False, layout='constrained'
+        num_rows,
+        num_columns,
+        figsize=(3.6 * num_columns + 1.2, height * num_rows),
+        squeeze=False,
+        layout='constrained',
     )
     colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
     for axis, (title, kinds) in zip(axes.flat, panels.items()):
-        for at, (kind, name) in enumerate(kinds.items()):
-            shift = 0.6 * ((at + 0.5) / len(kinds) - 0.5)
-            places = [place + shift for place in range(len(systems))]
-            found = [one[name] for one in systems.values()]
-            low, high = zip(*(one['interval'] for one in found))
-            style: dict = {'color': colors[at % len(colors)]}
-            axis.hlines(places, low, high, lw=1.5, alpha=0.6, **style)
+        for kind_number, (kind, name) in enumerate(kinds.items()):
+            shift = 0.6 * ((kind_number + 0.5) / len(kinds) - 0.5)
+            positions = [position + shift for position in range(len(systems))]
+            figures_of_systems = [system[name] for system in systems.values()]
+            low, high = zip(*(system['interval'] for system in figures_of_systems))
+            style: dict = {'color': colors[kind_number % len(colors)]}
+            axis.hlines(positions, low, high, lw=1.5, alpha=0.6, **style)
             axis.plot(
-                [one['value'] for one in found],
-                places,
-                MARKERS[at % len(MARKERS)],
+                [system['value'] for system in figures_of_systems],
+                positions,
+                MARKERS[kind_number % len(MARKERS)],
                 ms=5,
                 label=kind,
                 **style,
             )
-            for place, one in zip(places, found):
-                axis.plot(one['seeds'], [place] * len(one['seeds']), '|', ms=7, **style)
+            for position, system in zip(positions, figures_of_systems):
+                axis.plot(system['seeds'], [position] * len(system['seeds']), '|', ms=7, **style)
         axis.set_title(title, fontsize=9)
         axis.set_yticks(range(len(systems)), names, fontsize=8)
         axis.tick_params(axis='x', labelsize=8)
         axis.set_ylim(len(systems) - 0.5, -0.5)
         axis.grid(axis='x', alpha=0.25)
-        for place in range(1, len(systems)):
-            axis.axhline(place - 0.5, color='black', lw=0.4, alpha=0.2)
+        for position in range(1, len(systems)):
+            axis.axhline(position - 0.5, color='black', lw=0.4, alpha=0.2)
         axis.legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.1), ncols=2)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)

@@ -20,7 +20,7 @@ from input_pipeline.probing.word_materials import Materials
 
 log = logging.getLogger(__name__)
 
-NO_SHARED = ', no shared character'
+NO_SHARED_CHARACTER = ', no shared character'
 
 Items = dict[str, np.ndarray]
 
@@ -45,12 +45,12 @@ def run(config: ConfigDict, workdir: Path) -> str:
     if config.folds < 2 or config.samples < 1:
         raise ValueError(f'folds={config.folds} must be at least 2, samples={config.samples} at least 1')
     workdir.mkdir(parents=True, exist_ok=True)
-    made: list[Materials] = []
+    gathered: list[Materials] = []
 
     def materials() -> Materials:
-        if not made:
-            made.append(word_materials.gather(config))
-        return made[0]
+        if not gathered:
+            gathered.append(word_materials.gather(config))
+        return gathered[0]
 
     settings = json.loads(config.to_json_best_effort())
     measured: dict[str, list[Items]] = {}
@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: Path) -> str:
         about = {'folder': folder, 'dtype': config.dtype, 'seed': config.seed, 'data': dict(settings['data'])}
         del about['data']['vectors']
         path = workdir / 'measured' / f'{name}-{number}.npz'
-        measured[name].append(_kept(path, about, materials))
+        measured[name].append(_load_or_measure(path, about, materials))
     first = measured[systems[0]][0]
     counts = json.loads(str(first['counts']))
     known, vectors = word_materials.targets(config, first['words'].tolist(), workdir)
@@ -71,22 +71,24 @@ def run(config: ConfigDict, workdir: Path) -> str:
     return word_report.write(workdir, results, {'settings': settings, 'counts': counts, 'folders': folders})
 
 
-def _kept(path: Path, about: Mapping[str, Any], gathered: Callable[[], Materials]) -> Items:
+def _load_or_measure(
+    path: Path, about: Mapping[str, Any], gather_materials: Callable[[], Materials]
+) -> Items:
     """What was measured, from its file if it is of the same settings, else anew."""
     if path.is_file():
         with np.load(path) as file:
             items = dict(file)
         if json.loads(str(items['about'])) == about:
             return items
-    materials = gathered()
-    began = time.monotonic()
+    materials = gather_materials()
+    started = time.monotonic()
     items = measure(HiddenStates.load(about['folder'], about['dtype']), materials)
     items['counts'] = np.array(json.dumps(materials.counts()))
     items |= {'words': np.array(materials.words), 'about': np.array(json.dumps(about))}
     path.parent.mkdir(exist_ok=True)
     with output_file.whole(path) as partial:
         np.savez_compressed(partial, allow_pickle=False, **items)
-    log.info('%s: %.0f s', about['folder'], time.monotonic() - began)
+    log.info('%s: %.0f s', about['folder'], time.monotonic() - started)
     return items
 
 
@@ -131,24 +133,24 @@ def centrings(vectors: np.ndarray) -> list[tuple[str, np.ndarray]]:
 def in_context(states: HiddenStates, tokens: Sequence[str], contexts: Contexts, count: int) -> np.ndarray:
     """fp32 [count, D]: for each word, the mean over its occurrences of the mean of its characters' last
     hidden states; NaN where it has none."""
-    own = states.ids(tokens)
-    rows = [states.framed(own[ids]) for ids in contexts.sentences]
+    token_ids = states.ids(tokens)
+    rows = [states.add_special_tokens(token_ids[ids]) for ids in contexts.sentences]
     for row in rows:
         if len(row) > states.max_length:
             raise ValueError(
                 f'the corpus has sentences of {len(row)} tokens, of which the model reads {states.max_length}'
             )
-    found = states.span_means(rows, contexts.sentence, contexts.start + 1, contexts.length)
-    return _means(found, contexts.word, count)
+    means = states.span_means(rows, contexts.sentence, contexts.start + 1, contexts.length)
+    return _means(means, contexts.word, count)
 
 
 def token_means(states: HiddenStates, tokens: Sequence[str], contexts: Contexts, count: int) -> np.ndarray:
     """fp32 [count, D]: for each word the mean of its characters' token embeddings."""
-    own = states.ids(tokens)
-    places = zip(contexts.sentence, contexts.start, contexts.length)
-    spelled = [contexts.sentences[number][start : start + size] for number, start, size in places]
-    found = np.array([states.token_vectors[own[ids]].mean(axis=0) for ids in spelled])
-    return _means(found, contexts.word, count)
+    token_ids = states.ids(tokens)
+    spans = zip(contexts.sentence, contexts.start, contexts.length)
+    spelled = [contexts.sentences[number][start : start + size] for number, start, size in spans]
+    means = np.array([states.token_vectors[token_ids[ids]].mean(axis=0) for ids in spelled])
+    return _means(means, contexts.word, count)
 
 
 def alone(states: HiddenStates, words: Sequence[str]) -> np.ndarray:
@@ -169,16 +171,16 @@ def _means(vectors: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
 
 def regress(items: Items, known: np.ndarray, vectors: np.ndarray, folds: int, seed: int) -> Items:
     """The items, with errors of predicting `vectors` (`word_materials.targets`) for the vectors of words."""
-    found = {}
+    regressed = {}
     for key, values in items.items():
         kind, _, source = key.partition('/')
         if kind != 'vectors':
-            found[key] = values
+            regressed[key] = values
             continue
         errors = resampling.held_out_errors(values[known], vectors, folds, seed)
         for part, array in zip(('residual', 'total', 'penalty'), errors):
-            found[f'r2/{source}/{part}'] = np.array(array)
-    return found
+            regressed[f'r2/{source}/{part}'] = np.array(array)
+    return regressed
 
 
 # ---- all models ----
@@ -186,23 +188,23 @@ def regress(items: Items, known: np.ndarray, vectors: np.ndarray, folds: int, se
 
 def statistics(items: Items) -> dict[str, tuple[Callable[..., float], tuple[np.ndarray, ...]]]:
     """By name, a figure as a function of arrays, and these, [N, …] each; N is what the bootstrap draws."""
-    found: dict[str, tuple[Callable[..., float], tuple[np.ndarray, ...]]] = {}
+    by_name: dict[str, tuple[Callable[..., float], tuple[np.ndarray, ...]]] = {}
     for key, values in items.items():
         kind, _, name = key.partition('/')
         if kind == 'r2' and name.endswith('/residual'):
             source = name.removesuffix('/residual')
-            found[f'R²/{source}'] = (resampling.r_squared, (values, items[f'r2/{source}/total']))
+            by_name[f'R²/{source}'] = (resampling.r_squared, (values, items[f'r2/{source}/total']))
         elif kind == 'pairs':
             pair_set, _, vectors = name.partition('/')
             values = values[:, ~np.isnan(values[0])]
-            for subset, chosen in (('', values), (NO_SHARED, values[:, values[2] > 0])):
+            for subset, chosen in (('', values), (NO_SHARED_CHARACTER, values[:, values[2] > 0])):
                 if chosen.shape[1] > 2:
-                    found[f'ρ/{pair_set}{subset}/{vectors}'] = (retrieval.spearman, tuple(chosen[:2]))
+                    by_name[f'ρ/{pair_set}{subset}/{vectors}'] = (retrieval.spearman, tuple(chosen[:2]))
         elif kind == 'paraphrases':
-            found[f'MRR/{name}'] = (_mean, (1 / values,))
+            by_name[f'MRR/{name}'] = (_mean, (1 / values,))
             for most in (1, 10):
-                found[f'recall@{most}/{name}'] = (_mean, ((values <= most).astype(float),))
-    return found
+                by_name[f'recall@{most}/{name}'] = (_mean, ((values <= most).astype(float),))
+    return by_name
 
 
 def _mean(values: np.ndarray) -> float:
@@ -221,11 +223,16 @@ def summarise(
     figures: dict[str, dict[str, Any]] = {}
     drawn: dict[tuple[str, str], np.ndarray] = {}
     for system, seeds in measured.items():
-        found = [statistics(items) for items in seeds]
+        statistics_by_seed = [statistics(items) for items in seeds]
         figures[system] = {}
-        for name, (_, arrays) in found[0].items():
-            values = [one[name][0](*one[name][1]) for one in found]
-            draws = [resampling.bootstrap(*one[name], samples, seed) for one in found]
+        for name, (_, arrays) in statistics_by_seed[0].items():
+            values = [
+                seed_statistics[name][0](*seed_statistics[name][1]) for seed_statistics in statistics_by_seed
+            ]
+            draws = [
+                resampling.bootstrap(*seed_statistics[name], samples, seed)
+                for seed_statistics in statistics_by_seed
+            ]
             drawn[system, name] = np.mean(draws, axis=0)
             figures[system][name] = {
                 'value': float(np.mean(values)),

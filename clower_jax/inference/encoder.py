@@ -38,12 +38,13 @@ from clower_jax.utils import folder_files
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 8192  # texts that are tokenised at a time, while the device is at work on those before
-IN_FLIGHT = 2  # batches that the device was given, and whose vectors were not yet asked for
-# By platform, for any other `OTHER`: about how many tokens make a batch (on a CPU it should fit the cache);
-# how many FLOPs are done in the time that compiling a layer takes: a width must spare as many in padding.
+CHUNK_SIZE = 8192  # texts that are tokenised at a time, while the device is at work on those before
+MAX_IN_FLIGHT = 2  # batches that the device was given, and whose vectors were not yet asked for
+# By platform, for any other `DEFAULT_BATCHES`: about how many tokens make a batch (on a CPU it should fit the
+# cache); how many FLOPs are done in the time that compiling a layer takes: a width must spare as many in
+# padding.
 BATCHES = {'cpu': (2048, 2e10)}
-OTHER = (32_768, 1e14)
+DEFAULT_BATCHES = (32_768, 1e14)
 
 T = TypeVar('T')
 # Texts → the ids of each, special ones included, at most `max_length` of them; how many texts were cut.
@@ -93,7 +94,7 @@ class Encoder:
         self._tokenize, self._params = tokenize, params
         self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
         self._forward = jax.jit(lambda params, ids: model.apply({'params': params}, ids, jnp.zeros_like(ids)))
-        self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), OTHER)
+        self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), DEFAULT_BATCHES)
         # A token costs 24·D² FLOPs a layer: what one width more costs, in tokens.
         self._width_costs = compiling / (24 * width**2)
         self._compiled: set[int] = set()  # widths
@@ -138,27 +139,29 @@ class Encoder:
             )
         positions = info.model['max_positions']
         if max_length is None:
-            max_length = int(min(recipe.max_length or _length(folder) or positions, positions))
+            max_length = int(min(recipe.max_length or _read_max_length(folder) or positions, positions))
         if not 3 <= max_length <= positions:
             raise ValueError(
                 f'max_length={max_length} must be from 3 ([CLS], a token, [SEP]) to {positions}, the '
                 f'positions that {folder} has'
             )
-        words = kind.views == ('word',)
-        tokens = info.tokens if words else info.tokens[: info.base_size]
-        if words:
-            tokenize = _words(folder, info, max_length)
+        reads_words = kind.views == ('word',)
+        tokens = info.tokens if reads_words else info.tokens[: info.base_size]
+        if reads_words:
+            tokenize = _word_tokenize(folder, info, max_length)
         else:
-            tokenize = _pieces(wordpiece.load_tokenizer(folder, tokens, recipe.lowercase), max_length)
+            tokenize = _wordpiece_tokenize(
+                wordpiece.load_tokenizer(folder, tokens, recipe.lowercase), max_length
+            )
         if recipe.prompt:
-            tokenize = _after(recipe.prompt, tokenize)
+            tokenize = _with_prompt(recipe.prompt, tokenize)
         model = SentenceEncoder(
             config=EncoderConfig.from_config({**info.model, **info.rates}),
             vocab_size=len(tokens),
             max_positions=positions,
             dtype=precise,
-            pooling=recipe.pooling or _pooling(folder),
-            view='word' if words else 'char',
+            pooling=recipe.pooling or _read_pooling(folder),
+            view='word' if reads_words else 'char',
         )
         params = load_params(model, folder, info, tokens)
         return cls(model, params, tokenize, max_length, recipe.normalize)
@@ -186,80 +189,82 @@ class Encoder:
           ValueError: `texts` is a single string, one of them is no string or none that can be written in
             UTF-8, or `batch_size` is below 1.
         """
-        texts = _checked(texts)
+        texts = _check_texts(texts)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f'batch_size={batch_size} must be at least 1')
-        number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        vectors = np.empty((len(number_of), self.size), np.float32)
+        index_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        vectors = np.empty((len(index_of), self.size), np.float32)
         with contextlib.ExitStack() as stack:
             stack.enter_context(jax.default_matmul_precision(self._precision))
             if isinstance(show_progress, bool):
                 bar = stack.enter_context(tqdm(total=len(texts), unit='text', disable=not show_progress))
             else:
                 bar = show_progress
-            bar.update(len(texts) - len(number_of))
-            batches = self._batches(list(number_of), batch_size)
-            begun = ((numbers, self._forward(self._params, ids)) for numbers, ids in batches)
-            for numbers, found in _ahead(begun, IN_FLIGHT):
-                vectors[numbers] = np.asarray(found)[: len(numbers)]
+            bar.update(len(texts) - len(index_of))
+            batches = self._make_batches(list(index_of), batch_size)
+            pending = ((numbers, self._forward(self._params, ids)) for numbers, ids in batches)
+            for numbers, batch_vectors in _prefetch(pending, MAX_IN_FLIGHT):
+                vectors[numbers] = np.asarray(batch_vectors)[: len(numbers)]
                 bar.update(len(numbers))
         if normalize or self.normalizes:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)
-        if len(number_of) == len(texts):
+        if len(index_of) == len(texts):
             return vectors
-        return vectors[[number_of[text] for text in texts]]
+        return vectors[[index_of[text] for text in texts]]
 
-    def _batches(
+    def _make_batches(
         self, texts: Sequence[str], batch_size: int | None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """The numbers of n texts and their ids, int32 [rows ≥ n, width], 0-padded; the longest first."""
-        widths = self._widths(texts)
+        widths = self._choose_widths(texts)
         waiting: list[tuple[int, list[int]]] = []  # (number, ids), the longest first
-        left = len(texts)
-        for tokenised in self._tokenised(texts):
+        remaining = len(texts)
+        for tokenised in self._tokenise_ahead(texts):
             waiting = sorted([*waiting, *tokenised], key=lambda text: len(text[1]), reverse=True)
             start = 0
             while start < len(waiting):
-                width = self._width(len(waiting[start][1]), widths)
-                most = min(batch_size or self._batch_tokens, max(1, self._batch_tokens // width))
-                if len(waiting) - start < most and len(waiting) < left:
+                width = self._select_width(len(waiting[start][1]), widths)
+                max_rows = min(batch_size or self._batch_tokens, max(1, self._batch_tokens // width))
+                if len(waiting) - start < max_rows and len(waiting) < remaining:
                     break  # more will come that are as long
-                numbers, rows = zip(*waiting[start : start + most])
+                numbers, rows = zip(*waiting[start : start + max_rows])
                 # What is less than a full batch has one of a few sizes, for every size is compiled.
-                yield list(numbers), _padded(rows, min(most, 1 << (len(rows) - 1).bit_length()), width)
-                start += most
-            left -= min(start, len(waiting))
+                yield list(numbers), _padded(rows, min(max_rows, 1 << (len(rows) - 1).bit_length()), width)
+                start += max_rows
+            remaining -= min(start, len(waiting))
             waiting = waiting[start:]
 
-    def _widths(self, texts: Sequence[str]) -> list[int]:
+    def _choose_widths(self, texts: Sequence[str]) -> list[int]:
         """The widths that cost least for these texts, ascending: few texts are rather padded more than have a
         width compiled for them. Exact, by dynamic programming, if a character is a token."""
         lengths = np.minimum(np.fromiter(map(len, texts), np.int64, len(texts)) + 2, self.max_length)
         rows: dict[int, int] = dict.fromkeys(self._compiled, 0)
         for length, count in zip(*np.unique(lengths, return_counts=True)):
-            width = _fitting(int(length), self.max_length)
+            width = _round_up_width(int(length), self.max_length)
             rows[width] = rows.get(width, 0) + int(count)
         candidates = sorted(rows)
-        below = np.concatenate([[0], np.cumsum([rows[width] for width in candidates])])
+        rows_below = np.concatenate([[0], np.cumsum([rows[width] for width in candidates])])
         # Of the rows that fit the candidates up to each, this being the widest in use: (tokens, widths).
         best: list[tuple[float, list[int]]] = [(0.0, [])]
         for place, width in enumerate(candidates):
             compiling = 0.0 if width in self._compiled else self._width_costs
-            options = [cost + width * (below[place + 1] - below[n]) for n, (cost, _) in enumerate(best)]
+            options = [
+                cost + width * (rows_below[place + 1] - rows_below[n]) for n, (cost, _) in enumerate(best)
+            ]
             least = int(np.argmin(options))
             best.append((options[least] + compiling, [*best[least][1], width]))
-        enough = [one for one, under in zip(best, below) if under == len(texts)]
-        return min(enough, key=operator.itemgetter(0))[1]
+        feasible = [option for option, count_below in zip(best, rows_below) if count_below == len(texts)]
+        return min(feasible, key=operator.itemgetter(0))[1]
 
-    def _width(self, length: int, widths: Sequence[int]) -> int:
+    def _select_width(self, length: int, widths: Sequence[int]) -> int:
         """That of `widths` which holds so many tokens; rarely another, as a character may be two tokens."""
         place = bisect.bisect_left(widths, length)
-        width = widths[place] if place < len(widths) else _fitting(length, self.max_length)
+        width = widths[place] if place < len(widths) else _round_up_width(length, self.max_length)
         self._compiled.add(width)
         return width
 
-    def _tokenised(self, texts: Sequence[str]) -> Iterator[Iterator[tuple[int, list[int]]]]:
+    def _tokenise_ahead(self, texts: Sequence[str]) -> Iterator[Iterator[tuple[int, list[int]]]]:
         """The numbers of the texts with their ids, a part at a time, the part after it being on its way. The
         longest come first, as their characters count: words of Latin letters have fewer tokens."""
 
@@ -267,19 +272,19 @@ class Encoder:
             return self._tokenize([texts[number] for number in part])
 
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]), reverse=True)
-        parts = [order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER)]
-        cut = 0
+        parts = [order[start : start + CHUNK_SIZE] for start in range(0, len(order), CHUNK_SIZE)]
+        num_cut = 0
         with ThreadPoolExecutor(1) as pool:
-            begun = (pool.submit(tokenise, part) for part in parts)
-            for part, future in zip(parts, _ahead(begun, 1), strict=True):
-                rows, over = future.result()
-                cut += over
+            pending = (pool.submit(tokenise, part) for part in parts)
+            for part, future in zip(parts, _prefetch(pending, 1), strict=True):
+                rows, part_cut = future.result()
+                num_cut += part_cut
                 yield zip(part, rows)
-        if cut:
-            log.warning('%d of %d texts were cut to %d tokens', cut, len(texts), self.max_length)
+        if num_cut:
+            log.warning('%d of %d texts were cut to %d tokens', num_cut, len(texts), self.max_length)
 
 
-def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
+def _prefetch(items: Iterable[T], count: int) -> Iterator[T]:
     """The items, each given when `count` more were drawn, and so begun."""
     drawn: deque[T] = deque()
     for item in items:
@@ -289,7 +294,7 @@ def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
     yield from drawn
 
 
-def _fitting(length: int, longest: int) -> int:
+def _round_up_width(length: int, longest: int) -> int:
     """The least that holds so many tokens, of 8 widths between n and 2n, but multiples of 4."""
     step = max(4, 1 << (length - 1).bit_length() >> 4)
     return min(-(-length // step) * step, longest)
@@ -304,7 +309,7 @@ def _padded(rows: Sequence[Sequence[int]], height: int, width: int) -> np.ndarra
     return ids
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
+def _check_texts(texts: Sequence[str]) -> list[str]:
     """Texts that can be tokenised. Raises ValueError where there is another thing, saying which."""
     if isinstance(texts, str):
         raise ValueError('texts is a single string: give a list of texts')
@@ -326,30 +331,30 @@ def _checked(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def _settings(folder: Path) -> dict:
+def _read_config(folder: Path) -> dict:
     """The config.json of a folder or a workdir, which was read before; {} where there is none."""
     path = folder / 'config.json'
     return folder_files.read_json(path) if path.is_file() else {}
 
 
-def _pooling(folder: Path) -> str:
+def _read_pooling(folder: Path) -> str:
     """What the encoder of a folder was trained with; 'mean' where that is not known."""
-    config = _settings(folder)
+    config = _read_config(folder)
     pooling = hf_bert.clower_entry(config, 'pooling') or config.get('model', {}).get('pooling') or 'mean'
     if pooling not in POOLINGS:
         raise ValueError(f'{folder}/config.json has the pooling {pooling!r}, none of {", ".join(POOLINGS)}')
     return pooling
 
 
-def _length(folder: Path) -> float | None:
+def _read_max_length(folder: Path) -> float | None:
     """How many tokens of a text a folder says it reads, or a fine-tuned workdir; None where it does not."""
-    config = _settings(folder)
+    config = _read_config(folder)
     if config.get('task', 'pretrain') != 'pretrain':
         return config['data'].get('max_length')
     return hf_bert.tokenizer_settings(folder).get('model_max_length')
 
 
-def _pieces(tokenizer: tokenizers.Tokenizer, max_length: int) -> Tokenize:
+def _wordpiece_tokenize(tokenizer: tokenizers.Tokenizer, max_length: int) -> Tokenize:
     """Texts as the tokens of BERT's tokenizer."""
     tokenizer.enable_truncation(max_length)
 
@@ -360,19 +365,19 @@ def _pieces(tokenizer: tokenizers.Tokenizer, max_length: int) -> Tokenize:
     return tokenize
 
 
-def _words(folder: Path, info: weight_sources.SourceInfo, max_length: int) -> Tokenize:
+def _word_tokenize(folder: Path, info: weight_sources.SourceInfo, max_length: int) -> Tokenize:
     """Texts as words, for a folder or a fine-tuned workdir of the word encoder."""
     # The only thing of the data that a model needs when it is in use; characters are BERT's own matter.
     from input_pipeline.text.vocabulary import Vocabulary
     from input_pipeline.text.word_tokenizer import WordTokenizer
 
-    data = _settings(folder).get('data', {})  # of a workdir
-    made_with = hf_bert.read_segmenter(folder)
-    made_with = made_with or {'name': data.get('segmenter', 'jieba'), 'hmm': data.get('hmm', True)}
-    words = WordTokenizer.of(Vocabulary(info.tokens, info.base_size, {'segmenter': made_with}))
-    return lambda texts: words.rows(texts, max_length)
+    data = _read_config(folder).get('data', {})  # of a workdir
+    segmenter = hf_bert.read_segmenter(folder)
+    segmenter = segmenter or {'name': data.get('segmenter', 'jieba'), 'hmm': data.get('hmm', True)}
+    tokenizer = WordTokenizer.of(Vocabulary(info.tokens, info.base_size, {'segmenter': segmenter}))
+    return lambda texts: tokenizer.rows(texts, max_length)
 
 
-def _after(prompt: str, tokenize: Tokenize) -> Tokenize:
+def _with_prompt(prompt: str, tokenize: Tokenize) -> Tokenize:
     """The same of texts that begin with a prompt."""
     return lambda texts: tokenize([prompt + text for text in texts])

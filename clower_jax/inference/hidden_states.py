@@ -17,7 +17,7 @@ from clower_jax.models.kinds import KINDS
 from clower_jax.parallel import precision
 
 BATCH_TOKENS = {'cpu': 2048}  # by platform; for any other OTHER
-OTHER = 32_768
+DEFAULT_BATCH_TOKENS = 32_768
 WIDTH = 8  # rows are padded to a multiple of this
 
 
@@ -75,7 +75,7 @@ class HiddenStates:
         """Each text as int32 [CLS] … [SEP], cut at its end to `max_length`."""
         return [np.array(x.ids, np.int32) for x in self._tokenizer.encode_batch_fast(list(texts))]
 
-    def framed(self, ids: np.ndarray) -> np.ndarray:
+    def add_special_tokens(self, ids: np.ndarray) -> np.ndarray:
         """int32 [n + 2]: [CLS] ids [SEP]."""
         return np.concatenate([[self._id['[CLS]']], ids, [self._id['[SEP]']]]).astype(np.int32)
 
@@ -89,27 +89,27 @@ class HiddenStates:
           row, start, length: int [S], the row of each span, its first token and its tokens, 1 or more.
         """
         row, start, length = map(np.asarray, (row, start, length))
-        found = np.empty((len(row), self.token_vectors.shape[1]), np.float32)
+        means = np.empty((len(row), self.token_vectors.shape[1]), np.float32)
         by_row = np.argsort(row, kind='stable')
-        first = np.searchsorted(row[by_row], np.arange(len(rows) + 1))  # of each row, among those
-        most = BATCH_TOKENS.get(jax.default_backend(), OTHER)
+        first_span = np.searchsorted(row[by_row], np.arange(len(rows) + 1))  # of each row, among those
+        max_tokens = BATCH_TOKENS.get(jax.default_backend(), DEFAULT_BATCH_TOKENS)
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
-        at = 0
+        batch_start = 0
         with jax.default_matmul_precision(self._precision):
-            while at < len(order):
-                width = min(-(-len(rows[order[at]]) // WIDTH) * WIDTH, self.max_length)
-                height = max(1, most // width)
-                numbers = order[at : at + height]
+            while batch_start < len(order):
+                width = min(-(-len(rows[order[batch_start]]) // WIDTH) * WIDTH, self.max_length)
+                height = max(1, max_tokens // width)
+                row_numbers = order[batch_start : batch_start + height]
                 ids = np.full((height, width), PAD_ID, np.int32)
-                for at_row, number in enumerate(numbers):
-                    ids[at_row, : len(rows[number])] = rows[number]
+                for batch_row, number in enumerate(row_numbers):
+                    ids[batch_row, : len(rows[number])] = rows[number]
                 hidden = np.asarray(self._encode(self._params, ids), np.float64)
                 sums = np.pad(hidden.cumsum(axis=1), ((0, 0), (1, 0), (0, 0)))
-                spans = [by_row[first[number] : first[number + 1]] for number in numbers]
-                place = np.repeat(np.arange(len(numbers)), list(map(len, spans)))
-                span = np.concatenate(spans)
-                begin = start[span]
-                total = sums[place, begin + length[span]] - sums[place, begin]
-                found[span] = total / length[span, None]
-                at += height
-        return found
+                spans = [by_row[first_span[number] : first_span[number + 1]] for number in row_numbers]
+                batch_rows = np.repeat(np.arange(len(row_numbers)), list(map(len, spans)))
+                span_index = np.concatenate(spans)
+                starts = start[span_index]
+                total = sums[batch_rows, starts + length[span_index]] - sums[batch_rows, starts]
+                means[span_index] = total / length[span_index, None]
+                batch_start += height
+        return means

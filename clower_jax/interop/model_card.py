@@ -153,8 +153,7 @@ def _describe(card: CardData) -> str:
         }
         return (
             f'A BERT ({shape}) that turns texts into vectors to be compared by cosine, trained by '
-            f'{method}. The vector of a text is '
-            f'{pooling[card.config["model"]["pooling"]]}.'
+            f'{method}. The vector of a text is {pooling[card.config["model"]["pooling"]]}.'
         )
     view = {'char': 'character', 'word': 'word'}[card.encoder]
     kind = kind_of(card.config)

@@ -92,8 +92,7 @@ def read(folder: Path, pooling: str = '') -> SentenceFolder:
         elif module_type != 'Dropout':  # which does nothing to a model that is not trained
             raise ValueError(
                 f'{path} has the module {module_type} ({module_path}), which is not done here: Encoder has a '
-                'BERT, a '
-                'pooling (mean or cls) and Normalize, in this order'
+                'BERT, a pooling (mean or cls) and Normalize, in this order'
             )
     if not pooled and not pooling:
         raise ValueError(

@@ -106,6 +106,5 @@ def check_vocabulary(path: Path, tokens: Sequence[str], owner: str) -> None:
     raise ValueError(
         f'{owner} has another vocabulary than the corpus: {path}:{row + 1} is {saved_token}, the corpus has '
         f'{corpus_token} there. To go on with the run, give it the text or corpus it had; to start another '
-        'from its '
-        'weights, give another --workdir and --config.init_from'
+        'from its weights, give another --workdir and --config.init_from'
     )

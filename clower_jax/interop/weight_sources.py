@@ -186,8 +186,7 @@ def check_layers(config: Path, expected: int, names: Iterable[str], weights_path
     if numbers and max(numbers) + 1 != expected:
         raise ValueError(
             f'{config} says that there are {expected} layers, and {weights_path} has {max(numbers) + 1}: '
-            'correct the '
-            'number in the first, or save the weights anew'
+            'correct the number in the first, or save the weights anew'
         )
 
 

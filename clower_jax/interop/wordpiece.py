@@ -87,8 +87,7 @@ def load_tokenizer(folder: Path, tokens: Sequence[str], lowercase: bool = False)
     ):
         raise ValueError(
             f'{path} has other tokens than the model ({bert_tokenizer.get_vocab_size()}, not {len(tokens)}): '
-            'it may be '
-            'of another one, or have got new ones'
+            'it may be of another one, or have got new ones'
         )
     if lowercase:
         others = [bert_tokenizer.normalizer] if bert_tokenizer.normalizer else []

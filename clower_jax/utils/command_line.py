@@ -18,11 +18,11 @@ from ml_collections import ConfigDict, config_flags
 
 from clower_jax.utils import settings
 
-HELP = ('help', 'helpshort', 'helpfull', 'h')
-NO_JOBS = ('__init__.py', 'common.py')  # of the folder of configs
-WIDTH = 110
+HELP_FLAGS = ('help', 'helpshort', 'helpfull', 'h')
+NOT_JOBS = ('__init__.py', 'common.py')  # of the folder of configs
+HELP_WIDTH = 110
 # What a key with a value of a type takes.
-WANTED = {bool: 'True or False', int: 'a whole number', float: 'a number', tuple: 'a list as a,b'}
+EXPECTED = {bool: 'True or False', int: 'a whole number', float: 'a number', tuple: 'a list as a,b'}
 
 
 def parse(argv: Sequence[str], about: str) -> None:
@@ -31,27 +31,27 @@ def parse(argv: Sequence[str], about: str) -> None:
     Leaves with help (status 0), or, where the command line is wrong, with one line that says what there is
     (status 1). `about`: what the command is, for its help.
     """
-    named = _value_of(argv, 'config')
-    if any(re.fullmatch(rf'--?({"|".join(HELP)})', arg) for arg in argv[1:]):
-        print(help_of(named) if named else _usage(about))
+    config_file = _flag_value(argv, 'config')
+    if any(re.fullmatch(rf'--?({"|".join(HELP_FLAGS)})', arg) for arg in argv[1:]):
+        print(help_of(config_file) if config_file else _usage(about))
         sys.exit(0)
-    if not named:
+    if not config_file:
         refuse(f'--config is missing: give one of {", ".join(_jobs())} (--help says more)')
-    config = load(named)
-    for key in _keys(argv):
-        if not _has(config, key):
-            refuse(unknown_key(key, config, named))
+    config = load(config_file)
+    for key in _overridden_keys(argv):
+        if not _has_key(config, key):
+            refuse(unknown_key(key, config, config_file))
     try:
         rest = flags.FLAGS(list(argv))
     except flags.UnrecognizedFlagError as error:
-        there = f': write --config.{error.flagname}' if _has(config, error.flagname) else ''
-        refuse(f'{str(error).rstrip()}{there}')
+        hint = f': write --config.{error.flagname}' if _has_key(config, error.flagname) else ''
+        refuse(f'{str(error).rstrip()}{hint}')
     except flags.Error as error:
         match = re.match(r'flag (--config\.([^=]+)=.*?): ', str(error).splitlines()[0])
-        wanted = WANTED.get(type(_at(config, match[2].split('.')))) if match else None
-        refuse(f'{match[1]}: {wanted} is wanted' if match and wanted else _one_line(str(error)))
+        expected = EXPECTED.get(type(_lookup(config, match[2].split('.')))) if match else None
+        refuse(f'{match[1]}: {expected} is wanted' if match and expected else _last_line(str(error)))
     except (ValueError, RecursionError) as error:  # of a key that is no name, such as 'model[x'
-        refuse(f'the command line cannot be read ({_one_line(str(error))})')
+        refuse(f'the command line cannot be read ({_last_line(str(error))})')
     if rest[1:]:
         refuse(f'unknown arguments: {" ".join(rest[1:])}; a key is set as --config.KEY=VALUE')
     try:
@@ -65,66 +65,69 @@ def refuse(problem: str) -> NoReturn:
     sys.exit(re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]', lambda c: repr(c[0])[1:-1], f'run.py: {problem}'))
 
 
-def load(named: str) -> ConfigDict:
+def load(config_file: str) -> ConfigDict:
     """The config of 'configs/<job>.py[:variant]' as it is without any flag. Leaves with one line where there
     is no such file or variant."""
-    file, _, variant = named.partition(':')
+    file, _, variant = config_file.partition(':')
     if not os.path.isfile(file):  # also of a name that no file can have
-        refuse(f'--config={named}: there is no such file. {_instead(file)}There are {", ".join(_jobs())}')
+        refuse(
+            f'--config={config_file}: there is no such file. {_suggest_job(file)}There are '
+            f'{", ".join(_jobs())}'
+        )
     values = flags.FlagValues()
-    argv = ['run.py', f'--config={named}']
+    argv = ['run.py', f'--config={config_file}']
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
     try:
         values(argv)
     except flags.IllegalFlagValueError as error:
         if re.search(r'get_config\(\) takes 0 positional arguments', str(error)):
-            refuse(f'--config={named}: {file} has no variants, so no {variant!r}')
-        refuse(_one_line(str(error)))
+            refuse(f'--config={config_file}: {file} has no variants, so no {variant!r}')
+        refuse(_last_line(str(error)))
     return values['config'].value
 
 
-def unknown_key(key: str, config: ConfigDict, named: str) -> str:
+def unknown_key(key: str, config: ConfigDict, config_file: str) -> str:
     """One line: a key that a config has not, those that may be meant, and those that there are beside it."""
     *parents, _ = key.split('.')
-    while parents and not isinstance(_at(config, parents), ConfigDict):
+    while parents and not isinstance(_lookup(config, parents), ConfigDict):
         parents.pop()
-    place = '.'.join(['config', *parents])
-    near = like(key, list(settings.flatten(config.to_dict())))
-    meant = f'did you mean {" or ".join(f"--config.{name}" for name in near)}? ' if near else ''
+    section = '.'.join(['config', *parents])
+    similar = similar_keys(key, list(settings.flatten(config.to_dict())))
+    suggestion = f'did you mean {" or ".join(f"--config.{name}" for name in similar)}? ' if similar else ''
     return (
-        f'--config.{key}: {named} has no such key; {meant}{place} has {", ".join(_at(config, parents))} '
-        f'(--config={named} --help lists all)'
+        f'--config.{key}: {config_file} has no such key; {suggestion}{section} has '
+        f'{", ".join(_lookup(config, parents))} (--config={config_file} --help lists all)'
     )
 
 
-def like(key: str, keys: Sequence[str]) -> list[str]:
+def similar_keys(key: str, keys: Sequence[str]) -> list[str]:
     """At most three of the dotted keys that one may mean who writes `key`, the likeliest first: the same name
     in another place, its initials ('lr'), a part of its words ('epochs'), a slip."""
     parent, _, leaf = key.rpartition('.')
 
-    def of(name: str) -> list[str]:
+    def words(name: str) -> list[str]:
         return name.rpartition('.')[2].split('_')
 
-    tests = (
-        lambda name: of(name) == leaf.split('_'),
-        lambda name: ''.join(word[0] for word in of(name) if word) == leaf,
-        lambda name: set(leaf.split('_')) < set(of(name)),
+    matchers = (
+        lambda name: words(name) == leaf.split('_'),
+        lambda name: ''.join(word[0] for word in words(name) if word) == leaf,
+        lambda name: set(leaf.split('_')) < set(words(name)),
         lambda name: bool(difflib.get_close_matches(leaf, [name.rpartition('.')[2]], cutoff=0.75)),
     )
-    for test in tests:
-        found = [name for name in keys if test(name)]
-        here = [name for name in found if name.rpartition('.')[0] == parent]
-        if found:
-            return (here or found)[:3]
+    for matches_key in matchers:
+        matches = [name for name in keys if matches_key(name)]
+        siblings = [name for name in matches if name.rpartition('.')[0] == parent]
+        if matches:
+            return (siblings or matches)[:3]
     return difflib.get_close_matches(key, keys, n=3, cutoff=0.8)
 
 
-def help_of(named: str) -> str:
+def help_of(config_file: str) -> str:
     """What a config is for, and every key with its value and its comment."""
-    file, config = Path(named.partition(':')[0]), load(named)
+    file, config = Path(config_file.partition(':')[0]), load(config_file)
     comments = key_comments(file)
     lines = [ast.get_docstring(ast.parse(file.read_text(encoding='utf-8'))) or '', '']
-    lines += [f'Keys of --config={named}, each set as --config.KEY=VALUE:', '']
+    lines += [f'Keys of --config={config_file}, each set as --config.KEY=VALUE:', '']
 
     def add(tree: ConfigDict, prefix: str) -> None:
         for key, value in tree.items():
@@ -135,7 +138,7 @@ def help_of(named: str) -> str:
                 add(value, f'{name}.')
             else:
                 left = f'  {name}={value}'
-                text = textwrap.wrap(comments.get(name, ''), WIDTH - 40)
+                text = textwrap.wrap(comments.get(name, ''), HELP_WIDTH - 40)
                 if len(left) < 39 and text:
                     left = f'{left:40}{text.pop(0)}'
                 lines.extend([left, *(' ' * 40 + more for more in text)])
@@ -147,9 +150,9 @@ def help_of(named: str) -> str:
 def key_comments(file: Path) -> dict[str, str]:
     """Dotted key → the comment that stands beside it, or above it, where `get_config` of a file of configs,
     or a function that it calls, sets the key. The last one that is said of a key counts."""
-    found: dict[str, str] = {}
-    _Comments(file, found).walk('get_config', '')
-    return found
+    comments: dict[str, str] = {}
+    _Comments(file, comments).walk('get_config', '')
+    return comments
 
 
 class _Comments:
@@ -211,56 +214,56 @@ class _Comments:
 
 
 def _usage(about: str) -> str:
-    shown = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    module_flags = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     lines = [inspect.cleandoc(about), '', 'Flags:', '']
-    lines += [f'  --{flag.name:16}{flag.help}' for flag in shown]
+    lines += [f'  --{flag.name:16}{flag.help}' for flag in module_flags]
     lines += ['', 'Jobs; --config=configs/<job>.py --help lists the keys of one:', '']
     for file in _jobs():
-        said = ast.get_docstring(ast.parse(Path(file).read_text(encoding='utf-8'))) or ''
-        lines.append(f'  {file:26}{said.partition(chr(10))[0]}')
+        docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding='utf-8'))) or ''
+        lines.append(f'  {file:26}{docstring.partition(chr(10))[0]}')
     return '\n'.join(lines)
 
 
 def _jobs() -> list[str]:
-    return [str(path) for path in sorted(Path('configs').glob('*.py')) if path.name not in NO_JOBS]
+    return [str(path) for path in sorted(Path('configs').glob('*.py')) if path.name not in NOT_JOBS]
 
 
-def _instead(file: str) -> str:
+def _suggest_job(file: str) -> str:
     """'Did you mean …? '"""
     stems = {Path(job).stem: job for job in _jobs()}
     near = difflib.get_close_matches(Path(file).stem, stems, n=1, cutoff=0.6)
     return f'Did you mean {stems[near[0]]}? ' if near else ''
 
 
-def _value_of(argv: Sequence[str], flag: str) -> str:
-    for place, arg in enumerate(argv[1:], 1):
+def _flag_value(argv: Sequence[str], flag: str) -> str:
+    for index, arg in enumerate(argv[1:], 1):
         if re.fullmatch(rf'--?{flag}', arg):
-            return argv[place + 1] if place + 1 < len(argv) else ''
+            return argv[index + 1] if index + 1 < len(argv) else ''
         if match := re.match(rf'--?{flag}=', arg):
             return arg[match.end() :]
     return ''
 
 
-def _keys(argv: Sequence[str]) -> list[str]:
+def _overridden_keys(argv: Sequence[str]) -> list[str]:
     """The dotted keys that are set."""
-    found = (re.match(r'--?(?:no)?config\.([^=\[]+)', arg) for arg in argv[1:])
-    return [match[1] for match in found if match]
+    matches = (re.match(r'--?(?:no)?config\.([^=\[]+)', arg) for arg in argv[1:])
+    return [match[1] for match in matches if match]
 
 
-def _at(config: ConfigDict, path: Sequence[str]) -> Any:
+def _lookup(config: ConfigDict, path: Sequence[str]) -> Any:
     """A value of any kind, or a group of them; None where there is none."""
     for name in path:
         config = config[name] if isinstance(config, ConfigDict) and name in config else None
     return config
 
 
-def _has(config: ConfigDict, key: str) -> bool:
+def _has_key(config: ConfigDict, key: str) -> bool:
     *parents, leaf = key.split('.')
-    place = _at(config, parents)
-    return isinstance(place, ConfigDict) and leaf in place
+    section = _lookup(config, parents)
+    return isinstance(section, ConfigDict) and leaf in section
 
 
-def _one_line(message: str) -> str:
+def _last_line(message: str) -> str:
     """The last line of a message, without the name of the error in it and where it came from."""
     last = message.strip().splitlines()[-1].strip()
     return re.sub(r'^\w+Error: ', '', last)

@@ -31,21 +31,22 @@ def drawable(texts: Sequence[str], path: str | Path) -> list[str]:
     the file `key_of(path)`, a line '#n⇥text' for each, and a warning names it.
     """
     plain = [' '.join(text.split()) for text in texts]
-    lacking = _extend_fonts({char for text in plain for char in text})
-    numbered = {place for place, text in enumerate(plain) if not lacking.isdisjoint(text)}
-    key = key_of(path)
-    key.unlink(missing_ok=True)
-    if numbered:
-        lines = (f'#{place}\t{plain[place]}\n' for place in sorted(numbered))
-        output_file.write_text(key, ''.join(lines))
+    missing = _extend_fonts({char for text in plain for char in text})
+    numbered_indices = {index for index, text in enumerate(plain) if not missing.isdisjoint(text)}
+    key_file = key_of(path)
+    key_file.unlink(missing_ok=True)
+    if numbered_indices:
+        lines = (f'#{index}\t{plain[index]}\n' for index in sorted(numbered_indices))
+        output_file.write_text(key_file, ''.join(lines))
         log.warning(
             '%s: no installed font has the characters of %d labels; they are numbered, and %s says what each '
             'is. A Chinese font, such as Noto Sans CJK (fonts-noto-cjk), shows them',
-            *(path, len(numbered), key),
+            *(path, len(numbered_indices), key_file),
         )
     # Between two $ matplotlib reads mathematics.
     return [
-        f'#{place}' if place in numbered else text.replace('$', r'\$') for place, text in enumerate(plain)
+        f'#{index}' if index in numbered_indices else text.replace('$', r'\$')
+        for index, text in enumerate(plain)
     ]
 
 
@@ -70,20 +71,20 @@ def key_of(path: str | Path) -> Path:
 def _extend_fonts(chars: set[str]) -> set[str]:
     """Adds to matplotlib's fonts what it takes to draw these characters; returns those that none has."""
     families: list[str] = plt.rcParams['font.family']
-    lacking = chars.copy()
+    missing = chars.copy()
     for family in families:
-        lacking -= _characters(font_manager.findfont(font_manager.FontProperties(family=[family])))
-    for name, path in _others() if lacking else ():
-        if lacking & _characters(path):
-            lacking -= _characters(path)
+        missing -= _characters(font_manager.findfont(font_manager.FontProperties(family=[family])))
+    for name, path in _other_fonts() if missing else ():
+        if missing & _characters(path):
+            missing -= _characters(path)
             families = [*families, name]
-        if not lacking:
+        if not missing:
             break
     plt.rcParams['font.family'] = families
-    return lacking
+    return missing
 
 
-def _others() -> Iterator[tuple[str, str]]:
+def _other_fonts() -> Iterator[tuple[str, str]]:
     """(name, file) of every font of the machine, Chinese ones first; also of those that were installed after
     matplotlib made its list."""
     fonts = font_manager.fontManager
@@ -92,10 +93,10 @@ def _others() -> Iterator[tuple[str, str]]:
             fonts.addfont(path)
         except (OSError, RuntimeError, ValueError) as error:
             log.debug('%s is no font: %s', path, error)
-    own = matplotlib.get_data_path()  # its default, which is known, and fonts for formulas
-    files = {font.name: font.fname for font in fonts.ttflist if not font.fname.startswith(own)}
-    order = {name: place for place, name in enumerate(CHINESE_FONTS)}
-    for name in sorted(files, key=lambda name: (order.get(name, len(order)), name)):
+    matplotlib_data = matplotlib.get_data_path()  # its default, which is known, and fonts for formulas
+    files = {font.name: font.fname for font in fonts.ttflist if not font.fname.startswith(matplotlib_data)}
+    priority = {name: index for index, name in enumerate(CHINESE_FONTS)}
+    for name in sorted(files, key=lambda name: (priority.get(name, len(priority)), name)):
         yield name, files[name]
 
 

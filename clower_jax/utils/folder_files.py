@@ -16,22 +16,22 @@ LONGEST_REASON = 300  # characters
 class Entry(NamedTuple):
     """What an entry of a JSON file may be: of one of these types, and a number from `low` to `high`."""
 
-    kinds: tuple[type, ...]
+    types: tuple[type, ...]
     low: float = -math.inf
     high: float = math.inf
 
     def allows(self, value: Any) -> bool:
         """Whether a value is so. True and False are no numbers here, and a whole number is a float, too."""
         if isinstance(value, bool):
-            return bool in self.kinds
-        if not isinstance(value, (*self.kinds, int) if float in self.kinds else self.kinds):
+            return bool in self.types
+        if not isinstance(value, (*self.types, int) if float in self.types else self.types):
             return False
         return not isinstance(value, int | float) or self.low <= value <= self.high  # NaN is in no range
 
     def __str__(self) -> str:
         names = {int: 'a whole number', float: 'a number', dict: 'an object', list: 'a list'}
-        kinds = ' or '.join(names.get(kind, f'of the type {kind.__name__}') for kind in self.kinds)
-        return kinds if self.low == -math.inf else f'{kinds} from {self.low} to {self.high}'
+        types = ' or '.join(names.get(kind, f'of the type {kind.__name__}') for kind in self.types)
+        return types if self.low == -math.inf else f'{types} from {self.low} to {self.high}'
 
 
 def short(text: str) -> str:

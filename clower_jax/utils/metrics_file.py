@@ -28,5 +28,5 @@ def read_lines(path: Path) -> tuple[list[dict], list[int]]:
 
 def rows_until(workdir: str | Path, step: int) -> list[dict]:
     """The rows of a workdir's metrics.jsonl up to a step; none where a run begins, at step 0."""
-    found = read_metrics(Path(workdir, 'metrics.jsonl')) if step else []
-    return [row for row in found if row['step'] <= step]
+    rows = read_metrics(Path(workdir, 'metrics.jsonl')) if step else []
+    return [row for row in rows if row['step'] <= step]

@@ -63,13 +63,13 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 LARGEST = 3.4e38  # a number in fp32
 # Fine-tuning takes 0 for 'as the data or init_from say'.
-NOT_FOUND_OUT = (
+REQUIRED_SIZES = (
     'total_steps',
     *(f'model.{key}' for key in ('hidden_size', 'num_heads', 'intermediate_size')),
 )
 
 
-def parts_of(config: ConfigDict) -> list[ConfigDict]:
+def training_configs(config: ConfigDict) -> list[ConfigDict]:
     """The configs of the trainings that a job consists of."""
     if config.task == 'tables':
         return [config.pretrain, *config.finetune.values()]
@@ -78,7 +78,7 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
 
 def check_job(config: ConfigDict) -> None:
     """`check` of every training that a job consists of, and of the numbers of the job itself."""
-    for part in parts_of(config):
+    for part in training_configs(config):
         check(part)
     check_numbers(flatten(config.to_dict()))
 
@@ -99,7 +99,7 @@ def check(config: ConfigDict) -> None:
     values = flatten(config.to_dict())
     check_numbers(values)
     if config.task == 'pretrain':
-        for key in NOT_FOUND_OUT:
+        for key in REQUIRED_SIZES:
             if values[key] < 1:
                 raise ValueError(f'{key}={values[key]} must be at least 1')
     choices = {

@@ -157,7 +157,7 @@ def test_what_the_packages_read_is_shipped():
 # ---- tables ----
 
 
-def parts_of(shown: str) -> dict[str, list[str]]:
+def training_configs(shown: str) -> dict[str, list[str]]:
     """Title → lines; '' is what stands above."""
     first, *parts = shown.split('\n## ')
     return {'': first.split('\n')} | {part.split('\n')[0]: part.split('\n')[1:] for part in parts}
@@ -179,7 +179,7 @@ def test_tables(tmp_path):
     numbers = {'clower': {'ocnli dev': 12.5}, 'macbert': {'ocnli dev': 13.5}}
     shown = tables.write(tmp_path, grid, models, ['tnews', 'ocnli', 'afqmc'], 'clower', numbers)
     assert shown == (tmp_path / 'tables.md').read_text('utf-8')
-    parts = parts_of(shown)
+    parts = training_configs(shown)
     assert list(parts)[1:] == [
         'Table 2. Classification of single sentences, accuracy',
         'Table 3. Classification of sentence pairs, accuracy',
@@ -228,7 +228,7 @@ def test_what_the_papers_tables_have_no_place_for_is_shown(tmp_path):
         ('no_contrast', 'bq dev'): Cell((0,), (50.0,)), ('clower', 'tnews test'): Cell((0,), (40.0,)),
     }  # fmt: skip
     models = ['clower', 'no_tcl', 'no_contrast']
-    parts = parts_of(tables.write(tmp_path, grid, models, ['bq', 'tnews'], 'clower', {}))
+    parts = training_configs(tables.write(tmp_path, grid, models, ['bq', 'tnews'], 'clower', {}))
     assert parts.popitem() == (
         "Not in the paper's tables",
         ['', '| model | BQ dev | TNEWS test |', '| --- | --- | --- |', '| CLOWER | **70.00** | **40.00** |',
@@ -248,7 +248,7 @@ def test_averages_are_over_the_papers_columns(tmp_path):
     grid |= {('mm_bert_sop', column): Cell((0,), (90.0 - n,)) for n, column in enumerate(pairs)}
     grid['clower', 'tnews dev'] = Cell((0,), (5.0,))
     tasks = ['tnews', 'thucnews', 'chnsenticorp', 'ocnli', 'lcqmc', 'xnli', 'bq', 'afqmc']
-    parts = parts_of(tables.write(tmp_path, grid, ['mm_bert_sop', 'clower'], tasks, 'clower', {}))
+    parts = training_configs(tables.write(tmp_path, grid, ['mm_bert_sop', 'clower'], tasks, 'clower', {}))
     single, pairs_table, ablations, own = list(parts.values())[1:]
     assert single[6].endswith('| **50.00** [95.65] | **30.00** [90.43] |')
     assert pairs_table[6].endswith('| **84.00** [84.84] | **87.00** [83.05] |')
@@ -266,7 +266,7 @@ def test_reading_comprehension_has_exact_match_before_f1_and_no_average(tmp_path
         for n, name in enumerate(names)
     }
     shown = tables.write(tmp_path, grid, ['clower', 'no_scl'], ['cmrc', 'drcd'], 'clower', {})
-    parts = parts_of(shown)
+    parts = training_configs(shown)
     four, six = list(parts.values())[1:]
     assert four[1] == six[1]
     assert four[1].split(' | ') == [
@@ -519,7 +519,7 @@ def test_a_real_grid(tmp_path, monkeypatch):
         task.data[split] = str(tmp_path / f'{split}.tsv')
     task.data.update(dataset='', max_length=32)
     task.update(total_steps=2, batch_size=8)
-    for part in settings.parts_of(config):
+    for part in settings.training_configs(config):
         init_state.check(part)
     summary = finetune.summary
 

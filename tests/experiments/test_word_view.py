@@ -66,7 +66,7 @@ def test_tokens_are_found_by_their_names(folders, states):
     assert states.ids(['天', '[SEP]', '没有的']).tolist() == tokenizer.convert_tokens_to_ids(
         ['天', '[SEP]', '[UNK]']
     )
-    assert states.framed(states.ids(['天'])).tolist() == tokenizer('天')['input_ids']
+    assert states.add_special_tokens(states.ids(['天'])).tolist() == tokenizer('天')['input_ids']
 
 
 def test_a_word_is_the_mean_of_its_occurrences(folders, states):
@@ -76,7 +76,10 @@ def test_a_word_is_the_mean_of_its_occurrences(folders, states):
         sentences, np.array([0, 0, 2]), np.array([0, 1, 0]), np.array([0, 1, 2]), np.array([2, 2, 2])
     )
     found = word_view.in_context(states, tokens, contexts, 3)
-    of = [hidden(folders[0], states.framed(states.ids([tokens[i] for i in ids]))) for ids in sentences]
+    of = [
+        hidden(folders[0], states.add_special_tokens(states.ids([tokens[i] for i in ids])))
+        for ids in sentences
+    ]
     expected = (of[0][1:3].mean(axis=0) + of[1][2:4].mean(axis=0)) / 2
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
     assert np.isnan(found[1]).all()

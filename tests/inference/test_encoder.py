@@ -155,7 +155,7 @@ def test_order_and_duplicates(exported, texts, batch_size, together):
     """Whatever shares a batch, a text's vector is its own; tokenised in parts of any size."""
     alone = dict(zip(TEXTS, exported.encode(TEXTS)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, 'TOGETHER', together)
+        patch.setattr(encoder, 'CHUNK_SIZE', together)
         found = exported.encode(texts, batch_size=batch_size)
     assert found.shape == (len(texts), exported.size)
     for text, vector in zip(texts, found, strict=True):
@@ -169,7 +169,7 @@ def test_order_and_duplicates(exported, texts, batch_size, together):
 )
 def test_batches_hold_every_text_once_and_have_few_shapes(exported, texts, together, costs):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, 'TOGETHER', together)
+        patch.setattr(encoder, 'CHUNK_SIZE', together)
         patch.setattr(exported, '_batch_tokens', 128)
         patch.setattr(exported, '_width_costs', costs)
         patch.setattr(exported, '_compiled', set())
@@ -183,7 +183,7 @@ def test_batches_hold_every_text_once_and_have_few_shapes(exported, texts, toget
     for numbers, ids in batches:
         longest = max(min(len(texts[number]) + 2, 64) for number in numbers)
         assert (ids != 0).sum(1).max() == longest <= ids.shape[1]
-        assert costs or ids.shape[1] == encoder._fitting(longest, 64)
+        assert costs or ids.shape[1] == encoder._round_up_width(longest, 64)
         full = max(1, 128 // ids.shape[1])
         assert len(numbers) <= len(ids) <= full and (len(ids) == full or len(ids).bit_count() == 1)
 
@@ -207,7 +207,7 @@ def test_widths_cost_least(exported, lengths, compiled, costs):
         tokens = sum(min(width for width in widths if width >= length + 2) for length in lengths)
         return tokens + costs * len(set(widths) - compiled)
 
-    candidates = compiled | {encoder._fitting(length + 2, 64) for length in lengths}
+    candidates = compiled | {encoder._round_up_width(length + 2, 64) for length in lengths}
     subsets = [s for n in range(1, len(candidates) + 1) for s in itertools.combinations(candidates, n)]
     assert found == sorted(set(found)) and set(found) <= candidates
     assert cost(found) == min(map(cost, subsets))
@@ -223,10 +223,10 @@ def test_more_tokens_than_characters(exported):
 
 def test_widths():
     for length in range(1, 513):
-        width = encoder._fitting(length, 512)
+        width = encoder._round_up_width(length, 512)
         assert width % 4 == 0 and length <= width < length + max(4, length / 8 + 1)
-    assert len({encoder._fitting(length, 512) for length in range(1, 513)}) == 40
-    assert encoder._fitting(61, 62) == 62
+    assert len({encoder._round_up_width(length, 512) for length in range(1, 513)}) == 40
+    assert encoder._round_up_width(61, 62) == 62
 
 
 def test_errors_say_what_was_wrong(folders, exported, tmp_path):

@@ -89,7 +89,7 @@ def test_nothing_slow_is_imported_before_the_command_line_is_read(flags):
 )
 def test_what_one_may_mean(key, meant):
     keys = list(settings.flatten(classify.get_config().to_dict()))
-    assert sorted(command_line.like(key, keys)) == sorted(meant)
+    assert sorted(command_line.similar_keys(key, keys)) == sorted(meant)
 
 
 def test_help_lists_every_key_with_what_the_job_says_of_it():

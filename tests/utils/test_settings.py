@@ -10,7 +10,7 @@ import pytest
 from clower_jax.utils import command_line, settings
 
 FOLDER = Path(__file__).parents[2] / 'configs'
-CONFIGS = sorted(path.stem for path in FOLDER.glob('*.py') if path.name not in command_line.NO_JOBS)
+CONFIGS = sorted(path.stem for path in FOLDER.glob('*.py') if path.name not in command_line.NOT_JOBS)
 VARIANTS = {
     'transfer': ['xnli'],
     'vectors': ['similarity'],
