@@ -4,15 +4,13 @@ Any config value can be set on the command line: --config.batch_size=64. See con
 """
 
 import logging
-import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from clower_jax.utils import command_line, last_words
+from clower_jax.utils import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The job: configs/<job>.py[:variant].', lock_config=True
@@ -32,22 +30,10 @@ import absl.logging
 import jax
 
 from clower_jax import jobs
+from clower_jax.parallel import lost_process, processes
 from clower_jax.training import init_state
 from clower_jax.utils import compile_cache
 from configs import pretrain
-
-LOST = (
-    'run.py: another process of this run is gone (killed, out of memory, cut off, ended by an error that its '
-    'own output tells) or never came, so this one has ended, too. Start all of them again with the same '
-    'commands: the run goes on from its newest checkpoint.'
-)
-INTERRUPTED = 130  # what shells call the end of a process by Ctrl-C
-
-
-def default_workdir(config_file: str) -> Path:
-    """'configs/pretrain.py:small,no_tcl' → runs/pretrain-small-no_tcl."""
-    job, _, variant = config_file.partition(':')
-    return Path('runs', '-'.join(x for x in (Path(job).stem, *variant.split(',')) if x))
 
 
 def log_to_console() -> None:
@@ -67,13 +53,18 @@ def main(argv: list[str]) -> None:
     """Resolves the config and hands it to the one call that it names."""
     log_to_console()
     compile_cache.keep_compiled()
+    brief = absl.logging.get_verbosity() <= absl.logging.WARNING
     if COORDINATOR.value or CLUSTER.value:
-        join()
+        try:
+            processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, brief)
+        except ConnectionError as error:
+            absl.logging.debug('The traceback:', exc_info=True)
+            sys.exit(f'run.py: {error}')
     name = config_flags.get_config_filename(flags.FLAGS['config'])
     job = jobs.Job(
         config=CONFIG.value,
         name=name,
-        workdir=Path(WORKDIR.value or default_workdir(name)),
+        workdir=Path(WORKDIR.value or command_line.default_workdir(name)),
         overrides=config_flags.get_override_values(flags.FLAGS['config']),
         systems=pretrain.SYSTEMS,
     )
@@ -81,43 +72,22 @@ def main(argv: list[str]) -> None:
         text = jobs.run(job)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         absl.logging.debug('The traceback:', exc_info=True)
-        end(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
+        processes.end(f'\nrun.py: {error}\n(For the traceback add -v=1.)')
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if init_state.is_out_of_memory(error):
             first = str(error).partition('\n')[0]
-            end(f'\nrun.py: out of memory ({first}): lower batch_size, lengths, model.*; raise microbatches')
+            hint = 'lower batch_size, lengths, model.*; raise microbatches'
+            processes.end(f'\nrun.py: out of memory ({first}): {hint}')
         # Of one process alone it is its own mistake; of several it is what a collective ends with whose other
         # side is gone.
-        if jax.process_count() == 1 or absl.logging.get_verbosity() > absl.logging.WARNING:
+        if jax.process_count() == 1 or not brief:
             raise
-        last_words.leave(str(error))
+        lost_process.leave(str(error))
     except KeyboardInterrupt:
-        end(INTERRUPTED)
+        processes.end(130)  # what shells call the end of a process by Ctrl-C
     if jax.process_index() == 0:
         print(text)
     sys.exit(job.stop.status)
-
-
-def join() -> None:
-    """Joins the other processes. Leaves with one line where they do not come."""
-    if absl.logging.get_verbosity() <= absl.logging.WARNING:
-        last_words.listen(LOST)
-    try:
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    except (RuntimeError, ValueError) as error:
-        absl.logging.debug('The traceback:', exc_info=True)
-        sys.exit(f'run.py: the processes did not find each other: {" ".join(str(error).split())}')
-
-
-def end(status: str | int) -> NoReturn:
-    """Ends this process as sys.exit does; one of several at once, so that the others, too, end at once."""
-    if jax.process_count() == 1:
-        sys.exit(status)
-    if isinstance(status, str):
-        print(status, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status if isinstance(status, int) else 1)
 
 
 if __name__ == '__main__':

@@ -73,7 +73,7 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
     config.imported = {'source': Path(source).name, 'random': random, 'unused': report.unused}
     config.imported.segmenter = hf_bert.read_segmenter(info.folder)
 
-    with output_folder.whole(workdir, sum(value.nbytes for value in flat.values())) as folder:
+    with output_folder.atomic_folder(workdir, sum(value.nbytes for value in flat.values())) as folder:
         text = json.dumps(config.to_dict(), ensure_ascii=False, indent=2)
         (folder / 'config.json').write_text(text + '\n', encoding='utf-8')
         (folder / 'vocab.txt').write_bytes(''.join(f'{token}\n' for token in info.tokens).encode())

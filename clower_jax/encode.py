@@ -41,7 +41,7 @@ def encode_file(
         raise ValueError(f'{input} has no text in it')
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = _lines(input)
-    with output_file.whole(output) as partial:
+    with output_file.atomic_write(output) as partial:
         vectors = np.lib.format.open_memmap(partial, 'w+', np.float32, (count, encoder.size))
         with tqdm(total=count, unit='text', unit_scale=True, disable=None) as bar:
             for first in range(0, count, LINES):

@@ -1,4 +1,4 @@
-"""The jobs of run.py: each joins data, a model and the loop, and returns its last words.
+"""The jobs of run.py: each joins data, a model and the loop, and returns what came of it.
 
 A command, which like replay.py and encode.py may import both packages.
 """
@@ -18,8 +18,8 @@ from clower_jax.experiments import figure3, grid, probe, word_view
 from clower_jax.inference.encoder import Encoder
 from clower_jax.interop import export, vocab_alignment, weight_sources
 from clower_jax.objectives import registry
+from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import finetune, init_state, loop
-from clower_jax.training.signals import StopSignal
 from clower_jax.training.source import resolve_source, with_trained_settings
 from clower_jax.utils import output_file
 from clower_jax.utils.settings import training_configs
@@ -206,7 +206,7 @@ def vectors(job: Job) -> str:
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
     decoded = evaluation.judge(encoder.encode(evaluation.texts))
     workdir.mkdir(parents=True, exist_ok=True)
-    with output_file.all_whole(workdir) as partial:
+    with output_file.atomic_write_all(workdir) as partial:
         evaluation.write_predictions(partial, decoded)
     scores = evaluation.score(decoded)
     results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}

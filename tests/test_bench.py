@@ -19,7 +19,7 @@ from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.interop import hf_bert
 from clower_jax.objectives import registry
 from clower_jax.ops import losses
-from clower_jax.training import metrics, optim
+from clower_jax.training import evaluate, optim
 from clower_jax.training.train_step import make_train_step
 from helpers import synthetic
 from input_pipeline.finetuning.mirror_bert import Masks
@@ -55,7 +55,7 @@ def case():
     losses = []
     for _ in range(3):
         state, measured = train_step(state, batch, jax.random.key(0))
-        losses.append(float(task.total_loss(metrics.means([jax.device_get(measured['sums'])]))))
+        losses.append(float(task.total_loss(evaluate.means([jax.device_get(measured['sums'])]))))
     return json.loads(config.to_json()), batch, params, losses
 
 

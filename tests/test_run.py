@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import run
 from clower_jax import jobs, replay
+from clower_jax.utils import command_line
 from clower_jax.utils.metrics_file import read_metrics
 from configs import classify, cmrc, drcd, pretrain
 from helpers import workdirs
@@ -181,5 +181,5 @@ def test_what_is_not_in_table_1_has_settings_of_its_own():
 
 
 def test_default_workdir():
-    assert run.default_workdir('configs/pretrain.py') == Path('runs/pretrain')
-    assert run.default_workdir('configs/pretrain.py:small') == Path('runs/pretrain-small')
+    assert command_line.default_workdir('configs/pretrain.py') == Path('runs/pretrain')
+    assert command_line.default_workdir('configs/pretrain.py:small') == Path('runs/pretrain-small')

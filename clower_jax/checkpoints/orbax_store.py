@@ -229,8 +229,8 @@ class _PreserveNewest:
     def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
         """Orbax asks when a save, the last of these, is on its way."""
         steps = [saved.step for saved in checkpoints]
-        whole = [step for step in steps[:-1] if has_all_files(self._folder / str(step))]
-        oldest = [*whole, steps[-1]][-self._keep :][0]
+        intact = [step for step in steps[:-1] if has_all_files(self._folder / str(step))]
+        oldest = [*intact, steps[-1]][-self._keep :][0]
         return [step >= oldest for step in steps]
 
 

@@ -174,7 +174,7 @@ def _cells(config: ConfigDict, path: Path, task: str, folder: str, rows: Rows) -
         for field, value in cell._asdict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with output_file.whole(path) as partial:
+    with output_file.atomic_write(path) as partial:
         np.savez_compressed(partial, settings=np.array(settings_json), **arrays)
     return cells
 

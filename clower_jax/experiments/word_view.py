@@ -86,7 +86,7 @@ def _load_or_measure(
     items['counts'] = np.array(json.dumps(materials.counts()))
     items |= {'words': np.array(materials.words), 'about': np.array(json.dumps(about))}
     path.parent.mkdir(exist_ok=True)
-    with output_file.whole(path) as partial:
+    with output_file.atomic_write(path) as partial:
         np.savez_compressed(partial, allow_pickle=False, **items)
     log.info('%s: %.0f s', about['folder'], time.monotonic() - started)
     return items

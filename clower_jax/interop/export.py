@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from clower_jax.interop import hf_bert, model_card, sentence_folder, source_ids, wordpiece
-from clower_jax.interop.init_weights import TOKEN_ROWS, open_checkpoints
+from clower_jax.interop import hf_bert, model_card, sentence_folder, vocab_alignment, wordpiece
+from clower_jax.interop.init_weights import TOKEN_ROWS, load_token_rows, open_checkpoints
 from clower_jax.interop.weight_sources import is_workdir, source_info
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.kinds import KINDS, kind_of
@@ -111,9 +111,9 @@ def export(
         paths = _select_paths(checkpoints.param_shapes(), config, task, encoder, heads)
         params, tokens = checkpoints.load_params(paths), info.tokens[: info.base_size]
     precision.check_finite(params, str(workdir))
-    same_ids, part_of = source_ids.find_initial_bert(config, tokens)
+    same_ids, part_of = find_initial_bert(config, tokens)
     if ids_of:
-        params, tokens = source_ids.restore_source_ids(ids_of, params, tokens)
+        params, tokens = restore_source_ids(ids_of, params, tokens)
         rows, same_ids, part_of = len(tokens), Path(ids_of).resolve().name, ''
     if part_of:
         log.warning(
@@ -130,7 +130,7 @@ def export(
     own_settings |= {'pooling': pooling} if pooling else {}
     settings = bert_config(config['model'], architecture, rows, info.labels)
 
-    with output_folder.whole(output, sum(tensor.nbytes for tensor in tensors.values())) as folder:
+    with output_folder.atomic_folder(output, sum(tensor.nbytes for tensor in tensors.values())) as folder:
         safetensors.numpy.save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
         _write_json(folder / 'config.json', settings | {hf_bert.CLOWER_KEY: own_settings})
         shutil.copymode(folder / 'config.json', folder / 'model.safetensors')  # else for its owner alone
@@ -176,6 +176,49 @@ def export_obstacle(kind: str, task: str, classify_from: str) -> str:
             'the pooler, so it stays a workdir. Fine-tune with --config.model.classify_from=pooler'
         )
     return ''
+
+
+def restore_source_ids(
+    source: str | Path, params: Mapping[str, np.ndarray], tokens: list[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Parameters with the base rows of their token table, and of the MLM head's bias, at the ids that a BERT
+    has for these tokens, between its own rows; and that BERT's tokens."""
+    info, source_arrays = load_token_rows(source)
+    source_rows = vocab_alignment.align_rows(
+        info.tokens[: info.base_size], info.base_size, vocab_alignment.SourceVocabulary(tokens, len(tokens)),
+        Path(source), 'The model whose ids are asked for',
+    ).source_rows  # fmt: skip
+    restored = dict(params)
+    for path, value in params.items():
+        if path.endswith(TOKEN_ROWS):
+            kept = source_arrays.get(path, np.zeros((info.base_size, *value.shape[1:]), np.float32))
+            if kept.shape[1:] != value.shape[1:]:
+                width, own_width = kept.shape[1], value.shape[1]
+                raise ValueError(
+                    f'{source} has token rows of width {width}, not {own_width}: it is another model'
+                )
+            restored[path] = np.array(kept[: info.base_size], np.float32)
+            restored[path][source_rows] = value[: len(tokens)]
+    return restored, info.tokens[: info.base_size]
+
+
+def find_initial_bert(config: Mapping[str, Any], tokens: list[str]) -> tuple[str, str]:
+    """The name of the BERT that a run started from, over other runs too: first where it has these tokens
+    under the same ids; second where it has them under others. '' where it has not, there is none, or it is
+    not at hand any more."""
+    visited: set[str] = set()
+    source = config.get('init_from') or ''
+    while source not in visited and is_workdir(source):
+        visited.add(source)
+        source = folder_files.read_json(Path(source, 'config.json')).get('init_from') or ''
+    try:
+        info = source_info(source) if source not in {'', *visited} else None
+    except (ValueError, OSError):
+        info = None
+    source_tokens, name = info.tokens[: info.base_size] if info else [], Path(source).resolve().name
+    return name * (source_tokens == tokens), name * (
+        source_tokens != tokens and set(tokens) <= set(source_tokens)
+    )
 
 
 def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:

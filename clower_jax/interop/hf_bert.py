@@ -3,8 +3,9 @@
 import codecs
 import logging
 import math
+import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,29 @@ def tensor_name(path: str) -> str:
     module, _, leaf = rest.rpartition('/')
     leaf = 'weight' if leaf in ('kernel', 'embedding', 'scale') else leaf
     return prefix + '.'.join(x for x in (module.replace('/', '.'), leaf) if x)
+
+
+def wrapper_prefix(names: Iterable[str], separator: str, table: str) -> str:
+    """What stands before a BERT's own names: 'module.' of 'module.bert.embeddings.word_embeddings.weight'.
+
+    Args:
+      names: of all tensors of a file.
+      separator: '.' of torch's names, '/' of TensorFlow's.
+      table: the name of the token table, with neither 'bert' nor a prefix before it.
+
+    Returns:
+      The prefix, with its separator; '' where the names are a BERT's own, or there is no token table.
+
+    Raises ValueError where several prefixes lead to a token table, so nobody can tell which is meant.
+    """
+    end = re.compile(rf'(|.*{re.escape(separator)}){re.escape(table)}')
+    matches = filter(None, map(end.fullmatch, names))
+    prefixes = sorted({match[1].removesuffix(f'bert{separator}') for match in matches})
+    if len(prefixes) > 1 and '' not in prefixes:
+        raise ValueError(
+            f'there are {len(prefixes)} encoders, under {", ".join(prefixes)}: save one of them alone'
+        )
+    return prefixes[0] if prefixes else ''
 
 
 def check_rows(config: Path, rows: int, vocabulary: Path, tokens: int) -> None:

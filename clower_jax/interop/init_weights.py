@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from clower_jax.checkpoints.digests import BEST, DAMAGED_PREFIX, FOLDER, describe_damage, newest_intact
 from clower_jax.checkpoints.orbax_store import Checkpoints
-from clower_jax.interop import hf_bert, tensor_names, tf_checkpoint, vocab_alignment, weight_files
+from clower_jax.interop import hf_bert, tf_checkpoint, vocab_alignment, weight_files
 from clower_jax.interop.weight_sources import (
     POOLER,
     Source,
@@ -59,7 +59,7 @@ class Report(NamedTuple):
             (logging.WARNING if _has_layers(self.unused) else logging.INFO, 'Not used', self.unused),
         ):
             if names:
-                log.log(level, '%s (%d): %s', text, len(names), tensor_names.abbreviate_names(names))
+                log.log(level, '%s (%d): %s', text, len(names), abbreviate_names(names))
 
 
 def _has_layers(names: Collection[str]) -> bool:
@@ -186,7 +186,7 @@ def _check_complete(source: Source, names: Mapping[str, str], tensors: Collectio
     layers = len({match[1] for name in wanted if (match := re.search(r'\blayer\.(\d+)', name))})
     unexpected = sorted(name for name in set(tensors) - set(names.values()) if not name.startswith('cls.'))
     hint = (
-        f' It has instead: {tensor_names.abbreviate_names(unexpected[:8])}{", …" * (len(unexpected) > 8)}.'
+        f' It has instead: {abbreviate_names(unexpected[:8])}{", …" * (len(unexpected) > 8)}.'
         if unexpected
         else ''
     )
@@ -194,7 +194,7 @@ def _check_complete(source: Source, names: Mapping[str, str], tensors: Collectio
         num_layers = source.info.model['num_layers']
         hint += f' It has {num_layers} layers, the run {layers}: set --config.model.num_layers={num_layers}'
     raise ValueError(
-        f'{source.path} is incomplete. It lacks: {tensor_names.abbreviate_names(lacking)} ({len(lacking)} of '
+        f'{source.path} is incomplete. It lacks: {abbreviate_names(lacking)} ({len(lacking)} of '
         f'the {len(wanted)} parameters of the encoder).{hint}'
     )
 
@@ -301,3 +301,35 @@ def _read_source(
         return tensors, names, sorted(saved - wanted)
     source_names = {path: coarse_paths.get(path, hf_bert.tensor_name(path)) for path in tensors}
     return {source_names[path]: value for path, value in tensors.items()}, names, []
+
+
+def abbreviate_names(names: Iterable[str]) -> str:
+    """Names on one line, those of a module together, and of like modules in several layers too:
+    'a.layer.0.b.weight', 'a.layer.1.b.weight', 'a.layer.1.b.bias' → 'a.layer.0.b.weight, a.layer.1.b.{weight,
+    bias}'; with 'a.layer.0.b.bias' → 'a.layer.0-1.b.{weight, bias}'."""
+    modules: dict[str, list[str]] = {}
+    for entry in names:
+        name, space, remark = entry.partition(' ')
+        module, separator, leaf = name.rpartition('/' if '/' in name else '.')
+        modules.setdefault(module + separator, []).append(leaf + space + remark)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for module, leaves in modules.items():
+        start, layer, rest = module.partition('layer.')
+        end = rest.lstrip('0123456789')
+        number = rest.removesuffix(end)
+        alike.setdefault((start + layer, end, *leaves), []).extend([int(number)] if number else [])
+    return ', '.join(
+        f'{start}{_ranges(layers)}{end}' + (leaves[0] if len(leaves) == 1 else f'{{{", ".join(leaves)}}}')
+        for (start, end, *leaves), layers in alike.items()
+    )
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """0, 1, 2, 5 → '0-2+5'."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return '+'.join(str(run[0]) if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in runs)

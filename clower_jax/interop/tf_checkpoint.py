@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from clower_jax.interop import tensor_names
+from clower_jax.interop import hf_bert
 from clower_jax.utils.folder_files import reason
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def variables(prefix: Path) -> Variables:
     shapes = {name: tuple(shape) for name, shape in saved.items()}
     model = sorted(name for name in shapes if not _STATES.fullmatch(name))
     try:
-        wrapper = tensor_names.wrapper_prefix(model, '/', 'embeddings/word_embeddings')
+        wrapper = hf_bert.wrapper_prefix(model, '/', 'embeddings/word_embeddings')
     except ValueError as error:
         raise ValueError(f'{prefix}: {error}') from error
     stored = {name.removeprefix(wrapper): name for name in model}

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from clower_jax.interop import hf_bert, tensor_names
+from clower_jax.interop import hf_bert
 from clower_jax.utils.folder_files import check_plain, reason
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, np.ndarra
 def _strip_prefix(folder: Path, names: Collection[str]) -> tuple[str, dict[str, str]]:
     """What a wrapper put before all names, and each name → today's, without that."""
     try:
-        prefix = tensor_names.wrapper_prefix(map(modern_name, names), '.', TOKEN_TABLE)
+        prefix = hf_bert.wrapper_prefix(map(modern_name, names), '.', TOKEN_TABLE)
     except ValueError as error:
         raise ValueError(f'{folder}: {error}') from error
     return prefix, {name: modern_name(name.removeprefix(prefix)) for name in names}

@@ -1,1 +1,1 @@
-"""The mesh and the rules by which arrays lie on it; the dtypes of products."""
+"""The mesh and the rules by which arrays lie on it; dtypes of products; several processes."""

@@ -1,6 +1,6 @@
 """One pass of an objective over a finite set."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from clower_jax.objectives import registry
 from clower_jax.objectives.base import Objective
 from clower_jax.parallel import precision, sharding
-from clower_jax.training import metrics
 
 Outputs = list[dict[str, np.ndarray]]
 Score = Callable[[Outputs], dict[str, float]]
@@ -58,9 +57,18 @@ class Evaluator(NamedTuple):
                 outputs.append(batch_outputs)
         if not sums:
             return {}
-        means = metrics.means(jax.device_get(sums))
+        averages = means(jax.device_get(sums))
         # Rates of a training step, not properties of the set.
         for name in ('examples', 'tokens'):
-            means.pop(name, None)
-        loss = {'loss': float(self.objective.total_loss(means))} if means else {}
-        return loss | means | (score(jax.device_get(outputs)) if score else {})
+            averages.pop(name, None)
+        loss = {'loss': float(self.objective.total_loss(averages))} if averages else {}
+        return loss | averages | (score(jax.device_get(outputs)) if score else {})
+
+
+def means(sums: Iterable[Mapping[str, tuple]]) -> dict[str, float]:
+    """Several batches' {name: (sum, count)} → {name: Σ sum / Σ count}; a name never counted is absent."""
+    totals: dict[str, np.ndarray] = {}
+    for batch in sums:
+        for name, pair in batch.items():
+            totals[name] = totals.get(name, 0) + np.asarray(pair, np.float64)
+    return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}

@@ -18,9 +18,9 @@ from clower_jax.checkpoints.train_state import abstract_params
 from clower_jax.interop import init_weights
 from clower_jax.objectives.base import SCORE, Data, Metric, Split, Vocabulary
 from clower_jax.parallel import precision, sharding
+from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import evaluate, loop, plots
 from clower_jax.training.early_stopping import EarlyStopping
-from clower_jax.training.signals import StopSignal
 from clower_jax.utils import folder_files, metrics_file, output_file
 
 MAX_CONFUSION_LABELS = 100  # classes of a confusion matrix; more are unreadable
@@ -257,7 +257,7 @@ def _evaluate_split(
     def score(outputs: evaluate.Outputs) -> dict[str, float]:
         decoded = split.decode(outputs)
         if folder and jax.process_index() == 0:
-            with output_file.all_whole(folder) as partial:
+            with output_file.atomic_write_all(folder) as partial:
                 split.write_predictions(partial, decoded)
             confusion = split.confusion(decoded)
             if confusion is not None and len(confusion) <= MAX_CONFUSION_LABELS:
@@ -271,5 +271,5 @@ def _copy_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> 
     """The predictions and the picture of `best_seed`, also one level up."""
     for path in seed_folder(workdir, best_seed(config, per_seed), config.seeds).iterdir():
         if path.name in ('predictions.json', 'nbest.json', 'confusion.png', 'confusion-key.txt'):
-            with output_file.whole(workdir / path.name) as partial:
+            with output_file.atomic_write(workdir / path.name) as partial:
                 shutil.copyfile(path, partial)

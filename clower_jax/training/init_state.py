@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from clower_jax.checkpoints.train_state import TrainState, abstract_state, shard
 from clower_jax.interop import hf_bert, init_weights, vocab_alignment, weight_sources
 from clower_jax.objectives.base import Objective, Vocabulary
 from clower_jax.parallel import precision, sharding
-from clower_jax.training import metrics, optim
+from clower_jax.training import optim
 from clower_jax.utils import folder_files, settings
 from clower_jax.utils.settings import flatten
 
@@ -100,13 +101,23 @@ def _check_memory(config: ConfigDict) -> None:
     length = config.data.get('max_length') or max(config.data.get(f'{x}_length', 0) for x in ('char', 'word'))
     tokens = config.batch_size // config.get('microbatches', 1) * max(1, length)
     # In fp32: parameter, gradient, both moments; a vector.
-    needed, available = 4 * (4 * parameters + tokens * width), metrics.memory()
+    needed, available = 4 * (4 * parameters + tokens * width), _total_memory()
     if needed > available:
         sizes = f'{parameters / 1e6:,.0f} M parameters and {tokens:,} tokens at a time'
         raise ValueError(
             f'{sizes} need more than {needed / 1e9:,.0f} GB of memory, and there are {available / 1e9:,.0f} '
             'GB: lower model.hidden_size, model.num_layers, model.intermediate_size, batch_size or the length'
         )
+
+
+def _total_memory() -> int:
+    """Bytes of memory of all devices together, as far as they may be used; of CPUs that of their machines."""
+    stats_per_device = [device.memory_stats() or {} for device in jax.local_devices()]
+    if all('bytes_limit' in stats for stats in stats_per_device):
+        total = sum(stats['bytes_limit'] for stats in stats_per_device)
+    else:
+        total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return total * jax.process_count()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,11 +18,11 @@ from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.objectives.base import SCORE, Metric, Vocabulary
 from clower_jax.parallel import precision, sharding
-from clower_jax.training import evaluate, init_state, metrics, optim
+from clower_jax.parallel.processes import StopSignal
+from clower_jax.training import evaluate, init_state, optim
 from clower_jax.training.early_stopping import EarlyStopping
 from clower_jax.training.progress import Clock, Progress
 from clower_jax.training.run_log import Writer
-from clower_jax.training.signals import StopSignal
 from clower_jax.training.train_step import make_train_step
 from clower_jax.utils.metrics_file import rows_until
 
@@ -229,7 +229,7 @@ class _Run:
                 f'The gradient or the update was not finite in {max(bad_steps)} steps in a row, from step '
                 f'{first} on. {replay_hint}{REMEDIES}'
             )
-        means = metrics.means(step_metrics['sums'] for step_metrics in pending)
+        means = evaluate.means(step_metrics['sums'] for step_metrics in pending)
         values = {'skipped_steps': float(sum(skipped > 0 for skipped in bad_steps))}
         if values['skipped_steps'] < len(bad_steps):  # else there is none, though the loss scale has a mean
             values['loss'] = float(self._evaluator.objective.total_loss(means))

@@ -13,7 +13,7 @@ from tensorboardX import SummaryWriter
 
 from clower_jax.training.plots import EVENT, draw_curves
 from clower_jax.utils.metrics_file import read_lines, read_metrics, rows_until
-from clower_jax.utils.output_file import naming, write_text
+from clower_jax.utils.output_file import naming_errors, write_text
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Writer:
             self._append({'step': step, 'split': EVENT, **values})
 
     def _append(self, row: dict[str, Any]) -> None:
-        with naming(self._path), self._path.open('a', encoding='utf-8') as out:
+        with naming_errors(self._path), self._path.open('a', encoding='utf-8') as out:
             out.write(json.dumps(row) + '\n')
 
     def curves(self) -> Path | None:

@@ -86,6 +86,12 @@ def load(config_file: str) -> ConfigDict:
     return values['config'].value
 
 
+def default_workdir(config_file: str) -> Path:
+    """'configs/pretrain.py:small,no_tcl' → runs/pretrain-small-no_tcl."""
+    job, _, variant = config_file.partition(':')
+    return Path('runs', '-'.join(x for x in (Path(job).stem, *variant.split(',')) if x))
+
+
 def unknown_key(key: str, config: ConfigDict, config_file: str) -> str:
     """One line: a key that a config has not, those that may be meant, and those that there are beside it."""
     *parents, _ = key.split('.')

@@ -57,7 +57,7 @@ def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
         # Not below it, where a legend may be: with bbox_inches that keeps to the edge of the picture.
         text = f'labels with a # are in {key.name}'
         figure.text(1, 0.5, text, rotation=90, ha='left', va='center', fontsize=8)
-    with output_file.whole(Path(path)) as partial:
+    with output_file.atomic_write(Path(path)) as partial:
         figure.savefig(partial, dpi=dpi, bbox_inches='tight')
     plt.close(figure)
 

@@ -15,7 +15,7 @@ def write_text(path: Path, text: str) -> None:
 
     Raises OSError, naming `path`, where it cannot be written.
     """
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(text.encode())
 
 
@@ -25,14 +25,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, with the same ending: what is there at the end becomes `path`. Until
     then, and where anything goes wrong, whoever reads `path` finds what was there before.
 
     Raises OSError, naming `path`, where it cannot be written.
     """
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
-    with naming(path):
+    with naming_errors(path):
         try:
             yield partial
             with partial.open('rb') as file:
@@ -43,23 +43,23 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def all_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write files into, each of which is then moved to `folder` as `whole` does it."""
+def atomic_write_all(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, each of which is then moved to `folder` as `atomic_write` does it."""
     temporary = folder / '.partial'
-    with naming(folder):
+    with naming_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         temporary.mkdir()
         try:
             yield temporary
             for path in sorted(temporary.iterdir()):
-                with whole(folder / path.name) as partial:
+                with atomic_write(folder / path.name) as partial:
                     path.replace(partial)
         finally:
             shutil.rmtree(temporary)
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming_errors(path: Path) -> Iterator[None]:
     """Errors of the system that name no file, as those of a full disk do, name `path`."""
     try:
         yield

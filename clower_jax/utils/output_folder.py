@@ -13,7 +13,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def whole(output: Path, size: int) -> Iterator[Path]:
+def atomic_folder(output: Path, size: int) -> Iterator[Path]:
     """A new folder to write into, which becomes `output` when all went well, in place of what was there.
 
     Args:

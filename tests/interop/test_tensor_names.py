@@ -2,7 +2,8 @@
 
 import pytest
 
-from clower_jax.interop.tensor_names import abbreviate_names, wrapper_prefix
+from clower_jax.interop.hf_bert import wrapper_prefix
+from clower_jax.interop.init_weights import abbreviate_names
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.interop import init_weights
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import precision
-from clower_jax.training import metrics, optim, progress
+from clower_jax.training import evaluate, optim, progress
 from clower_jax.training.loop import _summary, check_not_skipped, make_programs, train
 from clower_jax.training.plots import draw_curves, select_panels
 from clower_jax.training.run_log import Writer
@@ -142,7 +142,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad):
         jax.tree.map(np.testing.assert_array_equal, frozen(state), before)
     assert state.step == 3  # the data goes on
     # It has no say in any mean.
-    assert metrics.means(jax.device_get([measured['sums']])) == {}
+    assert evaluate.means(jax.device_get([measured['sums']])) == {}
     state, measured = step(state, batch_of(1, 2))
     assert measured['bad_steps'] == 0
     assert not np.array_equal(state.params['w']['kernel'], before['params']['w']['kernel'])
@@ -165,7 +165,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(changes):
         state, measured = step(state, batch_of(1, 2))
         assert measured['bad_steps'] == count
         jax.tree.map(np.testing.assert_array_equal, frozen(state), before)
-    assert metrics.means(jax.device_get([measured['sums']])) == {}
+    assert evaluate.means(jax.device_get([measured['sums']])) == {}
 
 
 def test_a_gradient_whose_square_overflows_is_skipped():
@@ -376,10 +376,10 @@ def test_the_dropout_key_is_a_function_of_seed_and_step():
 
 def test_means_are_exact_over_steps():
     steps = [{'a': (6.0, 3), 'b': (0.0, 0)}, {'a': (1.0, 1), 'b': (0.0, 0)}, {'a': (0.0, 0)}]
-    assert metrics.means(steps) == {'a': 7 / 4}
+    assert evaluate.means(steps) == {'a': 7 / 4}
     # Sums are added in float64: in fp32 the 1s would be lost.
     many = [{'a': (np.float32(2**24), np.float32(1))}] + [{'a': (np.float32(1), np.float32(1))}] * 7
-    assert metrics.means(many) == {'a': (2**24 + 7) / 8}
+    assert evaluate.means(many) == {'a': (2**24 + 7) / 8}
 
 
 def test_a_restart_drops_the_lines_after_its_step(tmp_path):

@@ -8,7 +8,7 @@ from clower_jax.utils import output_file
 def test_what_goes_wrong_leaves_the_file_before(tmp_path):
     path = tmp_path / 'config.json'
     output_file.write_text(path, '{"a": "龘"}\n')
-    with pytest.raises(RuntimeError), output_file.whole(path) as partial:
+    with pytest.raises(RuntimeError), output_file.atomic_write(path) as partial:
         partial.write_text('{"a')
         assert partial.suffix == '.json'
         raise RuntimeError
@@ -23,7 +23,7 @@ def test_a_full_disk_names_the_path(tmp_path, name):
     with pytest.raises(OSError, match=rf"No space left on device: make room there: '{path}'"):
         output_file.write_text(path, 'text')
     (tmp_path / name).symlink_to('/dev/full')
-    with pytest.raises(OSError, match=str(path)), output_file.naming(path), path.open('a') as out:
+    with pytest.raises(OSError, match=str(path)), output_file.naming_errors(path), path.open('a') as out:
         out.write('text')
 
 
@@ -31,7 +31,7 @@ def test_files_of_a_folder(tmp_path):
     (tmp_path / '.partial').mkdir()
     (tmp_path / '.partial' / 'half').write_text('of a process that was killed')
     (tmp_path / 'predictions.json').write_text('before')
-    with output_file.all_whole(tmp_path) as folder:
+    with output_file.atomic_write_all(tmp_path) as folder:
         (folder / 'predictions.json').write_text('after')
         (folder / 'nbest.json').write_text('too')
         assert (tmp_path / 'predictions.json').read_text() == 'before'

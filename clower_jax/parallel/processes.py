@@ -1,11 +1,54 @@
-"""A signal becomes a save and a clean exit."""
+"""The processes of a run: how they join, stop together, and end so that none waits for another."""
 
+import os
 import signal
+import sys
 from types import FrameType
+from typing import NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from clower_jax.parallel import lost_process
+
+LOST = (
+    'run.py: another process of this run is gone (killed, out of memory, cut off, ended by an error that its '
+    'own output tells) or never came, so this one has ended, too. Start all of them again with the same '
+    'commands: the run goes on from its newest checkpoint.'
+)
+
+
+def join(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, brief: bool = True
+) -> None:
+    """Joins the other processes of a run.
+
+    Args:
+      coordinator: host:port of the first process; None: found out from Slurm, MPI or a TPU pod, as are the
+        next two.
+      brief: where another process is lost later, this one ends with one line, in place of the libraries'.
+
+    Raises ConnectionError where the others do not come.
+    """
+    if brief:
+        lost_process.report_as(LOST)
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        reason = ' '.join(str(error).split())
+        raise ConnectionError(f'the processes did not find each other: {reason}') from error
+
+
+def end(status: str | int) -> NoReturn:
+    """Ends this process as sys.exit does; one of several at once, so that the others, too, end at once."""
+    if jax.process_count() == 1:
+        sys.exit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
 
 
 class StopSignal:
