@@ -15,8 +15,6 @@ from ml_collections import ConfigDict
 
 from clower_jax.utils import folder_files
 
-PREDICTED = '\033[1m{}\033[0m' if sys.stdout.isatty() else '«{}»'
-
 
 def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[str]]:
     """The batch that step `step` (counted from 1) of a run was taken on, and its vocabulary's tokens.
@@ -40,6 +38,7 @@ def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[st
 def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
     """One row as text: both views as the model read them, what was to be predicted, and the anchors. Packed,
     a row is several texts, each from its [CLS] on."""
+    predicted = '\033[1m{}\033[0m' if sys.stdout.isatty() else '«{}»'
     orders = [('in order', 'swapped')[label] for label in np.ravel(batch['sop_labels'][row]) if label >= 0]
     lines = [f'example {row}, sentences {"; ".join(orders)}']
     if 'context_ids' in batch:
@@ -50,7 +49,7 @@ def describe(batch: dict[str, np.ndarray], tokens: list[str], row: int) -> str:
         labels = batch[f'{view}_mlm_labels'][row]
         for position, label in zip(batch[f'{view}_mlm_positions'][row], labels):
             if label >= 0:
-                shown[position] = PREDICTED.format(f'{shown[position]}←{tokens[label]}')
+                shown[position] = predicted.format(f'{shown[position]}←{tokens[label]}')
         lines.append(f'  {view}: ' + ' '.join(shown))
     if 'anchor_ids' not in batch:
         return '\n'.join(lines)

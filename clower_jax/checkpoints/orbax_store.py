@@ -27,10 +27,6 @@ from clower_jax.checkpoints.train_state import TrainState
 __all__ = ['BEST', 'FOLDER', 'Checkpoints']
 
 
-# What fails is raised, and told on one line; Orbax has logged it at length before.
-logging.getLogger('absl').addFilter(lambda record: not (record.exc_info and 'orbax' in record.pathname))
-
-
 class Checkpoints:
     """The checkpoints under `<workdir>/<folder>`. Use as a context manager: leaving it waits for the last.
 
@@ -40,6 +36,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False, folder: str = FOLDER):
         self.folder = Path(workdir).absolute() / folder
+        logging.getLogger('absl').addFilter(_is_no_traceback_of_orbax)  # once, however often it is added
         context = ocp.Context()
         # Called by the first process alone, when all have written their part and before it counts. No method:
         # Orbax copies its options, and with a method what it is bound to.
@@ -217,6 +214,11 @@ class Checkpoints:
                 + (f'\n  … {len(problems) - 20} more' if len(problems) > 20 else '')
                 + '\nGive the model sizes and vocabulary it was trained with, or another --workdir.'
             )
+
+
+def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
+    """What fails is raised, and told on one line; Orbax logs it at length before."""
+    return not (record.exc_info and 'orbax' in record.pathname)
 
 
 class _PreserveNewest:

@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 from ml_collections import ConfigDict
@@ -212,10 +211,10 @@ def draw(distances_by_model: Mapping[str, dict[str, Distances]], path: str | Pat
     box for each model, filled for the words' own characters, hollow for another word's. Boxes are quartiles,
     whiskers the 5th and the 95th percentile."""
     names = figures.drawable([*distances_by_model], path)
-    color_cycle = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    color_cycle = figures.colors()
     colors = [color_cycle[position % len(color_cycle)] for position in range(len(distances_by_model))]
     width = max(4.4, 2.4 + 1.1 * len(distances_by_model))  # of a panel, whose title wants the former
-    figure, axes = plt.subplots(
+    figure, axes = figures.subplots(
         len(GROUPS), len(MEASURES), sharex=True, sharey='col', figsize=(width * len(MEASURES), 6.4)
     )
     for row, (group, group_title) in zip(axes, GROUPS.items()):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -272,8 +271,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     tasks = results['tasks']
     names = list(dict.fromkeys(x['model'] for about in tasks.values() for x in about['results']))
     shown = dict(zip(names, figures.drawable(names, path)))
-    colors = dict(zip(names, plt.rcParams['axes.prop_cycle'].by_key()['color'] * len(names)))
-    figure, axes = plt.subplots(
+    colors = dict(zip(names, figures.colors() * len(names)))
+    figure, axes = figures.subplots(
         len(tasks),
         len(VECTORS),
         figsize=(4.2 * len(VECTORS), 3.4 * len(tasks) + 0.8),

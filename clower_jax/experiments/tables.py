@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
@@ -282,10 +281,10 @@ def draw(grid: Grid, paper: Paper, path: Path) -> None:
         return
     num_columns = min(5, len(panels))
     num_rows = math.ceil(len(panels) / num_columns)
-    figure, axes = plt.subplots(
+    figure, axes = figures.subplots(
         num_rows, num_columns, figsize=(3.0 * num_columns, 3.4 * num_rows), squeeze=False
     )
-    colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    colors = figures.colors()
     for axis, column in zip(axes.flat, panels):
         for position, model in enumerate(printed):
             color, cell = colors[position], find_cell(grid, model, column)

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from clower_jax.utils import figures, output_file
 
 COLUMNS = 4  # of panels
@@ -102,14 +100,14 @@ def draw(systems: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Pat
     num_columns = min(COLUMNS, len(panels))
     num_rows = -(-len(panels) // num_columns)
     height = 1.3 + 0.42 * len(systems)
-    figure, axes = plt.subplots(
+    figure, axes = figures.subplots(
         num_rows,
         num_columns,
         figsize=(3.6 * num_columns + 1.2, height * num_rows),
         squeeze=False,
         layout='constrained',
     )
-    colors = plt.rcParams['axes.prop_cycle'].by_key()['color']
+    colors = figures.colors()
     for axis, (title, kinds) in zip(axes.flat, panels.items()):
         for kind_number, (kind, name) in enumerate(kinds.items()):
             shift = 0.6 * ((kind_number + 0.5) / len(kinds) - 0.5)

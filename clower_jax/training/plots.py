@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from clower_jax.utils import figures
@@ -36,7 +35,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) 
     names = figures.drawable(labels, path)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = max(4.0, 0.55 * len(labels) + 2.0)
-    figure, axis = plt.subplots(figsize=(size + 1, size))
+    figure, axis = figures.subplots(figsize=(size + 1, size))
     image = axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
     ticks = np.arange(len(labels))
     axis.set_xticks(ticks, names, rotation=45, ha='right', fontsize=8)
@@ -73,9 +72,9 @@ def draw_curves(rows: list[dict], path: str | Path) -> None:
     panels = select_panels(rows)
     columns = 3
     height = max(1, -(-len(panels) // columns))
-    figure, axes = plt.subplots(height, columns, figsize=(4.2 * columns, 2.9 * height), squeeze=False)
+    figure, axes = figures.subplots(height, columns, figsize=(4.2 * columns, 2.9 * height), squeeze=False)
     for axis, (title, names) in zip(axes.flat, panels):
-        for color, name in zip(plt.rcParams['axes.prop_cycle'].by_key()['color'], names):
+        for color, name in zip(figures.colors(), names):
             for split, suffix, style in (
                 ('train', '', {'lw': 0.9, 'alpha': 0.75}),
                 ('validation', ', held out', {'lw': 1.4, 'marker': 'o', 'ms': 3}),

@@ -4,15 +4,14 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
-import matplotlib.pyplot as plt
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from clower_jax.utils import output_file
 
-matplotlib.use('Agg')
 log = logging.getLogger(__name__)
 
 # Taken first where several fonts have the characters; Simplified forms, no serifs.
@@ -20,6 +19,18 @@ CHINESE_FONTS = (
     *('Noto Sans CJK SC', 'Noto Sans SC', 'Source Han Sans SC', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei'),
     *('Noto Sans CJK JP', 'Microsoft YaHei', 'SimHei', 'PingFang SC', 'Heiti SC', 'Arial Unicode MS'),
 )
+
+
+def subplots(rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Figure, Any]:
+    """A figure that no window shows, and its axes, as `pyplot.subplots`; `figsize` and `layout` are the
+    figure's."""
+    figure = Figure(figsize=settings.pop('figsize', None), layout=settings.pop('layout', None))
+    return figure, figure.subplots(rows, columns, **settings)
+
+
+def colors() -> list[str]:
+    """Those of lines, in their order."""
+    return matplotlib.rcParams['axes.prop_cycle'].by_key()['color']
 
 
 def drawable(texts: Sequence[str], path: str | Path) -> list[str]:
@@ -51,7 +62,7 @@ def drawable(texts: Sequence[str], path: str | Path) -> list[str]:
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
-    """Writes the figure, at its right side the name of the key, where `drawable` made one; closes it."""
+    """Writes the figure, at its right side the name of the key, where `drawable` made one."""
     key = key_of(path)
     if key.exists():
         # Not below it, where a legend may be: with bbox_inches that keeps to the edge of the picture.
@@ -59,7 +70,6 @@ def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
         figure.text(1, 0.5, text, rotation=90, ha='left', va='center', fontsize=8)
     with output_file.atomic_write(Path(path)) as partial:
         figure.savefig(partial, dpi=dpi, bbox_inches='tight')
-    plt.close(figure)
 
 
 def key_of(path: str | Path) -> Path:
@@ -70,7 +80,7 @@ def key_of(path: str | Path) -> Path:
 
 def _extend_fonts(chars: set[str]) -> set[str]:
     """Adds to matplotlib's fonts what it takes to draw these characters; returns those that none has."""
-    families: list[str] = plt.rcParams['font.family']
+    families: list[str] = matplotlib.rcParams['font.family']
     missing = chars.copy()
     for family in families:
         missing -= _characters(font_manager.findfont(font_manager.FontProperties(family=[family])))
@@ -80,7 +90,7 @@ def _extend_fonts(chars: set[str]) -> set[str]:
             families = [*families, name]
         if not missing:
             break
-    plt.rcParams['font.family'] = families
+    matplotlib.rcParams['font.family'] = families
     return missing
 
 

@@ -314,11 +314,11 @@ def test_numbers_from_elsewhere(tmp_path):
 
 def drawn(grid, path, monkeypatch):
     """The figure as matplotlib has it."""
-    monkeypatch.setattr(tables.plt, 'close', lambda figure: None)
+    save, saved = tables.figures.save, []
+    monkeypatch.setattr(tables.figures, 'save', lambda *args: (saved.append(args[0]), save(*args)))
     tables.draw(grid, tables.read_paper(), path)
-    figure = tables.plt.gcf()
     monkeypatch.undo()
-    tables.plt.close(figure)
+    (figure,) = saved
     return [axis for axis in figure.axes if axis.get_visible()]
 
 
