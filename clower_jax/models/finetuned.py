@@ -12,7 +12,7 @@ from clower_jax.models.clower import Embeddings, make_attention_mask, token_mask
 POOLINGS = ('mean', 'cls', 'embeddings')  # of `SentenceEncoder`
 
 
-class _SingleEncoder(nn.Module):
+class SingleEncoder(nn.Module):
     """The embedding layer and the encoder of one view, parameters named as in `Clower`."""
 
     config: EncoderConfig
@@ -42,8 +42,19 @@ class _SingleEncoder(nn.Module):
             dropout_seeds,
         )
 
+    def encode_inputs(
+        self,
+        ids: jax.Array,
+        token_type_ids: jax.Array,
+        word_inputs: tuple[jax.Array, ...],
+        dropout_seeds: jax.Array | None,
+    ) -> jax.Array:
+        """Last hidden states [B, L, D] of a batch's `inputs`; this encoder has no `word_inputs`, which are
+        those beside ids and token_type_ids."""
+        return self.encode(ids, token_type_ids, dropout_seeds)
 
-class Classifier(_SingleEncoder):
+
+class Classifier(SingleEncoder):
     """The encoder, a vector of the text, dropout and a dense layer: a classifier of texts and of pairs.
 
     `classify_from` is what it reads: 'pooler', tanh(W·h + b) of the last hidden state h of [CLS], as BERT's
@@ -71,9 +82,8 @@ class Classifier(_SingleEncoder):
         *word_inputs: jax.Array,
         dropout_seeds: jax.Array | None = None,
     ) -> jax.Array:
-        return self.class_logits(
-            self.text_vectors(self.encode(ids, token_type_ids, dropout_seeds), ids), dropout_seeds
-        )
+        hidden = self.encode_inputs(ids, token_type_ids, word_inputs, dropout_seeds)
+        return self.class_logits(self.text_vectors(hidden, ids), dropout_seeds)
 
     def text_vectors(self, hidden: jax.Array, ids: jax.Array) -> jax.Array:
         """[B, D]: what the class is told from; hidden: last hidden states [B, L, D] of int ids [B, L]."""
@@ -86,7 +96,7 @@ class Classifier(_SingleEncoder):
         return self.classifier(self.dropout(vectors, dropout_seeds)).astype(jnp.float32)
 
 
-class SpanFinder(_SingleEncoder):
+class SpanFinder(SingleEncoder):
     """The encoder and a dense layer: BERT's extractive question answering.
 
     ids, token_type_ids: int [B, L], 0 = [PAD]; dropout_seeds as in `Classifier` → fp32 logits [B, L, 2] of
@@ -104,14 +114,14 @@ class SpanFinder(_SingleEncoder):
         *word_inputs: jax.Array,
         dropout_seeds: jax.Array | None = None,
     ) -> jax.Array:
-        return self.span_logits(self.encode(ids, token_type_ids, dropout_seeds))
+        return self.span_logits(self.encode_inputs(ids, token_type_ids, word_inputs, dropout_seeds))
 
     def span_logits(self, hidden: jax.Array) -> jax.Array:
         """The head: [B, L, D] → fp32 logits."""
         return self.qa_outputs(hidden).astype(jnp.float32)
 
 
-class SentenceEncoder(_SingleEncoder):
+class SentenceEncoder(SingleEncoder):
     """The encoder and a pooling: a vector for each text.
 
     ids, token_type_ids: int [B, L], 0 = [PAD]; dropout_seeds as in `Classifier` → fp32 [B, D]. `pooling` is

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from clower_jax.models.clower import Clower, Embeddings, make_attention_mask, packed_positions
-from clower_jax.models.finetuned import Classifier, SpanFinder
+from clower_jax.models.finetuned import Classifier, SingleEncoder, SpanFinder
 
 
 class Lichee(Clower):
@@ -45,42 +45,30 @@ def merged_embeddings(
     )
 
 
-class LicheeClassifier(Classifier):
-    """LICHEE as a `Classifier`; words: one, int [B, L], as `char_words` in `Lichee`."""
+class _LicheeEncoder(SingleEncoder):
+    """The encoder over characters merged with words; word_inputs: one, int [B, L], as `char_words` in
+    `Lichee`."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The parts of a batch that it reads."""
         return (*super().inputs, 'char_words')
 
-    def __call__(
+    def encode_inputs(
         self,
         ids: jax.Array,
         token_type_ids: jax.Array,
-        *word_inputs: jax.Array,
-        dropout_seeds: jax.Array | None = None,
+        word_inputs: tuple[jax.Array, ...],
+        dropout_seeds: jax.Array | None,
     ) -> jax.Array:
+        """Last hidden states [B, L, D]."""
         x = merged_embeddings(self.embeddings, ids, token_type_ids, word_inputs[0], None, dropout_seeds)
-        return self.class_logits(
-            self.text_vectors(self.char_encoder(x, make_attention_mask(ids, None), dropout_seeds), ids),
-            dropout_seeds,
-        )
+        return self.char_encoder(x, make_attention_mask(ids, None), dropout_seeds)
 
 
-class LicheeSpanFinder(SpanFinder):
-    """LICHEE as a `SpanFinder`; words: one, int [B, L], as `char_words` in `Lichee`."""
+class LicheeClassifier(_LicheeEncoder, Classifier):
+    """LICHEE as a `Classifier`."""
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The parts of a batch that it reads."""
-        return (*super().inputs, 'char_words')
 
-    def __call__(
-        self,
-        ids: jax.Array,
-        token_type_ids: jax.Array,
-        *word_inputs: jax.Array,
-        dropout_seeds: jax.Array | None = None,
-    ) -> jax.Array:
-        x = merged_embeddings(self.embeddings, ids, token_type_ids, word_inputs[0], None, dropout_seeds)
-        return self.span_logits(self.char_encoder(x, make_attention_mask(ids, None), dropout_seeds))
+class LicheeSpanFinder(_LicheeEncoder, SpanFinder):
+    """LICHEE as a `SpanFinder`."""

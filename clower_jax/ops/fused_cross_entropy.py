@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from clower_jax.ops.linear import dot, dot_first
 from clower_jax.ops.losses import IGNORED_LABEL, Sums
@@ -105,7 +106,7 @@ def _on_devices(
         d_table, d_bias = jax.lax.psum(d_parameters, sharding.BATCH_AXES)
         return jax.lax.psum(sums, sharding.BATCH_AXES), (d_vectors, d_table, d_bias)
 
-    rows, replicated = PartitionSpec(sharding.BATCH_AXES), PartitionSpec()
+    rows, replicated = P(sharding.BATCH_AXES), P()
     return jax.shard_map(
         device_step,
         mesh=plan.mesh,

@@ -161,38 +161,20 @@ _sums.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _gradient_step(
-    plan: _Plan,
-    cotangent: jax.Array,
-    a: jax.Array,
-    b: jax.Array,
-    valid: jax.Array,
-    ids: jax.Array,
-    softmaxes: _SoftmaxStats,
-    columns: _Items | None,
-) -> tuple[jax.Array, ...]:
-    """The gradients of a and b, from the residuals and the cotangent of the loss (fp32 scalar)."""
+def _gradient_step(plan: _Plan, cotangent: jax.Array, *residuals: Any) -> tuple[jax.Array, ...]:
+    """The gradients of a and b, from the `_Residuals` and the cotangent of the loss (fp32 scalar)."""
 
-    def on_device(
-        cotangent: jax.Array,
-        a: jax.Array,
-        b: jax.Array,
-        valid: jax.Array,
-        ids: jax.Array,
-        softmaxes: _SoftmaxStats,
-        columns: _Items | None,
-    ) -> tuple[jax.Array, ...]:
+    def on_device(cotangent: jax.Array, *residuals: Any) -> tuple[jax.Array, ...]:
+        *arrays, softmaxes, columns = residuals
         function = functools.partial(_backward_group, plan)
-        unit_gradients = _map_groups(function, *_split_groups(plan, (a, b, valid, ids)), softmaxes, columns)
+        unit_gradients = _map_groups(function, *_split_groups(plan, arrays), softmaxes, columns)
         scale = cotangent * (0.5 / plan.temperature)
         return tuple(
-            jax.vjp(_normalize, x)[1](scale * g.reshape(x.shape))[0] for x, g in zip((a, b), unit_gradients)
+            jax.vjp(_normalize, x)[1](scale * g.reshape(x.shape))[0] for x, g in zip(arrays, unit_gradients)
         )
 
     in_specs = (REPLICATED, *(SPLIT,) * 5, REPLICATED)
-    return _on_devices(plan, on_device, in_specs, (SPLIT, SPLIT))(
-        cotangent, a, b, valid, ids, softmaxes, columns
-    )
+    return _on_devices(plan, on_device, in_specs, (SPLIT, SPLIT))(cotangent, *residuals)
 
 
 def _on_devices(plan: _Plan, function: F, in_specs: tuple[P, ...], out_specs: tuple[P, ...]) -> F:

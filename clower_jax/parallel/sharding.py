@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 Tree = TypeVar('Tree')
@@ -18,16 +19,16 @@ Tree = TypeVar('Tree')
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
 
-# (pattern of the end of a parameter's path, its axes). The first that matches decides; none: replicated.
+# (pattern of the end of a parameter's path, its spec). The first that matches decides; none: replicated.
 # Optimiser moments end in their parameter's path and so lie with it.
 PARAMETER_RULES = (
-    (r'word_embeddings/embedding$', ('tensor', 'fsdp')),
-    (r'(position|token_type)_embeddings/embedding$', (None, 'fsdp')),
-    (r'(query|key|value|intermediate\.dense)/kernel$', ('fsdp', 'tensor')),
-    (r'(query|key|value|intermediate\.dense)/bias$', ('tensor',)),
-    (r'output\.dense/kernel$', ('tensor', 'fsdp')),
-    (r'(pooler\.dense|transform\.dense)/kernel$', ('fsdp', None)),
-    (r'_mlm/bias$', ('tensor',)),
+    (r'word_embeddings/embedding$', P('tensor', 'fsdp')),
+    (r'(position|token_type)_embeddings/embedding$', P(None, 'fsdp')),
+    (r'(query|key|value|intermediate\.dense)/kernel$', P('fsdp', 'tensor')),
+    (r'(query|key|value|intermediate\.dense)/bias$', P('tensor')),
+    (r'output\.dense/kernel$', P('tensor', 'fsdp')),
+    (r'(pooler\.dense|transform\.dense)/kernel$', P('fsdp', None)),
+    (r'_mlm/bias$', P('tensor')),
 )
 
 
@@ -84,19 +85,19 @@ def _path_name(path: jax.tree_util.KeyPath) -> str:
     return '/'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path)
 
 
-def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
+def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> P:
     for pattern, axes in PARAMETER_RULES:
         if re.search(pattern, name) and len(axes) == len(shape):
             # A dimension that the axis does not divide stays whole: a vocabulary may have any size.
-            return PartitionSpec(
+            return P(
                 *(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape))
             )
-    return PartitionSpec()
+    return P()
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over `data` × `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from clower_jax.objectives import registry
@@ -37,7 +38,7 @@ class Evaluator(NamedTuple):
         cls, mesh: Mesh, objective: Objective, batch_size: int, matmul_precision: str | None = None
     ) -> 'Evaluator':
         """The evaluation of any objective; every process gets all of its outputs."""
-        step = jax.jit(objective.evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        step = jax.jit(objective.evaluate, out_shardings=NamedSharding(mesh, P()))
         return cls(mesh, objective, batch_size, step, matmul_precision)
 
     def __call__(self, params: dict, batches: Iterable[dict], score: Score | None = None) -> dict[str, float]:
