@@ -53,9 +53,9 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         raise ValueError(f'{source} is a classifier of another kind: {info.other_head}')
     config = _config(source, info)
     init = _initialiser(config)
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device_sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device_sharding),
         jax.eval_shape(init, jax.random.key(0)),
     )
     hf_bert.warn_about_tokenizer(info.folder)
@@ -65,9 +65,9 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
     )
     random = [path.partition(' ')[0] for path in report.random]
     optional = () if info.task else ('_mlm/', '_sop/', 'pooler.dense/')
-    lacking = [path for path in report.random if not any(part in path for part in optional)]
-    if lacking:
-        raise ValueError(f'{source} is incomplete. It lacks: {", ".join(lacking)}')
+    missing = [path for path in report.random if not any(part in path for part in optional)]
+    if missing:
+        raise ValueError(f'{source} is incomplete. It lacks: {", ".join(missing)}')
     flat = flax.traverse_util.flatten_dict(params, sep='/')
     flat |= _draw(init, random)
     config.imported = {'source': Path(source).name, 'random': random, 'unused': report.unused}
@@ -88,9 +88,9 @@ def _config(source: str | Path, info: SourceInfo) -> ConfigDict:
     data |= {'labels': info.labels} if info.labels else {}
     model: dict[str, Any] = {**info.model, **info.rates}
     if info.kind == 'word':
-        cut_by = export.segmenter_of(source)
+        segmenter = export.segmenter_of(source)
         model['kind'] = 'word'
-        data |= {'segmenter': cut_by['name'], 'hmm': cut_by.get('hmm', True)}
+        data |= {'segmenter': segmenter['name'], 'hmm': segmenter.get('hmm', True)}
     return ConfigDict(
         {
             'task': info.task or 'pretrain',
@@ -119,39 +119,53 @@ def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
 def _draw(init: Callable[[jax.Array], dict], paths: list[str]) -> dict[str, jax.Array]:
     """These parameters by path as `init` draws them with seed 0; the others are not computed."""
 
-    def chosen(key: jax.Array) -> dict[str, jax.Array]:
+    def init_selected(key: jax.Array) -> dict[str, jax.Array]:
         flat = flax.traverse_util.flatten_dict(init(key), sep='/')
         return {path: flat[path] for path in paths}
 
-    return jax.jit(chosen)(jax.random.key(0))
+    return jax.jit(init_selected)(jax.random.key(0))
 
 
 def main(argv: list[str] | None = None) -> None:
     """The two commands; errors are messages."""
     parser = argparse.ArgumentParser(prog='python -m clower_jax.convert', description=__doc__.split('\n')[0])
     commands = parser.add_subparsers(dest='command', required=True)
-    out = commands.add_parser('export', help='a run → a Hugging Face folder')
-    out.add_argument('--checkpoint', required=True, help='the workdir of a run')
-    out.add_argument('--output', required=True, help='the folder to write; its name is the name on the card')
-    out.add_argument('--encoder', choices=('char', 'word'), default='char')
-    out.add_argument('--keep_word_rows', action='store_true', help='do not prune the token table to its base')
-    out.add_argument('--which', choices=('best', 'last'), default='', help='default: best where it was kept')
-    out.add_argument(
+    export_parser = commands.add_parser('export', help='a run → a Hugging Face folder')
+    export_parser.add_argument('--checkpoint', required=True, help='the workdir of a run')
+    export_parser.add_argument(
+        '--output', required=True, help='the folder to write; its name is the name on the card'
+    )
+    export_parser.add_argument('--encoder', choices=('char', 'word'), default='char')
+    export_parser.add_argument(
+        '--keep_word_rows', action='store_true', help='do not prune the token table to its base'
+    )
+    export_parser.add_argument(
+        '--which', choices=('best', 'last'), default='', help='default: best where it was kept'
+    )
+    export_parser.add_argument(
         '--heads', choices=export.HEADS, default='all',
         help="of a pre-trained encoder: all (BertForPreTraining), mlm (BertForMaskedLM), none (BertModel)",
     )  # fmt: skip
-    out.add_argument('--license', default='', help='of the weights, for the model card: apache-2.0, other, …')
-    out.add_argument(
+    export_parser.add_argument(
+        '--license', default='', help='of the weights, for the model card: apache-2.0, other, …'
+    )
+    export_parser.add_argument(
         '--ids_of', default='', metavar='BERT',
         help='a BERT whose vocabulary holds that of the run: give tokens its ids, keep its other rows',
     )  # fmt: skip
-    out.add_argument(
+    export_parser.add_argument(
         '--base_model', default='', help='what model hubs call the initial weights, for the card'
     )
-    out.add_argument('--overwrite', action='store_true', help='replace an older export that nobody changed')
-    into = commands.add_parser('import', help='a Hugging Face folder or TensorFlow checkpoint → a workdir')
-    into.add_argument('--source', required=True, help='the folder, or the prefix of a TensorFlow checkpoint')
-    into.add_argument('--output', required=True, help='the workdir to make')
+    export_parser.add_argument(
+        '--overwrite', action='store_true', help='replace an older export that nobody changed'
+    )
+    import_parser = commands.add_parser(
+        'import', help='a Hugging Face folder or TensorFlow checkpoint → a workdir'
+    )
+    import_parser.add_argument(
+        '--source', required=True, help='the folder, or the prefix of a TensorFlow checkpoint'
+    )
+    import_parser.add_argument('--output', required=True, help='the workdir to make')
     args = vars(parser.parse_args(argv))
     jax.config.update('jax_platforms', 'cpu')  # nothing is computed here that an accelerator would help with
     command = args.pop('command')

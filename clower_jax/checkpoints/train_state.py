@@ -56,7 +56,7 @@ def abstract_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
 
 def _abstract(mesh: Mesh, shapes: Tree) -> Tree:
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding),
         shapes,
         sharding.tree_shardings(mesh, shapes),
     )
@@ -64,5 +64,5 @@ def _abstract(mesh: Mesh, shapes: Tree) -> Tree:
 
 def sharded_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
     """Runs `create` under jit, every array born where it belongs."""
-    places = sharding.tree_shardings(mesh, jax.eval_shape(create))
-    return jax.jit(create, out_shardings=places)()
+    shardings = sharding.tree_shardings(mesh, jax.eval_shape(create))
+    return jax.jit(create, out_shardings=shardings)()

@@ -134,8 +134,8 @@ def measure(
 def unmasked(batch: Mapping[str, np.ndarray], view: str) -> np.ndarray:
     """int32 [B, L]: the ids of a view with what was masked put back."""
     ids, labels = batch[f'{view}_ids'].copy(), batch[f'{view}_mlm_labels']
-    rows, places = np.nonzero(labels >= 0)
-    ids[rows, batch[f'{view}_mlm_positions'][rows, places]] = labels[rows, places]
+    rows, columns = np.nonzero(labels >= 0)
+    ids[rows, batch[f'{view}_mlm_positions'][rows, columns]] = labels[rows, columns]
     return ids
 
 

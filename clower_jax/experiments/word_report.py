@@ -29,7 +29,9 @@ def tables(results: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
     """Markdown: a table of every figure, then one of the differences from each reference."""
     systems = results['systems']
     names = list(next(iter(systems.values())))
-    seeds = max(len(figure['seeds']) for one in systems.values() for figure in one.values())
+    seeds = max(
+        len(figure['seeds']) for figures_by_name in systems.values() for figure in figures_by_name.values()
+    )
     lines = [
         f'R² of a word2vec, {counts["words"]:,} words in {counts["sentences"]:,} held-out sentences '
         f'({counts["occurrences"]:,} occurrences), each word predicted by a ridge regression on others; ρ of '
@@ -45,7 +47,10 @@ def tables(results: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
             ('measure', 'n', *systems),
             (
                 (name, f'{next(iter(systems.values()))[name]["count"]:,}')
-                + tuple(_cell(one[name]['value'], one[name]['interval']) for one in systems.values())
+                + tuple(
+                    _cell(figures_by_name[name]['value'], figures_by_name[name]['interval'])
+                    for figures_by_name in systems.values()
+                )
                 for name in names
             ),
         ),
@@ -62,8 +67,10 @@ def tables(results: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
                     (
                         name,
                         *(
-                            _difference(one[name], (systems[system][name], systems[reference][name]))
-                            for system, one in differences.items()
+                            _difference(
+                                figures_by_name[name], (systems[system][name], systems[reference][name])
+                            )
+                            for system, figures_by_name in differences.items()
                         ),
                     )
                     for name in names

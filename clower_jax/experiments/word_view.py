@@ -202,8 +202,8 @@ def statistics(items: Items) -> dict[str, tuple[Callable[..., float], tuple[np.n
                     by_name[f'ρ/{pair_set}{subset}/{vectors}'] = (retrieval.spearman, tuple(chosen[:2]))
         elif kind == 'paraphrases':
             by_name[f'MRR/{name}'] = (_mean, (1 / values,))
-            for most in (1, 10):
-                by_name[f'recall@{most}/{name}'] = (_mean, ((values <= most).astype(float),))
+            for cutoff in (1, 10):
+                by_name[f'recall@{cutoff}/{name}'] = (_mean, ((values <= cutoff).astype(float),))
     return by_name
 
 

@@ -247,10 +247,10 @@ class Encoder:
         rows_below = np.concatenate([[0], np.cumsum([rows[width] for width in candidates])])
         # Of the rows that fit the candidates up to each, this being the widest in use: (tokens, widths).
         best: list[tuple[float, list[int]]] = [(0.0, [])]
-        for place, width in enumerate(candidates):
+        for index, width in enumerate(candidates):
             compiling = 0.0 if width in self._compiled else self._width_costs
             options = [
-                cost + width * (rows_below[place + 1] - rows_below[n]) for n, (cost, _) in enumerate(best)
+                cost + width * (rows_below[index + 1] - rows_below[n]) for n, (cost, _) in enumerate(best)
             ]
             least = int(np.argmin(options))
             best.append((options[least] + compiling, [*best[least][1], width]))
@@ -259,8 +259,8 @@ class Encoder:
 
     def _select_width(self, length: int, widths: Sequence[int]) -> int:
         """That of `widths` which holds so many tokens; rarely another, as a character may be two tokens."""
-        place = bisect.bisect_left(widths, length)
-        width = widths[place] if place < len(widths) else _round_up_width(length, self.max_length)
+        index = bisect.bisect_left(widths, length)
+        width = widths[index] if index < len(widths) else _round_up_width(length, self.max_length)
         self._compiled.add(width)
         return width
 
@@ -286,12 +286,12 @@ class Encoder:
 
 def _prefetch(items: Iterable[T], count: int) -> Iterator[T]:
     """The items, each given when `count` more were drawn, and so begun."""
-    drawn: deque[T] = deque()
+    queue: deque[T] = deque()
     for item in items:
-        drawn.append(item)
-        if len(drawn) > count:
-            yield drawn.popleft()
-    yield from drawn
+        queue.append(item)
+        if len(queue) > count:
+            yield queue.popleft()
+    yield from queue
 
 
 def _round_up_width(length: int, longest: int) -> int:

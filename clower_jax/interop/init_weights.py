@@ -177,13 +177,13 @@ def load_token_rows(source: str | Path) -> tuple[SourceInfo, dict[str, np.ndarra
 def _check_complete(source: Source, names: Mapping[str, str], tensors: Collection[str]) -> None:
     """Raises ValueError where the source lacks a parameter of the embeddings or of an encoder, listing them:
     what trains from random values there is not what was asked for. Heads and poolers may be new."""
-    wanted = dict.fromkeys(
+    required = dict.fromkeys(
         names[path] for path in names if path.startswith(ENCODER) and 'pooler.dense/' not in path
     )
-    lacking = [name for name in wanted if name not in tensors]
-    if not lacking:
+    missing = [name for name in required if name not in tensors]
+    if not missing:
         return
-    layers = len({match[1] for name in wanted if (match := re.search(r'\blayer\.(\d+)', name))})
+    layers = len({match[1] for name in required if (match := re.search(r'\blayer\.(\d+)', name))})
     unexpected = sorted(name for name in set(tensors) - set(names.values()) if not name.startswith('cls.'))
     hint = (
         f' It has instead: {abbreviate_names(unexpected[:8])}{", …" * (len(unexpected) > 8)}.'
@@ -194,8 +194,8 @@ def _check_complete(source: Source, names: Mapping[str, str], tensors: Collectio
         num_layers = source.info.model['num_layers']
         hint += f' It has {num_layers} layers, the run {layers}: set --config.model.num_layers={num_layers}'
     raise ValueError(
-        f'{source.path} is incomplete. It lacks: {abbreviate_names(lacking)} ({len(lacking)} of '
-        f'the {len(wanted)} parameters of the encoder).{hint}'
+        f'{source.path} is incomplete. It lacks: {abbreviate_names(missing)} ({len(missing)} of '
+        f'the {len(required)} parameters of the encoder).{hint}'
     )
 
 
@@ -207,12 +207,12 @@ def _skip_reason(
         return 'model.new_pooler'
     if path.startswith(info.untrained):
         return 'nothing trained it in the source'
-    wanted = HEAD_TASK.get(path.partition('/')[0])
-    if wanted and info.task != wanted:
+    required = HEAD_TASK.get(path.partition('/')[0])
+    if required and info.task != required:
         return 'the source has one of that name for something else'
-    if wanted == 'classify' and labels is not None and info.labels and info.labels != list(labels):
+    if required == 'classify' and labels is not None and info.labels and info.labels != list(labels):
         return f'its labels are {", ".join(info.labels)} in the source'
-    if wanted == 'classify' and info.classify_from != classify_from:
+    if required == 'classify' and info.classify_from != classify_from:
         return f'in the source it reads {info.classify_from}, here {classify_from}'
     return ''
 
@@ -294,11 +294,11 @@ def _read_source(
                 if not any(path.startswith(f'word_{part}') for path in saved):
                     names = {x: name.replace(f'word_{part}', f'char_{part}') for x, name in names.items()}
         names |= {path: path for path in paths if path in coarse_paths}
-        wanted = {path for path in saved if path in names.values()} if pretrained else saved
-        tensors = checkpoints.load_params(wanted)
+        required = {path for path in saved if path in names.values()} if pretrained else saved
+        tensors = checkpoints.load_params(required)
     tensors = {path: value.T if path.endswith('/kernel') else value for path, value in tensors.items()}
     if pretrained:
-        return tensors, names, sorted(saved - wanted)
+        return tensors, names, sorted(saved - required)
     source_names = {path: coarse_paths.get(path, hf_bert.tensor_name(path)) for path in tensors}
     return {source_names[path]: value for path, value in tensors.items()}, names, []
 

@@ -118,9 +118,9 @@ def find_source(source: str | Path) -> Source:
         )
     if inner_folders and (located := _locate_bert(inner_folders[0])):
         return _bert_source(*located)
-    for names, lacks in ((CONFIGS, weight_files.FILES), (weight_files.FILES, CONFIGS)):
+    for names, missing_files in ((CONFIGS, weight_files.FILES), (weight_files.FILES, CONFIGS)):
         if any((folder / name).is_file() for name in names):
-            raise ValueError(f'{folder} has none of {", ".join(lacks)}')
+            raise ValueError(f'{folder} has none of {", ".join(missing_files)}')
     raise ValueError(
         f'{str(source)!r} is neither a workdir (with {FOLDER}/) nor a Hugging Face folder (with config.json '
         'and model.safetensors) nor a TensorFlow checkpoint (bert_model.ckpt.index and its data, '
@@ -158,11 +158,11 @@ def read_config(path: Path) -> dict[str, Any]:
         if not isinstance(config.get(section, {}), dict):
             raise ValueError(f'{path}: {section} should be an object')
     model, data = config.get('model', {}), config.setdefault('data', {})
-    lacking = [f'model.{name}' for name in RUN_MODEL if name not in model]
+    missing = [f'model.{name}' for name in RUN_MODEL if name not in model]
     if config.get('task') == 'classify' and 'labels' not in data:
-        lacking.append('data.labels')
-    if lacking:
-        raise ValueError(f'{path} lacks {", ".join(lacking)}: it is no config.json of a run, or was damaged')
+        missing.append('data.labels')
+    if missing:
+        raise ValueError(f'{path} lacks {", ".join(missing)}: it is no config.json of a run, or was damaged')
     check_entries(path, model, RUN_MODEL | RUN_CHOICES, 'model.')
     check_entries(path, data, RUN_DATA, 'data.')
     check_entries(path, config, RUN)

@@ -27,8 +27,8 @@ def tokenizer(
     """
     missing = [token for token in SPECIAL.values() if token not in tokens]
     if missing or tokens[0] != SPECIAL['pad']:
-        lacking = ', '.join(missing) or f'{SPECIAL["pad"]} as its first token'
-        raise ValueError(f'the vocabulary is none of a BERT: it lacks {lacking}')
+        problem = ', '.join(missing) or f'{SPECIAL["pad"]} as its first token'
+        raise ValueError(f'the vocabulary is none of a BERT: it lacks {problem}')
     ids = {token: row for row, token in enumerate(tokens)}  # of equal rows BERT uses the last
     bert_tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=SPECIAL['unk']))
     bert_tokenizer.normalizer = normalizer or normalizers.BertNormalizer()
@@ -90,8 +90,8 @@ def load_tokenizer(folder: Path, tokens: Sequence[str], lowercase: bool = False)
             'it may be of another one, or have got new ones'
         )
     if lowercase:
-        others = [bert_tokenizer.normalizer] if bert_tokenizer.normalizer else []
-        bert_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
+        existing = [bert_tokenizer.normalizer] if bert_tokenizer.normalizer else []
+        bert_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *existing])
     bert_tokenizer.no_padding()
     bert_tokenizer.no_truncation()
     if any(row >= len(tokens) for row in bert_tokenizer.encode('').ids):  # those of its template

@@ -54,7 +54,9 @@ class ModelKind:
 
     def views_sharing_encoder(self, view: str) -> tuple[str, ...]:
         """The views that go through the same encoder as this one, itself included."""
-        return tuple(one for one, part in self.parts.items() if part.encoder == self.parts[view].encoder)
+        return tuple(
+            view_name for view_name, part in self.parts.items() if part.encoder == self.parts[view].encoder
+        )
 
 
 def _word_classifier(**settings: Any) -> Classifier:

@@ -143,11 +143,11 @@ def help_of(config_file: str) -> str:
             elif isinstance(value, ConfigDict):
                 add(value, f'{name}.')
             else:
-                left = f'  {name}={value}'
+                column = f'  {name}={value}'
                 text = textwrap.wrap(comments.get(name, ''), HELP_WIDTH - 40)
-                if len(left) < 39 and text:
-                    left = f'{left:40}{text.pop(0)}'
-                lines.extend([left, *(' ' * 40 + more for more in text)])
+                if len(column) < 39 and text:
+                    column = f'{column:40}{text.pop(0)}'
+                lines.extend([column, *(' ' * 40 + line for line in text)])
 
     add(config, '')
     return '\n'.join(lines)
@@ -162,10 +162,10 @@ def key_comments(file: Path) -> dict[str, str]:
 
 
 class _Comments:
-    """The comments of one file, gathered in `found` in the order in which its functions set the keys."""
+    """The comments of one file, gathered in `comments` in the order in which its functions set the keys."""
 
-    def __init__(self, file: Path, found: dict[str, str]):
-        self._found = found
+    def __init__(self, file: Path, comments: dict[str, str]):
+        self._comments = comments
         text = file.read_text(encoding='utf-8')
         tree = ast.parse(text)
         self._functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -190,8 +190,14 @@ class _Comments:
                     if root == 'config':
                         name = '.'.join(filter(None, (prefix.rstrip('.'), path)))
                         self._value(node.value, f'{name}.' if name else '')
-                        made = isinstance(node.value, ast.Dict | ast.Call)  # of keys with their own comments
-                        self._note(name, node.lineno, node.lineno if made else node.end_lineno or node.lineno)
+                        has_nested_comments = isinstance(
+                            node.value, ast.Dict | ast.Call
+                        )  # of keys with their own comments
+                        self._note(
+                            name,
+                            node.lineno,
+                            node.lineno if has_nested_comments else node.end_lineno or node.lineno,
+                        )
 
     def _value(self, node: ast.expr, prefix: str) -> None:
         if isinstance(node, ast.Dict):
@@ -207,16 +213,16 @@ class _Comments:
             elif not owner and name in self._functions:
                 self.walk(name, prefix)
             elif owner in self._files:
-                _Comments(self._files[owner], self._found).walk(name, prefix)
+                _Comments(self._files[owner], self._comments).walk(name, prefix)
 
     def _note(self, name: str, first: int, last: int) -> None:
-        above = first - 1
-        while above in self._alone:
-            above -= 1
-        parts = [self._alone[line] for line in range(above + 1, first)]
+        previous = first - 1
+        while previous in self._alone:
+            previous -= 1
+        parts = [self._alone[line] for line in range(previous + 1, first)]
         parts += [self._beside[line] for line in range(first, last + 1) if line in self._beside]
         if name and parts:
-            self._found[name] = ' '.join(parts)
+            self._comments[name] = ' '.join(parts)
 
 
 def _usage(about: str) -> str:
