@@ -76,10 +76,10 @@ def test_vectors_of_a_text_are_those_it_has_alone(packed, task_and_params, view)
     rows, where = alone(packed)
 
     def hidden(batch):
-        more = {name: batch.get(f'{view}_{name}') for name in ('texts', 'starts')}
+        packing = {'segment_ids': batch.get(f'{view}_texts'), 'text_starts': batch.get(f'{view}_starts')}
         encode = jax.jit(
             lambda p, ids, segments: task.model.apply(
-                {'params': p}, view, ids, segments, **more, method='encode'
+                {'params': p}, view, ids, segments, **packing, method='encode'
             )
         )
         return np.asarray(encode(params, batch[f'{view}_ids'], batch[f'{view}_segments']))
