@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from clower_jax.experiments import tables
 from clower_jax.experiments.tables import SPLITS, Cell, Grid, columns_of
-from clower_jax.training import init_state
 from clower_jax.utils import folder_files, output_file
 from clower_jax.utils import settings as utils_settings
 
@@ -127,7 +126,7 @@ def _finished_cell(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] 
     current_settings = utils_settings.flatten(settings)
     # A setting that there was not yet is of no account, unless it is another than what was done without it.
     saved_settings = {
-        key: init_state.LEGACY_DEFAULTS.get(key.partition('.')[2], value)
+        key: utils_settings.LEGACY_DEFAULTS.get(key.partition('.')[2], value)
         for key, value in current_settings.items()
     }
     saved_settings |= utils_settings.flatten(folder_files.read_json(path))

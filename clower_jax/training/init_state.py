@@ -29,56 +29,9 @@ from clower_jax.objectives.base import Objective, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import optim
 from clower_jax.utils import folder_files, settings
-from clower_jax.utils.settings import flatten
+from clower_jax.utils.settings import BATCH_SETTINGS, LEGACY_DEFAULTS, flatten
 
 log = logging.getLogger(__name__)
-
-# What the batches of the steps already taken depend on, beside the text, and what is made of them.
-BATCH_SETTINGS = (
-    'seed',
-    'batch_size',
-    'data.char_length',
-    'data.word_length',
-    'data.mask_rate',
-    *('data.max_anchors', 'data.max_anchor_length'),
-    'data.pack',
-    'data.max_texts',
-    *('data.masking', 'data.explored_masks', 'data.explore_whole', 'data.similar_words'),
-    *('model.kind', 'model.pooling', 'model.classify_from', 'loss.sop_on', 'loss.contrast_on'),
-    *(
-        f'data.{key}'
-        for key in ('train', 'dev', 'folder', 'dataset', 'dev_fraction', 'max_length', 'buckets')
-    ),
-    *(f'data.{key}' for key in ('labels', 'text_columns', 'label_column', 'language')),
-    *(f'data.{key}' for key in ('stride', 'max_question_length', 'simplify', 'max_strings', 'mask_span')),
-    *(
-        f'data.{key}'
-        for key in (
-            'test_fraction',
-            'shuffle_positions',
-            'mask_shortest',
-            'latin_mask_span',
-            'latin_mask_shortest',
-        )
-    ),
-    *('data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
-)
-# What runs did that were begun before there were these settings.
-LEGACY_DEFAULTS = {
-    'data.pack': False,
-    'data.masking': 'words',
-    'data.max_anchor_length': 4,
-    'data.explored_masks': 1,
-    'data.explore_whole': False,
-    'model.kind': 'clower',
-    'model.classify_from': 'pooler',
-    'model.new_pooler': False,
-    'loss.contrast_on': 'both',
-    'data.test_fraction': 0.0,
-    'data.shuffle_positions': False,
-    'data.mask_shortest': 0,
-    'data.latin_mask_shortest': 0,
-}
 
 
 def check(config: ConfigDict) -> None:

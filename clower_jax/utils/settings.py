@@ -1,5 +1,5 @@
-"""Settings that no data could make good, found without JAX: before the libraries are imported that take
-seconds to."""
+"""Settings: the range of every number, which of them decide the batches, and what no data could make good. It
+is found without JAX, before the libraries are imported that take seconds to."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,6 +62,36 @@ RANGES: dict[str, tuple[float, float]] = {
     'folds': (2, 10**6),
 }
 LARGEST = 3.4e38  # a number in fp32
+# What the batches of the steps already taken depend on, beside the text, and what is made of them: a run that
+# goes on keeps these settings.
+BATCH_SETTINGS = (
+    *('seed', 'batch_size', 'model.kind', 'model.pooling', 'model.classify_from'),
+    *('loss.sop_on', 'loss.contrast_on'),
+    *('data.char_length', 'data.word_length', 'data.mask_rate', 'data.max_anchors', 'data.max_anchor_length'),
+    *('data.pack', 'data.max_texts', 'data.masking', 'data.similar_words'),
+    *('data.explored_masks', 'data.explore_whole'),
+    *('data.train', 'data.dev', 'data.folder', 'data.dataset', 'data.dev_fraction', 'data.test_fraction'),
+    *('data.max_length', 'data.buckets', 'data.labels', 'data.text_columns', 'data.label_column'),
+    *('data.language', 'data.stride', 'data.max_question_length', 'data.simplify', 'data.max_strings'),
+    *('data.mask_span', 'data.mask_shortest', 'data.latin_mask_span', 'data.latin_mask_shortest'),
+    *('data.shuffle_positions', 'data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
+)
+# What runs did that were begun before there were these settings.
+LEGACY_DEFAULTS = {
+    'data.pack': False,
+    'data.masking': 'words',
+    'data.max_anchor_length': 4,
+    'data.explored_masks': 1,
+    'data.explore_whole': False,
+    'model.kind': 'clower',
+    'model.classify_from': 'pooler',
+    'model.new_pooler': False,
+    'loss.contrast_on': 'both',
+    'data.test_fraction': 0.0,
+    'data.shuffle_positions': False,
+    'data.mask_shortest': 0,
+    'data.latin_mask_shortest': 0,
+}
 # Fine-tuning takes 0 for 'as the data or init_from say'.
 REQUIRED_SIZES = (
     'total_steps',
