@@ -438,7 +438,7 @@ def test_compiling_and_pauses_are_not_in_the_time_that_is_left(monkeypatch):
     assert clock.seconds_for(10) is None
     with clock.paused():
         now[0] += 100
-        clock.leave_out()
+        clock.exclude_step()
     now[0] += 8
     with clock.paused():
         now[0] += 50
