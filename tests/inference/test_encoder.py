@@ -173,10 +173,10 @@ def test_batches_hold_every_text_once_and_have_few_shapes(exported, texts, toget
         patch.setattr(exported, '_batch_tokens', 128)
         patch.setattr(exported, '_width_costs', costs)
         patch.setattr(exported, '_compiled', set())
-        batches = list(exported._batches(texts, None))
+        batches = list(exported._make_batches(texts, None))
         widths = {ids.shape[1] for _, ids in batches}
         assert exported._compiled == widths
-        again = {ids.shape[1] for _, ids in exported._batches(texts, None)}
+        again = {ids.shape[1] for _, ids in exported._make_batches(texts, None)}
         assert again == widths
     assert sorted(number for numbers, _ in batches for number in numbers) == list(range(len(texts)))
     assert len(widths) <= 1 or costs < 1e6
@@ -199,7 +199,7 @@ def test_widths_cost_least(exported, lengths, compiled, costs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exported, '_compiled', compiled)
         patch.setattr(exported, '_width_costs', costs)
-        found = exported._widths(texts)
+        found = exported._choose_widths(texts)
 
     def cost(widths):
         if max(lengths) + 2 > max(widths):
@@ -217,7 +217,7 @@ def test_more_tokens_than_characters(exported):
     """As where a character is taken apart: then a width is wanted that was not foreseen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exported, '_compiled', set())
-        assert exported._width(20, [12]) == 20 and exported._width(10, [12]) == 12
+        assert exported._select_width(20, [12]) == 20 and exported._select_width(10, [12]) == 12
         assert exported._compiled == {12, 20}
 
 
