@@ -21,7 +21,10 @@ from clower_jax.ops.nt_xent import nt_xent
 from clower_jax.parallel import precision, sharding
 from clower_jax.utils import flops
 
-SCANNED_FROM = 6  # layers of an encoder
+# Layers as one loop, from so many on, and where. A TPU's compiler takes minutes for each dozen of unrolled ones.
+# On GPUs a loop moves 1.8 times the bytes and compiles in two thirds of the time (docs/performance.md); on CPUs
+# it is slower, too.
+SCANNED_FROM = 6
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
 CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}
@@ -221,8 +224,7 @@ def named(name: str, part: losses.Sums) -> SumsByName:
 def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
     """What every network is made with; `mesh`: of the devices that it is compiled for."""
     shape = BertShape.of(config.model)
-    # A loop is compiled layer by layer; a CPU is faster without one, and compiles small models.
-    scan_layers = sharding.platform_of(mesh) != 'cpu' and shape.num_layers >= SCANNED_FROM
+    scan_layers = sharding.platform_of(mesh) == 'tpu' and shape.num_layers >= SCANNED_FROM
     return {
         'shape': dataclasses.replace(shape, scan_layers=scan_layers),
         'vocab_size': config.model.vocab_size,
