@@ -143,8 +143,8 @@ def compiled_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, float]:
 
 
 def measure(cell: str, chip: str, batch: int = 0, text_file: str | None = None) -> dict[str, Any]:
-    """The figures of one cell on one chip; `batch`: rows of a device, 0: the cell's own; `text_file`: where the
-    program's text goes."""
+    """The figures of one cell on one chip; `batch`: rows of a device, 0: the cell's own; `text_file`: where
+    the program's text goes."""
     mesh = topologies.mesh(chip)
     config = CELLS[cell](mesh.size)
     if batch:

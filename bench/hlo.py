@@ -3,13 +3,14 @@
 `Program(compiled.as_text())` walks the entry computation and what it calls. A loop's body counts as often as
 XLA says that it is run (`known_trip_count`), once where it does not know. Bytes are those of a kernel's
 operands and results in the device's main memory; of an operand of which a kernel reads a slice or gathers
-rows, and of a result that is a slice written into a larger array, that part counts. Arrays that a TPU keeps in its fast
-memory (`S(1)` in their layout) count nothing.
+rows, and of a result that is a slice written into a larger array, that part counts. Arrays that a TPU keeps
+in its fast memory (`S(1)` in their layout) count nothing.
 """
 
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -61,11 +62,8 @@ class Instruction:
     @functools.cached_property
     def operands(self) -> list[str]:
         """Names of the instructions that it reads."""
-        depth = 1
-        for end, letter in enumerate(self.rest):
-            depth += (letter in '({') - (letter in ')}')
-            if not depth:
-                break
+        depth = itertools.accumulate((letter in '({') - (letter in ')}') for letter in self.rest)
+        end = next((place for place, open_ in enumerate(depth) if open_ < 0), len(self.rest))
         return re.findall(r'%([\w.\-]+)', self.rest[:end])
 
     def called(self, attribute: str) -> list[str]:

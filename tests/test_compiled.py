@@ -35,7 +35,7 @@ ENTRY %main (x: f32[8,100], i: s32[], j: s32[2,1]) -> (f32[8,100], f32[2,100]) {
   %i = s32[] parameter(1)
   %j = s32[2,1]{1,0} parameter(2)
   %r = f32[1,100]{1,0} fusion(%x, %i), kind=kLoop, calls=%read, metadata={op_name="jit(f)/encoder/slice"}
-  %w-start = ((f32[8,100]{1,0}, f32[1,100]{1,0}, s32[]), f32[8,100]{1,0}, u32[]) fusion-start(%x, %r, %i), kind=kLoop, calls=%write
+  %w-start = ((f32[8,100]{1,0}), f32[8,100]{1,0}, u32[]) fusion-start(%x, %r, %i), kind=kLoop, calls=%write
   %w = f32[8,100]{1,0} fusion-done(%w-start)
   %g = f32[2,100]{1,0} fusion(%w, %j), kind=kLoop, calls=%gathered
   %sum = f32[8,100]{1,0} all-reduce(%w), replica_groups={{0,1}}, to_apply=%add

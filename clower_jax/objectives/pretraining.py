@@ -21,9 +21,8 @@ from clower_jax.ops.nt_xent import nt_xent
 from clower_jax.parallel import precision, sharding
 from clower_jax.utils import flops
 
-# Layers as one loop, from so many on, and where. A TPU's compiler takes minutes for each dozen of unrolled ones.
-# On GPUs a loop moves 1.8 times the bytes and compiles in two thirds of the time (docs/performance.md); on CPUs
-# it is slower, too.
+# Layers that become one loop, on TPUs, whose compiler takes minutes for a dozen of them unrolled. On GPUs a
+# loop moves 1.8 times the bytes (docs/performance.md); on CPUs it is slower, too.
 SCANNED_FROM = 6
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
