@@ -16,6 +16,9 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile --timeout 600
 # Of bench-gpu: an interpreter that has jax[cuda13] and torch for CUDA (this Makefile installs neither).
 GPU_PYTHON ?= $(PYTHON)
 PARTS ?=
+# Of bench-compiled: Python 3.12 or newer, whose environment gets the newest JAX with its compilers.
+COMPILED_PYTHON ?= $(PYTHON)
+COMPILED_VENV ?= .venv-compiled
 # Of soak: its own flags, as --parts=kills,power --kills=20.
 SOAK ?=
 FUZZ_INPUTS ?= 1000000
@@ -28,7 +31,7 @@ TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak fuzz lint bench-check bench-gpu clean
+.PHONY: help demo test soak fuzz lint bench-check bench-gpu bench-compiled clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,8 +63,16 @@ bench-check: $(TEST_STAMP)  ## measure again what bench/reference.json has; fail
 bench-gpu:  ## measure on a GPU with GPU_PYTHON, all parts or PARTS; figures go to runs/bench-gpu
 	PYTHON='$(GPU_PYTHON)' bench/gpu.sh $(PARTS)
 
+bench-compiled: $(COMPILED_VENV)/.installed  ## compile for GPUs and TPUs that are not there; what a step costs
+	$(COMPILED_VENV)/bin/python bench/compiled.py --json runs/bench-compiled.json
+
+$(COMPILED_VENV)/.installed: pyproject.toml
+	$(COMPILED_PYTHON) -m venv $(COMPILED_VENV)
+	$(COMPILED_VENV)/bin/python -m pip install --disable-pip-version-check -e . 'jax[cuda13,tpu]'
+	@touch $@
+
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILED_VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:

@@ -21,7 +21,9 @@ from clower_jax.ops.nt_xent import nt_xent
 from clower_jax.parallel import precision, sharding
 from clower_jax.utils import flops
 
-SCAN_MIN_LAYERS = 6  # layers of an encoder
+# Layers that become one loop, on TPUs, whose compiler takes minutes for a dozen of them unrolled. On GPUs a
+# loop moves 1.8 times the bytes (docs/performance.md); on CPUs it is slower, too.
+SCAN_MIN_LAYERS = 6
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
 CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}
@@ -235,8 +237,7 @@ def metric_sums(name: str, part: losses.Sums) -> MetricSums:
 def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
     """What every network is made with; `mesh`: of the devices that it is compiled for."""
     encoder_config = EncoderConfig.from_config(config.model)
-    # A loop is compiled layer by layer; a CPU is faster without one, and compiles small models.
-    scan_layers = sharding.mesh_platform(mesh) != 'cpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS
+    scan_layers = sharding.mesh_platform(mesh) == 'tpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS
     return {
         'config': dataclasses.replace(encoder_config, scan_layers=scan_layers),
         'vocab_size': config.model.vocab_size,

@@ -96,10 +96,10 @@ def test_a_loop_over_layers_is_the_layers_one_by_one(remat, drophead, monkeypatc
     batch = next(synthetic.batches(config))
     monkeypatch.setattr(pretraining, 'SCAN_MIN_LAYERS', 3)
     found = []
-    for platform in ('cpu', 'gpu'):
+    for platform in ('gpu', 'tpu'):
         monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh, platform=platform: platform)
         task = pretraining.Pretrain.from_config(config)
-        assert task.model.config.scan_layers == (platform == 'gpu')
+        assert task.model.config.scan_layers == (platform == 'tpu')
         loss = lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
         found.append(jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task)))
     one_by_one, loop = found
