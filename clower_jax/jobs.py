@@ -20,13 +20,13 @@ from clower_jax.interop import export, vocab_alignment, weight_sources
 from clower_jax.training import finetune, init_state, loop
 from clower_jax.training.signals import Stop
 from clower_jax.training.source import as_trained, with_source
-from clower_jax.utils import output_file
 from clower_jax.utils.settings import parts_of
 from input_pipeline.datasets import files
 from input_pipeline.finetuning import classification, sentence_eval
 from input_pipeline.finetuning.data import prepare
 from input_pipeline.pretraining import batches
 from input_pipeline.probing import word_lengths
+from input_pipeline.utils import output_file
 from input_pipeline.utils.counts import describe
 
 NOT_FINISHED = 'Not finished; the same command goes on.'
@@ -199,8 +199,7 @@ def vectors(job: Job) -> str:
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
     found = judged.judge(encoder.encode(judged.texts))
     workdir.mkdir(parents=True, exist_ok=True)
-    with output_file.all_whole(workdir) as partial:
-        judged.write_predictions(partial, found)
+    judged.write_predictions(workdir, found)
     scores = judged.score(found)
     results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
     output_file.write_json(workdir / 'results.json', results)

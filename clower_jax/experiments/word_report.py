@@ -6,7 +6,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from clower_jax.utils import figures, output_file
+from clower_jax.utils import figures
+from input_pipeline.utils import output_file
 
 COLUMNS = 4  # of panels
 # In a panel, what differs between the points of a system.

@@ -21,7 +21,8 @@ from clower_jax.parallel import precision, sharding
 from clower_jax.training import evaluate, loop, plots
 from clower_jax.training.early_stopping import Best
 from clower_jax.training.signals import Stop
-from clower_jax.utils import folder_files, metrics_file, output_file
+from clower_jax.utils import folder_files, metrics_file
+from input_pipeline.utils import output_file
 
 MAX_PICTURED = 100  # classes of a confusion matrix; more are unreadable
 
@@ -245,8 +246,7 @@ def _pass(
     def score(outputs: evaluate.Outputs) -> dict[str, float]:
         found = split.decode(outputs)
         if folder and jax.process_index() == 0:
-            with output_file.all_whole(folder) as partial:
-                split.write_predictions(partial, found)
+            split.write_predictions(folder, found)
             confusion = split.confusion(found)
             if confusion is not None and len(confusion) <= MAX_PICTURED:
                 plots.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
