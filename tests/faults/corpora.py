@@ -135,18 +135,3 @@ def _end_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         pass
-
-
-def soak(builds: Builds, kills: int, each: int = 4) -> dict:
-    """Rounds until so many kills; the figures."""
-    began, seed = time.monotonic(), 0
-    while builds.kills.total() < kills:
-        builds.round(seed, min(each, kills - builds.kills.total()))
-        seed += 1
-        print(f'corpus: {builds.kills.total()} of {kills} kills survived', flush=True)
-    return {
-        'kills': builds.kills.total(),
-        'by_victim': dict(sorted(builds.kills.items())),
-        'rounds': seed,
-        'seconds': round(time.monotonic() - began),
-    }
