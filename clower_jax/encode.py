@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from clower_jax.inference.encoder import Encoder
-from clower_jax.utils import compile_cache, output_file
+from clower_jax.utils import compile_cache
+from input_pipeline.utils import output_file
 
 LINES = 1 << 16  # in memory at a time
 

@@ -21,13 +21,13 @@ from clower_jax.objectives import registry
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import finetune, init_state, loop
 from clower_jax.training.source import resolve_source, with_trained_settings
-from clower_jax.utils import output_file
 from clower_jax.utils.settings import training_configs
 from input_pipeline.datasets import files
 from input_pipeline.finetuning import classification, sentence_eval
 from input_pipeline.finetuning.data import prepare
 from input_pipeline.pretraining import batches
 from input_pipeline.probing import word_lengths
+from input_pipeline.utils import output_file
 from input_pipeline.utils.counts import describe
 
 NOT_FINISHED = 'Not finished; the same command goes on.'
@@ -206,8 +206,7 @@ def vectors(job: Job) -> str:
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
     decoded = evaluation.judge(encoder.encode(evaluation.texts))
     workdir.mkdir(parents=True, exist_ok=True)
-    with output_file.atomic_write_all(workdir) as partial:
-        evaluation.write_predictions(partial, decoded)
+    evaluation.write_predictions(workdir, decoded)
     scores = evaluation.score(decoded)
     results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
     output_file.write_json(workdir / 'results.json', results)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from clower_jax.utils import output_file
+from input_pipeline.utils import output_file
 
 FOLDER = 'checkpoints'
 BEST = 'best'  # where a fine-tuning run keeps the best on the development set

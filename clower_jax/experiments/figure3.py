@@ -18,7 +18,8 @@ from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.ops import losses
 from clower_jax.ops.linear import rows_at
 from clower_jax.parallel import precision
-from clower_jax.utils import figures, folder_files, output_file
+from clower_jax.utils import figures, folder_files
+from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
 

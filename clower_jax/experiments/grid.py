@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from clower_jax.experiments import tables
 from clower_jax.experiments.tables import SPLITS, Cell, Grid, columns_of
-from clower_jax.utils import folder_files, output_file
+from clower_jax.utils import folder_files
 from clower_jax.utils import settings as utils_settings
+from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from clower_jax.experiments import linear_probes
 from clower_jax.experiments.linear_probes import PROBES
 from clower_jax.inference.encoder import Encoder
 from clower_jax.interop import weight_sources
-from clower_jax.utils import figures, output_file
+from clower_jax.utils import figures
+from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from clower_jax.utils import figures, output_file
+from clower_jax.utils import figures
+from input_pipeline.utils import output_file
 
 PAPER = Path(__file__).with_name('paper.json')
 AVERAGE = 'average'

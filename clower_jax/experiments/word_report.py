@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clower_jax.utils import figures, output_file
+from clower_jax.utils import figures
+from input_pipeline.utils import output_file
 
 COLUMNS = 4  # of panels
 # In a panel, what differs between the points of a system.

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from clower_jax.experiments import resampling, word_report
 from clower_jax.inference.hidden_states import HiddenStates
-from clower_jax.utils import output_file
 from input_pipeline.metrics import retrieval
 from input_pipeline.probing import word_materials
 from input_pipeline.probing.word_contexts import Contexts
 from input_pipeline.probing.word_materials import Materials
+from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import evaluate, loop, plots
 from clower_jax.training.early_stopping import EarlyStopping
-from clower_jax.utils import folder_files, metrics_file, output_file
+from clower_jax.utils import folder_files, metrics_file
+from input_pipeline.utils import output_file
 
 MAX_CONFUSION_LABELS = 100  # classes of a confusion matrix; more are unreadable
 
@@ -257,8 +258,7 @@ def _evaluate_split(
     def score(outputs: evaluate.Outputs) -> dict[str, float]:
         decoded = split.decode(outputs)
         if folder and jax.process_index() == 0:
-            with output_file.atomic_write_all(folder) as partial:
-                split.write_predictions(partial, decoded)
+            split.write_predictions(folder, decoded)
             confusion = split.confusion(decoded)
             if confusion is not None and len(confusion) <= MAX_CONFUSION_LABELS:
                 plots.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')

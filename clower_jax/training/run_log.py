@@ -13,7 +13,7 @@ from tensorboardX import SummaryWriter
 
 from clower_jax.training.plots import EVENT, draw_curves
 from clower_jax.utils.metrics_file import read_lines, read_metrics, rows_until
-from clower_jax.utils.output_file import naming_errors, write_text
+from input_pipeline.utils.output_file import naming_errors, write_text
 
 log = logging.getLogger(__name__)
 

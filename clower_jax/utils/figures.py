@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from clower_jax.utils import output_file
+from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
 

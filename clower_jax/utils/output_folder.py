@@ -1,7 +1,6 @@
 """A folder that is written whole or not at all."""
 
 import contextlib
-import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from input_pipeline.utils.output_file import NO_ROOM
 
 
 @contextlib.contextmanager

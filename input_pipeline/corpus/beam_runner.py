@@ -18,13 +18,14 @@ import logging
 import os
 import pickle
 import re
-import shlex
 import signal
+import subprocess
 import sys
 import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,12 @@ _handlers, logging.root.handlers = logging.root.handlers, [logging.NullHandler()
 try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+    from apache_beam.portability import python_urns
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
     from apache_beam.runners.worker import sdk_worker_main
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
+    from google.protobuf import json_format, text_format
 except ImportError as error:
     raise ImportError(
         "building a vocabulary or corpus needs Apache Beam: pip install 'clower-jax[beam]'"
@@ -50,6 +54,7 @@ finally:
 
 NUM_BUCKETS = 64  # of digests; each is searched for duplicates as a whole, by one worker
 POLL_SECONDS = 0.5
+READERS = ('beam_control_read', 'read_grpc_client_inputs')  # Beam's threads that read from a worker
 
 
 def run_chunks(
@@ -74,6 +79,7 @@ def run_chunks(
     Raises:
       ValueError: `fn` raised a ValueError or an OSError: the message of the first chunk that failed, whatever
         the number of workers; or `beam_args` are wrong.
+      ChildProcessError: a worker process that this one had started is gone: killed, or out of memory.
     """
     folder = _run(
         chunks, work_dir, beam_args, label, lambda tasks, folder: tasks | beam.Map(_work, fn, folder)
@@ -99,7 +105,7 @@ def find_duplicates(
       earlier row or chunk.
 
     Raises:
-      ValueError: as `run_chunks`.
+      ValueError, ChildProcessError: as `run_chunks`.
     """
 
     def transform(tasks: Any, folder: epath.Path) -> Any:
@@ -125,11 +131,16 @@ def _run(
     folder.mkdir(parents=True)
     if not chunks:
         return folder
-    runner, options = _runner(beam_args)
+    runner, options, workers = _runner(beam_args)
     # The runners tell how they start and stop; unexpected errors come as exceptions.
     logging.getLogger('apache_beam.runners').setLevel(logging.CRITICAL)
-    with _interruptible(), _progress(folder, chunks, label), beam.Pipeline(runner, options) as pipeline:
-        transform(pipeline | beam.Create(list(enumerate(chunks))) | beam.Reshuffle(), folder)
+
+    def run() -> None:
+        with _interruptible(), beam.Pipeline(runner, options) as pipeline:
+            transform(pipeline | beam.Create(list(enumerate(chunks))) | beam.Reshuffle(), folder)
+
+    with _progress(folder, chunks, label):
+        workers.watch(run) if workers else run()
     if failed := _failed(folder):
         message, trace = load(folder / f'{min(failed)}.error')
         failure = ValueError(message)
@@ -138,8 +149,8 @@ def _run(
     return folder
 
 
-def _runner(beam_args: str | None) -> tuple[Any, PipelineOptions]:
-    """The runner and its options.
+def _runner(beam_args: str | None) -> tuple[Any, PipelineOptions, '_Workers | None']:
+    """The runner, its options, and its workers where they are processes that this one starts.
 
     Beam's `DirectRunner` would first look for Prism, a program that it downloads; FnApiRunner, which it falls
     back on, needs nothing else.
@@ -152,18 +163,132 @@ def _runner(beam_args: str | None) -> tuple[Any, PipelineOptions]:
     options, unknown = _options(args)
     name = options.view_as(StandardOptions).runner
     if name not in (None, 'DirectRunner'):
-        return name, options  # the cluster may know options that Beam here does not
+        return name, options, None  # the cluster may know options that Beam here does not
     if unknown:
         raise ValueError(f'--beam: there is no option {", ".join(unknown)}')
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != 'multi_processing':
-        return FnApiRunner(), options
+        return FnApiRunner(), options, None
     direct.direct_running_mode = None  # or the runner would choose its own, talkative worker command
-    path = shlex.quote(os.pathsep.join(sys.path))  # the workers import from where this process does
-    # Ctrl-C is for the launching process, which ends the workers.
-    python = f'PYTHONPATH={path} exec {shlex.quote(sys.executable)}'
-    command = f"trap '' INT; {python} -m input_pipeline.corpus.beam_runner"
-    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command)), options
+    workers = _Workers()
+    WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(
+        lambda _, *args: _WorkerHandler(workers, *args)
+    )
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string('')), options, workers
+
+
+class _Workers:
+    """The worker processes of a pipeline, and a watch over them: Beam may wait without end for one that
+    is gone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended = False
+        self._processes: list[subprocess.Popen] = []
+        self.done: set[int] = set()  # process ids of those that have been told that all work is done
+
+    def start(self, told: dict[str, str]) -> subprocess.Popen:
+        """Starts a worker; `told` are variables of its environment, by which Beam tells it what to do."""
+        # The workers import from where this process does. Ctrl-C is for this process, which ends them.
+        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **told}
+        command = ['sh', '-c', 'trap "" INT; exec "$0" -m input_pipeline.corpus.beam_runner', sys.executable]
+        with self._lock:
+            if self._ended:
+                raise ChildProcessError('the workers have been ended')
+            self._processes.append(subprocess.Popen(command, env=environment))
+            return self._processes[-1]
+
+    def watch(self, run: Callable[[], None]) -> None:
+        """Calls `run`, which runs the pipeline, in a thread of its own, which is left alone where it waits
+        for a worker that is gone. No worker outlives this, however it ends.
+
+        Raises ChildProcessError where a worker ended before its work was done; else what `run` raises.
+        """
+        result: futures.Future[None] = futures.Future()
+
+        def call() -> None:
+            try:
+                run()
+                result.set_result(None)
+            except BaseException as error:
+                result.set_exception(error)
+
+        with _silent_readers():
+            try:
+                threading.Thread(target=call, daemon=True).start()
+                while not result.done():
+                    futures.wait([result], POLL_SECONDS)
+                    if not result.done() or result.exception():
+                        self._check()
+            finally:
+                self._end()
+        result.result()
+
+    def _check(self) -> None:
+        """Raises ChildProcessError where a worker is gone."""
+        for process in list(self._processes):
+            code = process.poll()
+            if code or (code == 0 and process.pid not in self.done):
+                how = f'by signal {-code} ({signal.strsignal(-code)})' if code < 0 else f'with status {code}'
+                raise ChildProcessError(
+                    f'a worker (process {process.pid}) ended {how} before its work was done, as it does '
+                    'where memory is short; nothing was written. Run the same command again, with fewer '
+                    'workers (--direct_num_workers) or more memory'
+                )
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+
+
+@contextlib.contextmanager
+def _silent_readers() -> Iterator[None]:
+    """Threads that read from workers, and end by an error where one is gone, print no traceback of it."""
+    before = threading.excepthook
+
+    def is_reader(thread: threading.Thread | None) -> bool:
+        return thread is not None and thread.name in READERS
+
+    threading.excepthook = lambda args: None if is_reader(args.thread) else before(args)
+    try:
+        yield
+    finally:
+        for thread in filter(is_reader, threading.enumerate()):
+            thread.join(10 * POLL_SECONDS)
+        threading.excepthook = before
+
+
+class _WorkerHandler(GrpcWorkerHandler):
+    """Beam's side of a worker process."""
+
+    def __init__(self, workers: _Workers, *args: Any):
+        super().__init__(*args)
+        self._workers = workers
+
+    def start_worker(self) -> None:
+        """Starts the process; without an address for its log, what Beam there says is said to nobody."""
+        address = self.control_api_service_descriptor()
+        options = self.provision_info.provision_info.pipeline_options
+        self._process = self._workers.start(
+            {
+                'CONTROL_API_SERVICE_DESCRIPTOR': text_format.MessageToString(address),
+                'PIPELINE_OPTIONS': json_format.MessageToJson(options),
+                'WORKER_ID': self.worker_id,
+            }
+        )
+
+    def close(self) -> None:
+        """Tells the process that it is done, and waits for it."""
+        self._workers.done.add(self._process.pid)
+        super().close()
+
+    def stop_worker(self) -> None:
+        """Waits for the process, which has been told that it is done."""
+        self._process.wait()
 
 
 def _options(args: list[str]) -> tuple[PipelineOptions, list[str]]:
@@ -300,7 +425,6 @@ def load(path: epath.Path | Path) -> Any:
     return pickle.loads(path.read_bytes())
 
 
-if (
-    __name__ == '__main__'
-):  # a process of direct_running_mode=multi_processing, told by the environment what to do
+if __name__ == '__main__':  # a worker process, told by its environment what to do
+    logging.root.addHandler(logging.NullHandler())
     sdk_worker_main.main(sys.argv)

@@ -17,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
 from input_pipeline.corpus.windows import SHORTEST
+from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any], shards: Listed) -> di
     }
     manifest = manifest | {'files': files}
     manifest['sha256'] = _digest(manifest)
-    text = json.dumps(manifest, ensure_ascii=False, indent=1)
-    (folder / MANIFEST).write_text(f'{text}\n', encoding='utf-8')
+    output_file.write_text(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + '\n')
     return manifest
 
 

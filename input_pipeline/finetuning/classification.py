@@ -18,7 +18,7 @@ from input_pipeline.finetuning.buckets import Outputs, Rows
 from input_pipeline.finetuning.word_inputs import WordRows
 from input_pipeline.metrics import classification
 from input_pipeline.text.vocabulary import Vocabulary
-from input_pipeline.utils import counts
+from input_pipeline.utils import counts, output_file
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ class Classification:
         `where` the text stands."""
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probability = weights.max(axis=1) / weights.sum(axis=1)
-        with (folder / 'predictions.json').open('w', encoding='utf-8') as out:
+        path = folder / 'predictions.json'
+        with output_file.whole(path) as partial, partial.open('w', encoding='utf-8') as out:
             for number, (index, p) in enumerate(zip(logits.argmax(axis=1), probability)):
                 label = self.labels[index]
                 line = {'id': number, 'label': self._codes.get(label, label)}

@@ -17,7 +17,7 @@ from input_pipeline.finetuning.buckets import Outputs, Rows
 from input_pipeline.finetuning.word_inputs import WordRows
 from input_pipeline.metrics import reading
 from input_pipeline.text.vocabulary import Vocabulary
-from input_pipeline.utils import counts
+from input_pipeline.utils import counts, output_file
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Reading:
             ('nbest.json', span_decoding.nbest_json(self._originals, best)),
         ):
             text = json.dumps(content, ensure_ascii=False, indent=1)
-            (folder / name).write_text(text + '\n', encoding='utf-8')
+            output_file.write_text(folder / name, text + '\n')
 
 
 def _words(

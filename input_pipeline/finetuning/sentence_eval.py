@@ -20,7 +20,7 @@ from input_pipeline.finetuning.buckets import Outputs, Rows
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.metrics import retrieval
 from input_pipeline.text.vocabulary import Vocabulary
-from input_pipeline.utils import counts
+from input_pipeline.utils import counts, output_file
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class _Vectors:
 
     def write_predictions(self, folder: Path, found: Any) -> None:
         """predictions.json, an object a line."""
-        with (folder / 'predictions.json').open('w', encoding='utf-8') as out:
-            out.writelines(json.dumps(line, ensure_ascii=False) + '\n' for line in self.lines(found))
+        lines = (json.dumps(line, ensure_ascii=False) + '\n' for line in self.lines(found))
+        output_file.write_text(folder / 'predictions.json', ''.join(lines))
 
 
 class _Judged(_Vectors):

@@ -20,6 +20,7 @@ from input_pipeline.datasets import tables
 from input_pipeline.datasets.tables import Spec, clean
 from input_pipeline.text.segmenters import SEGMENTERS, Segment, segmenter
 from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils import output_file
 from input_pipeline.utils.text_files import read_utf8
 
 _LINK = re.compile(r'(\d{1,9})-(\d{1,9})', re.ASCII)
@@ -138,7 +139,7 @@ def write_words(path: str, output: str, segment: Segment) -> int:
     for where, row in table.rows:
         sides = (' '.join(words(clean(str(row[column])), segment)) or '_' for column in (first, second))
         written[line_of(where) - 1] = ' ||| '.join(sides)
-    Path(output).write_text(''.join(f'{line}\n' for line in written), encoding='utf-8')
+    output_file.write_text(Path(output), ''.join(f'{line}\n' for line in written))
     return len(written)
 
 

@@ -27,6 +27,7 @@ from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining import loader, masking, similar_words
 from input_pipeline.text import constants
 from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils import output_file
 from input_pipeline.utils.partial_folder import partial_folder
 
 EMBEDDED = Path(__file__).parent.parent / 'embedded'
@@ -328,7 +329,7 @@ def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
             text_field=data.text_field,
             **{name: data[name] for name in LENGTHS if data[name]},
         )
-        (made / record.name).write_text(json.dumps(made_from, ensure_ascii=False, indent=1) + '\n', 'utf-8')
+        output_file.write_json(made / record.name, made_from)
         if not is_made():  # else another process of this run was faster, with the same bytes
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from input_pipeline.metrics.retrieval import unit
 from input_pipeline.pretraining import loader
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
+from input_pipeline.utils import output_file
 from input_pipeline.utils.text_files import read_utf8
 
 log = logging.getLogger(__name__)
@@ -85,9 +86,7 @@ def build(
     ]
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f'{output.name}.partial')
-    partial.write_bytes(''.join(lines).encode())
-    partial.replace(output)
+    output_file.write_text(output, ''.join(lines))
     return {
         'words': len(names),
         'without_vector': len(names) - len(rows),
@@ -160,13 +159,10 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
 def write_vectors(path: str | Path, vectors: Mapping[str, np.ndarray], words: Iterable[str]) -> None:
     """Writes the vectors of those of `words` that have one, as `read_vectors` reads them."""
     kept = [word for word in words if word in vectors]
-    path = Path(path)
-    partial = path.with_name(f'{path.name}.partial')
-    with partial.open('w', encoding='utf-8') as file:
+    with output_file.whole(Path(path)) as partial, partial.open('w', encoding='utf-8') as file:
         file.write(f'{len(kept)} {len(vectors[kept[0]]) if kept else 0}\n')
         for word in kept:
             file.write(f'{word} {" ".join(map(str, vectors[word]))}\n')
-    partial.replace(path)
 
 
 def load(path: str | Path, vocabulary: Vocabulary) -> np.ndarray:

@@ -14,6 +14,7 @@ from input_pipeline.pretraining import similar_words
 from input_pipeline.probing import word_contexts
 from input_pipeline.probing.word_contexts import Contexts
 from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils import output_file
 
 WORD2VEC = {'dimensions': 100, 'window': 5, 'min_count': 5, 'epochs': 5}
 
@@ -126,7 +127,7 @@ def targets(config: ConfigDict, words: Sequence[str], workdir: Path) -> tuple[np
             made_of.unlink(missing_ok=True)
             found = similar_words.trained(config.data.corpus, vocabulary.tokens, seed=config.seed, **WORD2VEC)
             similar_words.write_vectors(path, found, vocabulary.tokens[vocabulary.base_size :])
-            made_of.write_text(json.dumps(wanted), encoding='utf-8')
+            output_file.write_json(made_of, wanted)
     vectors = similar_words.read_vectors(path, {word: number for number, word in enumerate(words)})
     if not vectors:
         raise ValueError(f'no word of the held-out text has a vector in {path}')

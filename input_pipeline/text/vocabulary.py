@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from input_pipeline.text.lexicon import Ids
+from input_pipeline.utils.output_file import whole
 from input_pipeline.utils.text_files import read_utf8
 
 # The ideographs that BERT's pre-tokenizer sets apart, as the `tokenizers` library has them.
@@ -172,16 +173,10 @@ class Vocabulary:
             'sha256': self.sha256(),
         }
         sidecar = f'{json.dumps(details, ensure_ascii=False, indent=1)}\n'.encode()
-        contents = {path: self._text(), path.with_suffix('.json'): sidecar}
-        partial = {target: target.with_name(f'{target.name}.partial') for target in contents}
-        try:
-            for target, content in contents.items():  # an older pair stays whole until both are written
-                partial[target].write_bytes(content)
-            for target in contents:
-                partial[target].replace(target)
-        finally:
-            for file in partial.values():
-                file.unlink(missing_ok=True)
+        # An older pair stays whole until both are written.
+        with whole(path) as tokens, whole(path.with_suffix('.json')) as beside:
+            tokens.write_bytes(self._text())
+            beside.write_bytes(sidecar)
 
     @classmethod
     def load(cls, path: str | Path) -> 'Vocabulary':

@@ -5,7 +5,6 @@ the next one tells what is abandoned from what another is still working in.
 """
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -14,9 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from input_pipeline.utils.output_file import NO_ROOM
+
 log = logging.getLogger(__name__)
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = '.lock'  # in the folder, held by who works there
 
 

@@ -57,6 +57,21 @@ def process_id(number: int) -> int:
     return os.getpid()
 
 
+def lose_process(number: int, how):
+    """Ends the process at the third chunk; gives digests, of a document each."""
+    if number == 2:
+        how()
+    return np.full((1, 2), number, np.uint64)
+
+
+def kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave():
+    os._exit(0)
+
+
 @pytest.fixture
 def text(tmp_path) -> str:
     """60 documents in two files, every third one a repeat; two bad lines."""
@@ -115,6 +130,45 @@ def test_an_error_while_hashing_reaches_the_user(tmp_path):
     (tmp_path / 'a.txt.gz').write_bytes(b'not compressed')
     with pytest.raises(ValueError, match=r'a\.txt\.gz is no gzip file'):
         beam_job.find_duplicates(digests, plan(str(tmp_path)), tmp_path)
+
+
+LOST = r'^a worker \(process \d+\) ended {} before its work was done, .*Run the same command again'
+KILLED = LOST.format(r'by signal 9 \(Killed\)')
+
+
+def assert_one_line_and_no_process(capfd):
+    """Beam's threads say nothing, and no worker is left."""
+    lines = capfd.readouterr().err.replace('\r', '\n').split('\n')
+    assert all('chunks' in line for line in lines if line.strip()), lines
+    children = [file.read_text() for file in Path('/proc/self/task').glob('*/children')]
+    commands = [Path(f'/proc/{pid}/cmdline').read_bytes() for pid in ' '.join(children).split()]
+    assert not any(b'beam_runner' in command for command in commands)
+
+
+@pytest.mark.parametrize('work', [beam_job.run_chunks, beam_job.find_duplicates])
+@pytest.mark.parametrize(('how', 'told'), [(kill_itself, KILLED), (leave, LOST.format('with status 0'))])
+def test_a_worker_that_is_gone_ends_the_work(tmp_path, capfd, work, how, told):
+    """Whatever it was doing, also where it left as if it were done."""
+    with pytest.raises(ChildProcessError, match=told):
+        work(functools.partial(lose_process, how=how), range(6), tmp_path, processes(2), label='chunks')
+    assert_one_line_and_no_process(capfd)
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_a_worker_that_is_gone_before_it_has_connected_ends_the_work(tmp_path, capfd, monkeypatch, number):
+    start, started = beam_job._Workers.start, []
+
+    def start_and_kill(workers, told):
+        started.append(start(workers, told))
+        if len(started) == number:
+            started[-1].kill()
+        return started[-1]
+
+    monkeypatch.setattr(beam_job._Workers, 'start', start_and_kill)
+    with pytest.raises(ChildProcessError, match=KILLED):
+        beam_job.run_chunks(process_id, range(6), tmp_path, processes(2))
+    assert all(process.returncode for process in started)
+    assert_one_line_and_no_process(capfd)
 
 
 def test_nothing_to_do(tmp_path):

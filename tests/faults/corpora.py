@@ -1,13 +1,16 @@
 """Kills of the builder of corpora, with two workers: all its processes, the launching one, or a worker."""
 
+import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jobs
@@ -43,7 +46,7 @@ class Builds:
     def __init__(
         self, materials: Path, folder: Path, expected: dict[str, bytes] | None = None, seconds: float = 0
     ):
-        self._materials, self._folder = materials, folder
+        self._materials, self._folder, self._log = materials, folder, folder / 'log'
         folder.mkdir(parents=True)
         self.kills: Counter[str] = Counter()
         if expected is None:
@@ -61,47 +64,69 @@ class Builds:
         for _ in range(kills):
             victim, delay = rng.choice(VICTIMS), rng.random() * self._seconds
             drawn.append((victim, round(delay, 3)))
-            process = build(self._materials, output, self._folder / 'log')
-            deadline = time.monotonic() + delay
-            while time.monotonic() < deadline and process.poll() is None:
-                time.sleep(0.01)
-            if process.poll() is not None:
+            process = build(self._materials, output, self._log)
+            _wait(process, time.monotonic() + delay)
+            if self._kill(process, victim, rng):
+                self.kills[victim] += 1
+            if process.returncode == 0:
                 break
-            self._kill(process, victim, rng)
-            process.wait(LONGEST)
-            _end_group(process.pid)
-            if victim != 'worker':  # without one of its workers a build may still come to its end
-                assert not output.exists() or not any(output.iterdir()), (
-                    f'seed {seed}, {drawn}: half a corpus'
-                )
-            self.kills[victim] += 1
-            if output.exists() and any(output.iterdir()):
-                break
+            assert not output.exists() or not any(output.iterdir()), f'seed {seed}, {drawn}: half a corpus'
         if not output.exists():
             self._finish(output)
         assert contents(output) == self.expected, f'seed {seed}, after {drawn}: another corpus'
         shutil.rmtree(output)
 
-    def _kill(self, process: subprocess.Popen, victim: str, rng: random.Random) -> None:
+    def _kill(self, process: subprocess.Popen, victim: str, rng: random.Random) -> bool:
+        """Kills the victim; whether the build ended of it, of which nothing runs in the end."""
+        if victim == 'worker':
+            _wait(process, time.monotonic() + LONGEST, lambda: _children(process.pid))
         workers = _children(process.pid)
-        if victim == 'all':
+        ended = process.poll() is not None
+        if victim == 'worker' and workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rng.choice(workers), signal.SIGKILL)
+        elif victim == 'all' and not ended:
             os.killpg(process.pid, signal.SIGKILL)
-        elif victim == 'worker' and workers:
-            os.kill(rng.choice(workers), signal.SIGKILL)
-        else:
+        elif victim == 'launcher':
             process.kill()
+        code = process.wait(LONGEST)
+        if victim == 'worker' and code:
+            told = self._log.read_text('utf-8').splitlines()[-1]
+            assert code == 1 and re.match(r'error: a worker .* ended by signal 9', told), (code, told)
+            left = [path for path in self._folder.iterdir() if '.partial-' in path.name]
+            assert not left and not _group(process.pid), (left, _group(process.pid))
+        elif code:
+            _end_group(process.pid)
+        return not ended and code != 0
 
     def _finish(self, output: Path) -> None:
-        process = build(self._materials, output, self._folder / 'log')
-        assert process.wait(LONGEST) == 0, f'{self._folder}/log: ended with {process.returncode}'
+        process = build(self._materials, output, self._log)
+        assert process.wait(LONGEST) == 0, f'{self._log}: ended with {process.returncode}'
 
 
 def _children(pid: int) -> list[int]:
     """The processes that a process has started, oldest first."""
     found = []
     for task in Path(f'/proc/{pid}/task').glob('*/children'):
-        found += [int(number) for number in task.read_text().split()]
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += [int(number) for number in task.read_text().split()]
     return sorted(found)
+
+
+def _group(group: int) -> list[int]:
+    """The processes of a group that still run."""
+    found = []
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, its_group = stat.read_text().rpartition(')')[2].split()[:3]
+            if int(its_group) == group and state != 'Z':
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _wait(process: subprocess.Popen, deadline: float, until: Callable[[], object] = lambda: False) -> None:
+    while process.poll() is None and time.monotonic() < deadline and not until():
+        time.sleep(0.01)
 
 
 def _end_group(group: int) -> None:
@@ -110,18 +135,3 @@ def _end_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         pass
-
-
-def soak(builds: Builds, kills: int, each: int = 4) -> dict:
-    """Rounds until so many kills; the figures."""
-    began, seed = time.monotonic(), 0
-    while builds.kills.total() < kills:
-        builds.round(seed, min(each, kills - builds.kills.total()))
-        seed += 1
-        print(f'corpus: {builds.kills.total()} of {kills} kills survived', flush=True)
-    return {
-        'kills': builds.kills.total(),
-        'by_victim': dict(sorted(builds.kills.items())),
-        'rounds': seed,
-        'seconds': round(time.monotonic() - began),
-    }

@@ -4,6 +4,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jobs
@@ -11,6 +12,7 @@ import moments
 import power
 import starts
 
+KILLS_OF_A_ROUND = 5
 LONGEST = 900  # seconds that a start may take
 
 
@@ -73,17 +75,20 @@ class Rounds:
         assert process.exitcode == 0, f'{log}: ended with {process.exitcode}'
 
 
-def soak(rounds: Rounds, kills: int, each: int = 5, power_cuts: bool = False) -> dict:
-    """Rounds until so many kills, or power cuts; the figures."""
-    began, seed = time.monotonic(), 0
-    while rounds.kills.total() < kills:
-        wanted = min(each, kills - rounds.kills.total())
-        (rounds.power_cuts if power_cuts else rounds.round)(seed, wanted)
+def rounds(
+    before: dict | None, counted: Counter[str], take: Callable[[int, int], None], wanted: int
+) -> Iterator[dict]:
+    """Rounds `take(seed, kills)`, which count their kills by phase or victim in `counted`, until there are
+    `wanted` more than `before`, the figures of former ones, whose seeds are not taken again. The figures of
+    all, after each round."""
+    before = before or {'kills': 0, 'by_phase': {}, 'rounds': 0, 'seconds': 0}
+    began, seed = time.monotonic(), before['rounds']
+    while counted.total() < wanted:
+        take(seed, min(KILLS_OF_A_ROUND, wanted - counted.total()))
         seed += 1
-        print(f'{rounds.job.name}: {rounds.kills.total()} of {kills} survived', flush=True)
-    return {
-        'kills': rounds.kills.total(),
-        'by_phase': dict(sorted(rounds.kills.items())),
-        'rounds': seed,
-        'seconds': round(time.monotonic() - began),
-    }
+        yield {
+            'kills': before['kills'] + counted.total(),
+            'by_phase': dict(sorted((Counter(before['by_phase']) + counted).items())),
+            'rounds': seed,
+            'seconds': before['seconds'] + round(time.monotonic() - began),
+        }

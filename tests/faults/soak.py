@@ -1,12 +1,15 @@
 """The long form of the tests of faults: make soak, or a part of it, make soak SOAK='--parts=kills,power'.
 
-Prints what it does, and keeps the figures of each part in --output as soon as the part is done.
+Prints what it does, and keeps the figures in --output: of kills after each round, added to those that it has
+already, with whose next seed it goes on.
 """
 
 import argparse
 import json
 import os
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import corpora
@@ -29,7 +32,10 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--parts', default=','.join(PARTS), help='of what there is: ' + ', '.join(PARTS))
-    parser.add_argument('--kills', type=int, default=100, help='of run.py; of builds a quarter more')
+    parser.add_argument('--kills', type=int, default=100, help='of run.py, more; of builds a quarter of that')
+    parser.add_argument(
+        '--jobs', default=','.join(SHARES), help='those that are killed, of ' + ', '.join(SHARES)
+    )
     parser.add_argument('--power_cuts', type=int, default=24)
     parser.add_argument('--seconds', type=float, default=7200, help='of the long run')
     parser.add_argument('--folder', default='runs/soak', help='is emptied first')
@@ -54,17 +60,23 @@ def main() -> None:
         output.write_text(json.dumps(figures, indent=1) + '\n', 'utf-8')
         print(f'{name}: {json.dumps({key: found[key] for key in found if key != "lines"})}', flush=True)
 
+    def go_on(name: str, counted: Counter[str], take: Callable[[int, int], None], wanted: int) -> None:
+        for found in kills.rounds(figures.get(name), counted, take, wanted):
+            keep(name, found)
+
     for part in flags.parts.split(','):
         if part == 'kills':
-            for name, share in SHARES.items():
+            chosen = {name: SHARES[name] for name in flags.jobs.split(',')}
+            for name, share in chosen.items():
                 rounds = kills.Rounds(context, every_job[name], folder / name)
-                keep(f'kills, {name}', kills.soak(rounds, round(share * flags.kills)))
+                wanted = round(share / sum(chosen.values()) * flags.kills)
+                go_on(f'kills, {name}', rounds.kills, rounds.round, wanted)
         elif part == 'corpus':
             builds = corpora.Builds(materials, folder / 'corpora')
-            keep('kills, corpus', corpora.soak(builds, round(flags.kills / 4)))
+            go_on('kills, corpus', builds.kills, builds.round, round(flags.kills / 4))
         elif part == 'power' and power.can_be_cut():
             rounds = kills.Rounds(context, every_job['pretrain'], folder / 'power')
-            keep('power cuts, pretrain', kills.soak(rounds, flags.power_cuts, power_cuts=True))
+            go_on('power cuts, pretrain', rounds.kills, rounds.power_cuts, flags.power_cuts)
         elif part == 'damage':
             keep('damage, checkpoints', damaged.of_checkpoints(folder / 'damage' / 'checkpoints'))
             keep('damage, corpus', damaged.of_corpora(materials / 'corpus', folder / 'damage' / 'corpus'))

@@ -1,5 +1,7 @@
 """A slice of `make soak`: runs that are killed, or whose power is cut, end as those that never were."""
 
+from collections import Counter
+
 import corpora
 import jobs
 import kills
@@ -27,8 +29,8 @@ def pretraining(materials, tmp_path_factory):
 @pytest.mark.slow
 def test_killed_thrice_ends_with_the_same_bits(pretraining):
     """In as many rounds as that takes: a run may come to its end before its moment has come."""
-    kills.soak(pretraining, kills=3)
-    assert pretraining.kills.total() >= 3, pretraining.kills
+    *_, found = kills.rounds(None, pretraining.kills, pretraining.round, wanted=3)
+    assert found['kills'] == 3
 
 
 @pytest.mark.slow
@@ -41,12 +43,29 @@ def test_a_power_cut_costs_nothing_but_steps(pretraining):
 
 @pytest.mark.slow
 def test_a_build_that_was_killed_is_built_again(materials, tmp_path):
-    """Two workers; what comes of it is, byte for byte, what one process makes that nobody kills."""
+    """Two workers; what comes of it is, byte for byte, what one process makes that nobody kills. Of these
+    seeds one kills a worker, the other all processes."""
     whole = tmp_path / 'whole'
     corpus_builder.build(str(materials / 'text'), materials / 'vocab.txt', whole, **jobs.CORPUS)
     builds = corpora.Builds(materials, tmp_path / 'builds', corpora.contents(whole), seconds=5)
-    builds.round(seed=1, kills=1)  # all of it; of a lost worker docs/reliability.md tells
-    assert builds.kills.total() == 1
+    builds.round(seed=7, kills=1)
+    builds.round(seed=1, kills=1)
+    assert builds.kills == {'worker': 1, 'all': 1}
+
+
+def test_figures_add_up_and_seeds_go_on():
+    counted, taken = Counter(), []
+
+    def take(seed, most):
+        taken.append((seed, most))
+        counted['save'] += min(most, 3)  # then it came to its end
+
+    before = {'kills': 6, 'by_phase': {'save': 4, 'step': 2}, 'rounds': 2, 'seconds': 50}
+    found = list(kills.rounds(before, counted, take, wanted=7))
+    assert taken == [(2, 5), (3, 4), (4, 1)]
+    assert [one['kills'] for one in found] == [9, 12, 13] and found[-1]['rounds'] == 5
+    assert found[-1]['by_phase'] == {'save': 11, 'step': 2} and found[-1]['seconds'] >= 50
+    assert before['kills'] == 6
 
 
 def test_an_end_state_tells_what_differs():

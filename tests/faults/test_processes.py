@@ -38,10 +38,12 @@ def run(tmp_path_factory):
     return starting
 
 
-def both(run, workdir, which=None, moment=None, number=signal.SIGKILL):
+def both(run, workdir, which=None, moment=None, number=signal.SIGKILL, prepare=lambda: None):
     """Two processes of two devices, one of which gets a signal at a moment: their exit codes, and what each
-    wrote. Where Gloo gives up, which waits for 30 s, they are started again, as they say."""
+    wrote. Where Gloo gives up, which waits for 30 s, they are started again, as they say. `prepare` is called
+    before every start."""
     for _ in range(TRIES):
+        prepare()
         with socket.socket() as probe:
             probe.bind(('localhost', 0))
             port = probe.getsockname()[1]
@@ -116,4 +118,31 @@ def test_two_processes_go_on_from_one_and_outlive_a_kill_and_a_signal(run, on_ei
     assert codes == [143, 143] and 'the same command goes on' in texts[0], '\n--\n'.join(texts)
     codes, texts = both(run, workdir)
     assert codes == [0, 0], '\n--\n'.join(texts)
+    assert_same_course(rows(workdir), rows(end))
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_the_checkpoint_before_a_damaged_one(run, on_eight, tmp_path):
+    """Both set the newest aside, of which one file of values has a flipped bit, and take the same steps."""
+    middle, end = on_eight
+    workdir, newest = tmp_path / 'run', STEPS // 2
+    values = max((middle / 'checkpoints' / str(newest)).rglob('*'), key=lambda path: path.stat().st_size)
+    content = bytearray(values.read_bytes())
+    content[len(content) // 2] ^= 1
+
+    def damage():
+        shutil.rmtree(workdir, ignore_errors=True)
+        shutil.copytree(middle, workdir)
+        (workdir / values.relative_to(middle)).write_bytes(content)
+
+    codes, texts = both(run, workdir, prepare=damage)
+    assert codes == [0, 0], '\n--\n'.join(texts)
+    aside = f'checkpoints/damaged-{newest}'
+    for text in texts:
+        told = [line for line in text.splitlines() if 'set aside' in line]
+        assert len(told) == 1 and f'{aside}: ' in told[0], text
+        assert f'{values.name} has changed since it was saved' in told[0]
+    assert [path.relative_to(workdir).as_posix() for path in workdir.rglob('damaged-*')] == [aside]
+    events = [row for row in read_metrics(workdir / 'metrics.jsonl') if 'damaged_checkpoints' in row]
+    assert [event['step'] for event in events] == [newest - 2]
     assert_same_course(rows(workdir), rows(end))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clower_jax.utils import output_file
+from input_pipeline.utils import output_file
 
 
 def test_what_goes_wrong_leaves_the_file_before(tmp_path):
@@ -16,6 +16,12 @@ def test_what_goes_wrong_leaves_the_file_before(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_is_missing_names_the_path(tmp_path):
+    path = tmp_path / 'missing' / 'words.txt'
+    with pytest.raises(FileNotFoundError, match=rf"No such file or directory: '{path}'"):
+        output_file.write_text(path, 'text')
+
+
 @pytest.mark.parametrize('name', ['config.json', 'vocab.txt', 'metrics.jsonl'])
 def test_a_full_disk_names_the_path(tmp_path, name):
     path = tmp_path / name
@@ -25,17 +31,3 @@ def test_a_full_disk_names_the_path(tmp_path, name):
     (tmp_path / name).symlink_to('/dev/full')
     with pytest.raises(OSError, match=str(path)), output_file.naming_errors(path), path.open('a') as out:
         out.write('text')
-
-
-def test_files_of_a_folder(tmp_path):
-    (tmp_path / '.partial').mkdir()
-    (tmp_path / '.partial' / 'half').write_text('of a process that was killed')
-    (tmp_path / 'predictions.json').write_text('before')
-    with output_file.atomic_write_all(tmp_path) as folder:
-        (folder / 'predictions.json').write_text('after')
-        (folder / 'nbest.json').write_text('too')
-        assert (tmp_path / 'predictions.json').read_text() == 'before'
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        'predictions.json': 'after',
-        'nbest.json': 'too',
-    }

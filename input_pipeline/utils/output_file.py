@@ -4,10 +4,11 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises OSError, naming `path`, where it cannot be written.
     """
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
-    with naming_errors(path):
+    with naming_errors(path, partial):
         try:
             yield partial
             with partial.open('rb') as file:
@@ -43,28 +44,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_write_all(folder: Path) -> Iterator[Path]:
-    """A folder to write files into, each of which is then moved to `folder` as `atomic_write` does it."""
-    temporary = folder / '.partial'
-    with naming_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        temporary.mkdir()
-        try:
-            yield temporary
-            for path in sorted(temporary.iterdir()):
-                with atomic_write(folder / path.name) as partial:
-                    path.replace(partial)
-        finally:
-            shutil.rmtree(temporary)
-
-
-@contextlib.contextmanager
-def naming_errors(path: Path) -> Iterator[None]:
-    """Errors of the system that name no file, as those of a full disk do, name `path`."""
+def naming_errors(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Errors of the system that name no file, as those of a full disk do, or `partial`, name `path`."""
     try:
         yield
     except OSError as error:
-        if error.filename is not None or error.errno is None:
+        if error.errno is None or (error.filename is not None and str(error.filename) != str(partial)):
             raise
-        hint = ': make room there' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
+        hint = ': make room there' if error.errno in NO_ROOM else ''
         raise OSError(error.errno, f'{error.strerror}{hint}', str(path)) from error
