@@ -15,7 +15,7 @@ BELOW = {
     'clower_jax.utils': (),
     'clower_jax.parallel': ('clower_jax.utils',),
     'clower_jax.ops': ('clower_jax.parallel',),
-    'clower_jax.models': ('clower_jax.ops',),
+    'clower_jax.models': ('clower_jax.ops', 'input_pipeline.text'),
     'clower_jax.objectives': ('clower_jax.models',),
     'clower_jax.checkpoints': ('clower_jax.parallel',),
     'clower_jax.interop': ('clower_jax.objectives', 'clower_jax.checkpoints', 'input_pipeline.text'),

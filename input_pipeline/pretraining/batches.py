@@ -26,6 +26,7 @@ from input_pipeline.corpus.corpus_files import HOW_TO_BUILD
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining import loader, masking, similar_words
 from input_pipeline.text import constants
+from input_pipeline.text.model_inputs import inputs_of, kind_name
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.partial_folder import partial_folder
 
@@ -33,7 +34,6 @@ EMBEDDED = Path(__file__).parent.parent / 'embedded'
 VALIDATION_SEED = 0  # not the run's seed: every run is measured on the same masks
 PADDING = {'sop_labels': -1, 'char_mlm_labels': constants.IGNORE, 'word_mlm_labels': constants.IGNORE}
 LENGTHS = ('char_length', 'word_length')
-ONE_VIEW = ('bert', 'cmlm', 'lichee')  # kinds of model that read characters only
 MASKING = ('words', 'ngrams')
 PACKED_ROW = 4  # times the longest text that the corpus may hold; rows twice as long waste over 3 %
 
@@ -67,7 +67,9 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     if packed:
         data.char_length = data.char_length or PACKED_ROW * manifest['char_length']
         words = words_beside(data.char_length, manifest)
-        data.word_length = data.word_length or (data.char_length if config.model.kind in ONE_VIEW else words)
+        data.word_length = data.word_length or (
+            words if 'word' in inputs_of(config).views else data.char_length
+        )
     for name in LENGTHS:
         data[name] = data[name] or manifest[name]
         longest = manifest[name] if packed else data[name]  # positions begin anew in each text of a row
@@ -158,12 +160,13 @@ def batches(
 def recipe(config: ConfigDict) -> masking.Recipe:
     """What the model and its losses want of a batch. Raises ValueError where that does not go together."""
     data = config.data
-    kind, contrast = config.model.get('kind', 'clower'), config.loss.get('contrast_on', 'both')  # of old runs
+    inputs = inputs_of(config)
+    contrast = config.loss.get('contrast_on', 'both')  # which old runs do not have
     masks, words = data.get('explored_masks', 1), data.get('masking', 'words')
-    if masks > 1 and kind not in ONE_VIEW:
+    if masks > 1 and 'word' in inputs.views:
         raise ValueError(
             f'data.explored_masks={masks} divides the characters of a text into masks, and a '
-            f'model.kind={kind} reads its words, too: take model.kind=bert'
+            f'model.kind={kind_name(config)} reads its words, too: take model.kind=bert'
         )
     whole = data.get('explore_whole', False)
     if whole and masks == 1:
@@ -181,20 +184,20 @@ def recipe(config: ConfigDict) -> masking.Recipe:
         )
     if words not in MASKING:
         raise ValueError(f'data.masking={words!r} must be one of {", ".join(MASKING)}')
-    if kind == 'cmlm' and (data.get('pack', False) or words != 'words'):
+    if inputs.context and (data.get('pack', False) or words != 'words'):
         raise ValueError(
-            'model.kind=cmlm reads two sentences apart: it goes with data.masking=words and data.pack=False '
-            "(and data.char_length=0, which then is the corpus's)"
+            f'model.kind={kind_name(config)} reads two sentences apart: it goes with data.masking=words and '
+            "data.pack=False (and data.char_length=0, which then is the corpus's)"
         )
     return masking.Recipe(
-        views=('char',) if kind in ONE_VIEW else ('char', 'word'),
+        views=inputs.views,
         anchors=contrast in ('both', 'token'),
         swap=config.loss.sop_on != 'none',
         masks=masks,
         whole=whole,
         ngrams=words == 'ngrams',
-        context=kind == 'cmlm',
-        char_words=kind == 'lichee',
+        context=inputs.context,
+        char_words=inputs.char_words,
     )
 
 
