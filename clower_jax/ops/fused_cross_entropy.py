@@ -14,8 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from clower_jax.ops.linear import dot, dot_first
-from clower_jax.ops.losses import IGNORED_LABEL, Sums
+from clower_jax.ops.losses import Sums
 from clower_jax.parallel import sharding
+from input_pipeline.text.constants import IGNORED_LABEL
 
 BLOCK = 2**26  # logits of a block: 256 MiB in fp32
 ALIGNMENT = 128  # rows of the table that matrix units like a multiple of

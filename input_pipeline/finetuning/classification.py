@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -136,11 +136,6 @@ def _encode(
     else:
         encode = functools.partial(vocabulary.wordpiece.encode_batch_fast, add_special_tokens=False)
         first, second = ([encoding.ids for encoding in encode(side)] for side in texts)
-    cls, sep = vocabulary.cls, vocabulary.sep
-
-    def row(a: Iterable[int], b: Iterable[int], pair: bool) -> np.ndarray:
-        return np.array([cls, *a, sep, *b, *([sep] if pair else [])], np.int32)
-
     pairs = [example.text_b is not None for example in examples]
     ids, kept, cut = [], [], 0
     for pair, a, b in zip(pairs, first, second):
@@ -148,14 +143,14 @@ def _encode(
         if len(a) + len(b) > room:
             a, b = cut_longest_first(a, b, room)
             cut += 1
-        ids.append(row(a, b, pair))
+        ids.append(vocabulary.row_of(a, b if pair else None))
         kept.append((len(a), len(b)))
     segment_a = np.array([n + 2 for n, _ in kept])
     if not (beside or inputs.char_words):
         return Rows(ids, segment_a, view), cut
     read = word_inputs.word_of_each if inputs.char_words else word_inputs.whole_words
     words = [(read(a, n), read(b, m)) for a, b, (n, m) in zip(*views, kept)]
-    rows = [row(a, b, pair) for (a, b), pair in zip(words, pairs)]
+    rows = [vocabulary.row_of(a, b if pair else None) for (a, b), pair in zip(words, pairs)]
     words_a = None if inputs.char_words else np.array([len(a) + 2 for a, _ in words])
     return WordRows(ids, segment_a, rows, words_a), cut
 
