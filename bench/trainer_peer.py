@@ -23,6 +23,7 @@ import transformers  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from bench import finetune  # noqa: E402
+from clower_jax.objectives.base import Split  # noqa: E402
 from input_pipeline.finetuning import buckets  # noqa: E402
 from input_pipeline.finetuning import data as finetuning_data  # noqa: E402
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens  # noqa: E402
@@ -72,7 +73,7 @@ class Watch(transformers.TrainerCallback):
         self._training = False
 
 
-def rows_of(split: finetuning_data.Split, numbers: Sequence[int]) -> list[dict]:
+def rows_of(split: finetuning_data.Examples, numbers: Sequence[int]) -> list[dict]:
     """Rows of a split as the Trainer takes them."""
     found = []
     for number in numbers:
@@ -91,7 +92,7 @@ def rows_of(split: finetuning_data.Split, numbers: Sequence[int]) -> list[dict]:
     return found
 
 
-def score(split: finetuning_data.Split, order: np.ndarray, prediction: transformers.EvalPrediction) -> dict:
+def score(split: Split, order: np.ndarray, prediction: transformers.EvalPrediction) -> dict:
     """The metrics of a pass over rows in this order, by this project's scorers."""
     logits = prediction.predictions
     names = ('start_logits', 'end_logits') if isinstance(logits, tuple) else ('logits',)

@@ -21,6 +21,7 @@ from clower_jax.objectives.registry import SENTENCE_TASKS
 from clower_jax.parallel import precision
 from clower_jax.utils import folder_files, output_folder
 from clower_jax.utils.metrics_file import read_metrics
+from input_pipeline.text.wordpiece import SPECIAL
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +263,7 @@ def write_tokenizer(folder: Path, tokens: list[str], max_length: int) -> None:
     tokenizer.save(str(folder / 'tokenizer.json'))
     settings = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'tokenize_chinese_chars': True}
     settings |= {'strip_accents': None, 'model_max_length': max_length}
-    special = {f'{name}_token': token for name, token in wordpiece.SPECIAL.items()}
+    special = {f'{name}_token': token for name, token in SPECIAL.items()}
     _write_json(folder / 'tokenizer_config.json', settings | special)
     _write_tokens(folder / 'vocab.txt', tokens)
 

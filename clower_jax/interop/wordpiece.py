@@ -4,24 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
 from clower_jax.interop import hf_bert
 from clower_jax.utils.folder_files import reason, short
+from input_pipeline.text.wordpiece import NORMALIZER, SPECIAL, wordpiece
 
-SPECIAL = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}
 # Classes of transformers, in any of its versions, that make a tokenizer of the tokens and of their own
 # settings, tokenizer_config.json's; others take tokenizer.json as it is.
 CLASSES = (None, 'BertTokenizer', 'BertTokenizerFast')
 
 
-def tokenizer(
-    tokens: Sequence[str], normalizer: normalizers.Normalizer | None = None
-) -> tokenizers.Tokenizer:
+def tokenizer(tokens: Sequence[str], normalizer: normalizers.Normalizer = NORMALIZER) -> tokenizers.Tokenizer:
     """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP], over these tokens by id; neither pads nor truncates.
 
-    As BERT's own, it takes the name of a special token in a text for that token. `normalizer` None: BERT's,
-    lower-casing.
+    As BERT's own, it takes the name of a special token in a text for that token.
 
     Raises ValueError where a special token is missing, or [PAD] is not the first token.
     """
@@ -30,9 +27,7 @@ def tokenizer(
         problem = ', '.join(missing) or f'{SPECIAL["pad"]} as its first token'
         raise ValueError(f'the vocabulary is none of a BERT: it lacks {problem}')
     ids = {token: row for row, token in enumerate(tokens)}  # of equal rows BERT uses the last
-    bert_tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=SPECIAL['unk']))
-    bert_tokenizer.normalizer = normalizer or normalizers.BertNormalizer()
-    bert_tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bert_tokenizer = wordpiece(ids, normalizer)
     bert_tokenizer.decoder = decoders.WordPiece(prefix='##')
     cls, sep = SPECIAL['cls'], SPECIAL['sep']
     bert_tokenizer.post_processor = processors.TemplateProcessing(

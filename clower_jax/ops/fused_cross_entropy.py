@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from clower_jax.ops.linear import dot, dot_first
-from clower_jax.ops.losses import IGNORED_LABEL, Sums
+from clower_jax.ops.losses import Sums
 from clower_jax.parallel import sharding
+from input_pipeline.text.constants import IGNORED_LABEL
 
 BLOCK = 2**26  # logits of a block: 256 MiB in fp32
 ALIGNMENT = 128  # rows of the table that matrix units like a multiple of

@@ -7,8 +7,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-IGNORED_LABEL = -100
-
 
 class Sums(flax.struct.PyTreeNode):
     """A loss over `count` items: its sum and the number of them that were predicted right (fp32 scalars)."""

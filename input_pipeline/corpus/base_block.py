@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from itertools import chain
 
 from input_pipeline.text.vocabulary import Vocabulary, basic_tokens, is_chinese
+from input_pipeline.text.wordpiece import SPECIAL
 
 NUM_CHARS = 5_466  # arXiv 2208.10844, section 4.1
-SPECIALS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 ASCII = string.ascii_lowercase + string.digits  # in every base block, also as ## pieces
 NUM_LATIN_WORDS, MIN_LATIN_COUNT = 1_000, 5  # the paper's "basic English"
 _LATIN = re.compile('[a-z]{2,}')
@@ -35,7 +35,7 @@ def part_of(base: list[str], chars: Counter[str], words: Counter[str], num_chars
     latin = most_frequent(
         ((piece, n) for piece, n in pieces.items() if n >= MIN_LATIN_COUNT), NUM_LATIN_WORDS
     )
-    wanted = {*SPECIALS, *chinese, *others, *(f'##{char}' for char in _inner(others)), *latin}
+    wanted = {*SPECIAL.values(), *chinese, *others, *(f'##{char}' for char in _inner(others)), *latin}
     return [token for token in base if token in wanted]
 
 
@@ -52,7 +52,13 @@ def make(chars: Counter[str], words: Counter[str], num_chars: int) -> list[str]:
         ((word, n) for word, n in words.items() if n >= MIN_LATIN_COUNT and _LATIN.fullmatch(word)),
         NUM_LATIN_WORDS,
     )
-    return [*SPECIALS, *common, *ASCII, *(f'##{char}' for char in chain(ASCII, _inner(common))), *latin]
+    return [
+        *SPECIAL.values(),
+        *common,
+        *ASCII,
+        *(f'##{char}' for char in chain(ASCII, _inner(common))),
+        *latin,
+    ]
 
 
 def most_frequent(counts: Iterable[tuple[str, int]], limit: int) -> list[str]:

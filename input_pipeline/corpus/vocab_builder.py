@@ -27,6 +27,7 @@ from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import END, in_batches, segmented
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens, word_key
+from input_pipeline.text.wordpiece import SPECIAL
 from input_pipeline.utils.partial_folder import partial_folder, writing
 
 NUM_WORDS = 40_014  # arXiv 2208.10844, section 4.1
@@ -176,7 +177,7 @@ def _check_output(output: Path) -> None:
 @functools.cache
 def _tokenizer() -> Tokenizer:
     """One that knows where BERT sees boundaries between words, whatever the vocabulary; once in a process."""
-    return Tokenizer(Vocabulary(base_block.SPECIALS, len(base_block.SPECIALS)))
+    return Tokenizer(Vocabulary([*SPECIAL.values()], len(SPECIAL)))
 
 
 def _count_chunk(job: _Job, chunk: readers.Chunk) -> _Counted:

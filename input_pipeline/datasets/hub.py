@@ -3,13 +3,16 @@
 import logging
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r'hf:(?P<source>[^:]+):(?P<split>\w+(\[[^\]]*\])?)')
 _REPOSITORY = re.compile(r'(?P<path>[\w.-]+/[\w.-]+)(/(?P<config>[\w./-]+))?')
+SPLITS = ('train', 'dev', 'test')
 _CLUE = 'the CLUE benchmark, github.com/CLUEbenchmark/CLUE'
+
+T = TypeVar('T')
 
 
 class Source(NamedTuple):
@@ -26,100 +29,99 @@ class Source(NamedTuple):
     names: dict[str, str]
 
 
+def _by_split(train: T, dev: T | None = None, test: T | None = None) -> dict[str, T]:
+    splits = {'train': train, 'dev': dev, 'test': test}
+    return {split: value for split, value in splits.items() if value is not None}
+
+
 def _hub_names(name: str, *splits: str) -> dict[str, str]:
-    return {split: f'hf:{name}:{split.replace("dev", "validation")}' for split in splits}
+    return {split: f'hf:{name}:{split.replace("dev", "validation")}' for split in splits or SPLITS}
 
 
 SOURCES = {
     'chnsenticorp': Source(
         'Songbo Tan; the usual split is in github.com/ymcui/Chinese-BERT-wwm, data/chnsenticorp',
-        {'train': ('train.tsv',), 'dev': ('dev.tsv',), 'test': ('test.tsv',)},
-        {'train': 9600, 'dev': 1200, 'test': 1200},
-        _hub_names('lansinuote/ChnSentiCorp', 'train', 'dev', 'test'),
+        _by_split(('train.tsv',), ('dev.tsv',), ('test.tsv',)),
+        _by_split(9600, 1200, 1200),
+        _hub_names('lansinuote/ChnSentiCorp'),
     ),
     'thucnews': Source(
         'THUNLP, thuctc.thunlp.org; the subset in use has ten of its topics and is known as cnews',
-        {
-            'train': ('cnews.train.txt', 'train.txt'),
-            'dev': ('cnews.val.txt', 'dev.txt'),
-            'test': ('cnews.test.txt', 'test.txt'),
-        },
-        {'train': 50000, 'dev': 5000, 'test': 10000},
-        _hub_names('oyxy2019/THUCNewsText', 'train', 'dev', 'test'),
+        _by_split(
+            ('cnews.train.txt', 'train.txt'), ('cnews.val.txt', 'dev.txt'), ('cnews.test.txt', 'test.txt')
+        ),
+        _by_split(50000, 5000, 10000),
+        _hub_names('oyxy2019/THUCNewsText'),
     ),
     'tnews': Source(
         _CLUE,
-        {'train': ('train.json',), 'dev': ('dev.json',), 'test': ('test.json', 'test1.0.json')},
-        {'train': 53360, 'dev': 10000, 'test': 10000},
-        _hub_names('clue/clue/tnews', 'train', 'dev', 'test'),
+        _by_split(('train.json',), ('dev.json',), ('test.json', 'test1.0.json')),
+        _by_split(53360, 10000, 10000),
+        _hub_names('clue/clue/tnews'),
     ),
     'bq': Source(
         'Harbin Institute of Technology, Shenzhen, on application: icrc.hitsz.edu.cn (BQ Corpus)',
-        {split: (f'{split}.csv', f'{split}.tsv', f'{split}.txt') for split in ('train', 'dev', 'test')},
-        {'train': 100000, 'dev': 10000, 'test': 10000},
-        _hub_names('C-MTEB/BQ', 'train', 'dev', 'test'),
+        {split: (f'{split}.csv', f'{split}.tsv', f'{split}.txt') for split in SPLITS},
+        _by_split(100000, 10000, 10000),
+        _hub_names('C-MTEB/BQ'),
     ),
     'lcqmc': Source(
         'Harbin Institute of Technology, Shenzhen, on application: icrc.hitsz.edu.cn (LCQMC)',
-        {split: (f'{split}.txt', f'{split}.tsv') for split in ('train', 'dev', 'test')},
-        {'train': 238766, 'dev': 8802, 'test': 12500},
-        _hub_names('C-MTEB/LCQMC', 'train', 'dev', 'test'),
+        {split: (f'{split}.txt', f'{split}.tsv') for split in SPLITS},
+        _by_split(238766, 8802, 12500),
+        _hub_names('C-MTEB/LCQMC'),
     ),
     'afqmc': Source(
         _CLUE,
-        {
-            'train': ('train.json', 'train.txt'),
-            'dev': ('dev.json', 'dev.txt'),
-            'test': ('test.json', 'test.txt'),
-        },
-        {'train': 34334, 'dev': 4316, 'test': 3861},
-        _hub_names('clue/clue/afqmc', 'train', 'dev', 'test'),
+        {split: (f'{split}.json', f'{split}.txt') for split in SPLITS},
+        _by_split(34334, 4316, 3861),
+        _hub_names('clue/clue/afqmc'),
     ),
     'ocnli': Source(
         'the OCNLI authors, github.com/CLUEbenchmark/OCNLI',
-        {'train': ('train.50k.json', 'train.json'), 'dev': ('dev.json',), 'test': ('test.json',)},
-        {'train': 50437, 'dev': 2950, 'test': 3000},
-        _hub_names('clue/clue/ocnli', 'train', 'dev', 'test'),
+        _by_split(('train.50k.json', 'train.json'), ('dev.json',), ('test.json',)),
+        _by_split(50437, 2950, 3000),
+        _hub_names('clue/clue/ocnli'),
     ),
     'xnli': Source(
         'github.com/facebookresearch/XNLI: XNLI-1.0 and, for training, XNLI-MT-1.0',
-        {
-            'train': ('multinli.train.{language}.tsv', 'train.tsv'),
-            'dev': ('xnli.dev.tsv', 'dev.tsv'),
-            'test': ('xnli.test.tsv', 'test.tsv'),
-        },
-        {'train': 392702, 'dev': 2490, 'test': 5010},
-        _hub_names('facebook/xnli/zh', 'train', 'dev', 'test'),
+        _by_split(
+            ('multinli.train.{language}.tsv', 'train.tsv'),
+            ('xnli.dev.tsv', 'dev.tsv'),
+            ('xnli.test.tsv', 'test.tsv'),
+        ),
+        _by_split(392702, 2490, 5010),
+        _hub_names('facebook/xnli/zh'),
     ),
     'pawsx': Source(
         'github.com/google-research-datasets/paws, pawsx: x-final',
-        {
-            'train': ('{language}/train.tsv', '{language}/translated_train.tsv'),
-            'dev': ('{language}/dev_2k.tsv',),
-            'test': ('{language}/test_2k.tsv',),
-        },
+        _by_split(
+            ('{language}/train.tsv', '{language}/translated_train.tsv'),
+            ('{language}/dev_2k.tsv',),
+            ('{language}/test_2k.tsv',),
+        ),
         {},
         {},
     ),
     'cmrc2018': Source(
         'HFL, github.com/ymcui/cmrc2018',
-        {
-            'train': ('cmrc2018_train.json', 'train.json'),
-            'dev': ('cmrc2018_dev.json', 'dev.json'),
-            'test': ('cmrc2018_test_2k.json', 'test.json'),
-        },
-        {'train': 10142, 'dev': 3219},
+        _by_split(
+            ('cmrc2018_train.json', 'train.json'),
+            ('cmrc2018_dev.json', 'dev.json'),
+            ('cmrc2018_test_2k.json', 'test.json'),
+        ),
+        _by_split(10142, 3219),
         _hub_names('clue/clue/cmrc2018', 'train', 'dev'),
     ),
     'drcd': Source(
         'Delta Research Center, github.com/DRCKnowledgeTeam/DRCD',
-        {
-            'train': ('DRCD_training.json', 'train.json'),
-            'dev': ('DRCD_dev.json', 'dev.json'),
-            'test': ('DRCD_test.json', 'test.json'),
-        },
-        {'train': 26936, 'dev': 3524, 'test': 3493},
-        _hub_names('clue/clue/drcd', 'train', 'dev', 'test'),
+        _by_split(
+            ('DRCD_training.json', 'train.json'),
+            ('DRCD_dev.json', 'dev.json'),
+            ('DRCD_test.json', 'test.json'),
+        ),
+        _by_split(26936, 3524, 3493),
+        _hub_names('clue/clue/drcd'),
     ),
 }
 
@@ -146,7 +148,7 @@ def check_size(dataset: str, split: str, size: int) -> None:
     """Warns where a split of a known data set has another size than the published one."""
     published = SOURCES[dataset].sizes.get(split, size) if dataset in SOURCES else size
     if size != published:
-        logger.warning(
+        log.warning(
             'The %s split of %s has %s examples here and %s as published: figures are not comparable',
             *(split, dataset, f'{size:,}', f'{published:,}'),
         )

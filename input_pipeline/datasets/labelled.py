@@ -15,7 +15,7 @@ from input_pipeline.datasets.catalog import DATASETS
 from input_pipeline.datasets.tables import KEYS, Spec, clean, is_number
 from input_pipeline.utils.counts import Ledger
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Item = TypeVar('Item')
 EMPTY = 'empty text'
@@ -82,7 +82,7 @@ def read(
     if not examples:
         raise ValueError(f'{path}: every row was dropped: {_listed(counts)}')
     found = f'text: {", ".join(texts)}; label: {label_column or "none"}'
-    logger.info('%s: %s examples (%s)%s', path, f'{len(examples):,}', found, _listed(counts, '; '))
+    log.info('%s: %s examples (%s)%s', path, f'{len(examples):,}', found, _listed(counts, '; '))
     return examples, dict(counts)
 
 
@@ -152,7 +152,7 @@ def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
         raise ValueError(f'{examples[0].where}: {found}: is this the label column? Set {KEYS}')
     several = [label for label in labels if _SEVERAL.search(label)]
     if several:
-        logger.warning(
+        log.warning(
             '%d of %d labels look like several in one cell, such as %r: each of them is a class of its own '
             'here, for a text has one label. Where that is not meant, leave one label in each row',
             len(several), len(labels), min(several),

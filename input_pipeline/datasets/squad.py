@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from input_pipeline.utils.json_values import one_line
 from input_pipeline.utils.text_files import read_utf8
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # The names of a field in SQuAD-format files, and in the lists that CMRC 2018 was first published as.
 _CONTEXT, _QUESTION, _ID = ('context', 'context_text'), ('question', 'query_text'), ('id', 'query_id')
@@ -169,7 +169,7 @@ def align(questions: Sequence[Question]) -> tuple[list[Question], Counts]:
             first = f'; the first that cannot be aligned: {question.where}'
     result = Counts(counts.total(), *(counts[kind] for kind in Counts._fields[1:]))
     if result.total:
-        logger.info(
+        log.info(
             '%d gold answers: %d where they say, %d repaired, %d ambiguous, %d not in their context%s',
             *result,
             first,
@@ -199,7 +199,7 @@ def trainable(questions: Sequence[Question]) -> tuple[list[Question], int]:
     kept = [question for question in questions if any(answer.start >= 0 for answer in question.answers)]
     dropped = len(questions) - len(kept)
     if dropped:
-        logger.info(
+        log.info(
             '%d of %d questions have no answer that is in their context; training leaves them out',
             dropped,
             len(questions),

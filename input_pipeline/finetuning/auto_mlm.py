@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.finetuning import buckets, sentence_eval, sentences
-from input_pipeline.text.constants import IGNORE, prediction_width
+from input_pipeline.text.constants import IGNORED_LABEL, prediction_width
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 
@@ -41,7 +41,7 @@ class MaskedTexts:
         ids = self.rows.batch(planned, batch_size)['char_ids']
         width = prediction_width(planned.width - 2, self._mask_rate)
         positions = np.zeros((batch_size, width), np.int32)
-        labels = np.full((batch_size, width), IGNORE, np.int32)
+        labels = np.full((batch_size, width), IGNORED_LABEL, np.int32)
         for place, row in enumerate(planned.rows):
             rng = np.random.default_rng((planned.seed, planned.epoch, int(row)))
             length = int(self.rows.lengths[row])

@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from input_pipeline.finetuning import buckets, word_inputs
 from input_pipeline.finetuning.buckets import Outputs, Rows
 from input_pipeline.finetuning.word_inputs import WordRows
 from input_pipeline.metrics import classification
+from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import counts, output_file
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
@@ -36,8 +37,8 @@ class Classification:
       labels: every label; a logit's place is its label's place here.
       max_length: tokens of a row, special ones included.
       codes: label → what the data set's own files call it, where that differs.
-      config: of a model that reads words (of the kind 'word'), which are then the tokens; or words beside
-        characters (`word_inputs.KINDS`), which its rows then have.
+      inputs: what the model reads: characters, words, or characters with words beside them.
+      data: `config.data`, whose `segmenter` and `hmm` say what cuts words; None where none are read.
 
     Raises ValueError where an example has a label that is none of `labels`.
     """
@@ -51,7 +52,8 @@ class Classification:
         vocabulary: Vocabulary,
         max_length: int,
         codes: Mapping[str, str] = MappingProxyType({}),
-        config: ConfigDict | None = None,
+        inputs: ModelInputs = CHARACTERS,
+        data: ConfigDict | None = None,
     ):
         self.labels = tuple(labels)
         self._codes = codes
@@ -60,7 +62,7 @@ class Classification:
             self._gold = labelled.label_index(examples, labels)
         else:
             self._gold = np.full(len(examples), NO_LABEL, np.int32)
-        self.rows, cut = _encode(examples, vocabulary, max_length, config)
+        self.rows, cut = _encode(examples, vocabulary, max_length, inputs, data)
         if cut:
             log.info('%d of %d rows are longer than %d tokens and were cut', cut, len(examples), max_length)
 
@@ -107,7 +109,7 @@ class Classification:
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probability = weights.max(axis=1) / weights.sum(axis=1)
         path = folder / 'predictions.json'
-        with output_file.whole(path) as partial, partial.open('w', encoding='utf-8') as out:
+        with output_file.atomic_write(path) as partial, partial.open('w', encoding='utf-8') as out:
             for number, (index, p) in enumerate(zip(logits.argmax(axis=1), probability)):
                 label = self.labels[index]
                 line = {'id': number, 'label': self._codes.get(label, label)}
@@ -118,24 +120,23 @@ class Classification:
 
 
 def _encode(
-    examples: Sequence[Example], vocabulary: Vocabulary, max_length: int, config: ConfigDict | None
+    examples: Sequence[Example],
+    vocabulary: Vocabulary,
+    max_length: int,
+    inputs: ModelInputs = CHARACTERS,
+    data: ConfigDict | None = None,
 ) -> tuple[Rows, int]:
     """The token rows, and how many of them had to be cut."""
     texts = [example.text_a for example in examples], [example.text_b or '' for example in examples]
     views = []
-    reads_words = config is not None and config.model.kind == 'word'
-    if config is not None and (reads_words or config.model.kind in word_inputs.KINDS):
-        views = [word_inputs.encode(side, vocabulary, config.data) for side in texts]
-        tokens = operator.attrgetter('word_ids' if reads_words else 'char_ids')
+    view, *beside = inputs.views  # of whose tokens the rows are
+    if inputs != CHARACTERS:
+        views = [word_inputs.encode(side, vocabulary, data) for side in texts]
+        tokens = operator.attrgetter(f'{view}_ids')
         first, second = ([tokens(text).tolist() for text in side] for side in views)
     else:
         encode = functools.partial(vocabulary.wordpiece.encode_batch_fast, add_special_tokens=False)
         first, second = ([encoding.ids for encoding in encode(side)] for side in texts)
-    cls, sep = vocabulary.cls, vocabulary.sep
-
-    def row(a: Iterable[int], b: Iterable[int], pair: bool) -> np.ndarray:
-        return np.array([cls, *a, sep, *b, *([sep] if pair else [])], np.int32)
-
     pairs = [example.text_b is not None for example in examples]
     ids, kept, cut = [], [], 0
     for pair, a, b in zip(pairs, first, second):
@@ -143,15 +144,15 @@ def _encode(
         if len(a) + len(b) > room:
             a, b = cut_longest_first(a, b, room)
             cut += 1
-        ids.append(row(a, b, pair))
+        ids.append(vocabulary.row_of(a, b if pair else None))
         kept.append((len(a), len(b)))
     segment_a = np.array([n + 2 for n, _ in kept])
-    if reads_words or config is None or not views:
-        return Rows(ids, segment_a, 'word' if reads_words else 'char'), cut
-    of_kind = word_inputs.KINDS[config.model.kind]
-    words = [(of_kind(a, n), of_kind(b, m)) for a, b, (n, m) in zip(*views, kept)]
-    rows = [row(a, b, pair) for (a, b), pair in zip(words, pairs)]
-    words_a = None if of_kind is word_inputs.word_of_each else np.array([len(a) + 2 for a, _ in words])
+    if not (beside or inputs.char_words):
+        return Rows(ids, segment_a, view), cut
+    read = word_inputs.word_of_each if inputs.char_words else word_inputs.whole_words
+    words = [(read(a, n), read(b, m)) for a, b, (n, m) in zip(*views, kept)]
+    rows = [vocabulary.row_of(a, b if pair else None) for (a, b), pair in zip(words, pairs)]
+    words_a = None if inputs.char_words else np.array([len(a) + 2 for a, _ in words])
     return WordRows(ids, segment_a, rows, words_a), cut
 
 
@@ -175,8 +176,9 @@ def read(
     codes = {name: code for code, name in label_names.items()}
     if len(codes) < len(label_names) or not set(data.labels) <= set(codes):
         codes = {}  # several spellings of one label: there is no one code
+    inputs = inputs_of(config).of_task(config.task)
     return {
-        name: Classification(found, data.labels, vocabulary, data.max_length, codes, config)
+        name: Classification(found, data.labels, vocabulary, data.max_length, codes, inputs, data)
         for name, found in examples.items()
     }
 

@@ -10,7 +10,6 @@ import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -18,7 +17,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.finetuning import auto_mlm, buckets, classification, mirror_bert, mlctl, reading
-from input_pipeline.finetuning.buckets import Outputs
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 
@@ -37,22 +35,8 @@ class Examples(Protocol):
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]: ...
 
 
-class Split(Examples, Protocol):
-    """One set of examples that a model is evaluated on: what its outputs for them mean.
-
-    `decode` reads the outputs of a pass, once; the others take what it found.
-    """
-
-    def decode(self, outputs: Outputs) -> Any: ...
-
-    def score(self, found: Any) -> dict[str, float]: ...
-
-    def confusion(self, found: Any) -> np.ndarray | None: ...
-
-    def write_predictions(self, folder: Path, found: Any) -> None: ...
-
-
-# The splits of each task: 'train' takes part in training alone, the others are evaluated on.
+# The splits of each task. 'train' takes part in training alone; the others are evaluated on, and so have the
+# methods of `clower_jax.objectives.base.Split`, too.
 READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], Mapping[str, Examples]]] = {
     'classify': classification.read,
     'span': reading.read,

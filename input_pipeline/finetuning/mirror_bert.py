@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.finetuning import buckets, sentence_eval, sentences
-from input_pipeline.finetuning.buckets import Rows
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 
@@ -58,21 +57,17 @@ class Mirrored:
     ):
         self.metrics, self._shuffle = metrics, shuffle
         self._vocabulary = vocabulary
-        room = max_length - 2
-        encodings = vocabulary.wordpiece.encode_batch(list(texts), add_special_tokens=False)
-        long = [len(encoding.ids) > room for encoding in encodings]
-        sentences.log_cut(sum(long), len(texts), max_length)
+        encodings = sentences.encodings(texts, vocabulary, max_length)
         # What the row holds of the text: a span behind its end would leave both sides the same.
         self._texts = [
-            text[: encoding.offsets[room - 1][1]] if cut else text
-            for text, encoding, cut in zip(texts, encodings, long)
+            text[: encoding.offsets[-1][1]] if encoding.overflowing else text
+            for text, encoding in zip(texts, encodings)
         ]
         self._lengths = np.fromiter(map(len, self._texts), np.int64, len(texts))
         self._masked = np.fromiter(map(masks.of, self._texts), np.int64, len(texts))
         if masks.span:
             log.info('A span is masked in %d of %d texts', np.count_nonzero(self._masked), len(texts))
-        ids = [self._row(encoding.ids[:room]) for encoding in encodings]
-        self.rows = Rows(ids, np.fromiter(map(len, ids), np.int64, len(ids)))
+        self.rows = sentences.one_segment([vocabulary.row_of(encoding.ids) for encoding in encodings])
 
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
         """`other_ids`, `other_segments` int32 [batch_size, width]: the second side, a pure function of the
@@ -107,7 +102,7 @@ class Mirrored:
         mask, room = self._vocabulary.mask, planned.width - 2
         return sentences.padded(
             [
-                self._row([*left, *([mask] if masked else []), *right][:room])
+                self._vocabulary.row_of([*left, *([mask] if masked else []), *right][:room])
                 for left, masked, right in zip(before, length, after)
             ],
             planned.width,
@@ -117,9 +112,6 @@ class Mirrored:
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         encodings = self._vocabulary.wordpiece.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
-
-    def _row(self, ids: list[int]) -> np.ndarray:
-        return np.array([self._vocabulary.cls, *ids, self._vocabulary.sep], np.int32)
 
 
 def places(lengths: np.ndarray, masked: np.ndarray, uniform: np.ndarray) -> np.ndarray:

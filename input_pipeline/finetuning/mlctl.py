@@ -84,13 +84,10 @@ def _encode(
     texts: list[str], vocabulary: Vocabulary, max_length: int, segment: Segment
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The token rows of texts, and for each token the number of its word (0 for [CLS] and [SEP])."""
-    encodings = vocabulary.wordpiece.encode_batch(texts, add_special_tokens=False)
-    room = max_length - 2
-    sentences.log_cut(sum(len(encoding) > room for encoding in encodings), len(texts), max_length)
     ids, words = [], []
-    for text, encoding in zip(texts, encodings):
-        ids.append(np.array([vocabulary.cls, *encoding.ids[:room], vocabulary.sep], np.int32))
-        words.append(np.pad(word_alignment.word_numbers(text, encoding, segment)[:room], 1))
+    for text, encoding in zip(texts, sentences.encodings(texts, vocabulary, max_length)):
+        ids.append(vocabulary.row_of(encoding.ids))
+        words.append(np.pad(word_alignment.word_numbers(text, encoding, segment), 1))
     return ids, words
 
 

@@ -16,6 +16,7 @@ from input_pipeline.finetuning import buckets, reading_windows, span_decoding, w
 from input_pipeline.finetuning.buckets import Outputs, Rows
 from input_pipeline.finetuning.word_inputs import WordRows
 from input_pipeline.metrics import reading
+from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import counts, output_file
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
@@ -34,7 +35,8 @@ class Reading:
         characters), with aligned answers.
       data: `config.data`: `max_length`, `stride`, `max_question_length` (tokens of a question), `n_best`,
         `max_answer_length` (tokens of an answer), `scorer` ('cmrc' or 'drcd').
-      kind: of model. 'lichee' reads a word beside each character (cut as `data.segmenter`, `data.hmm` say).
+      inputs: what the model reads: characters, or a word beside each (cut as `data.segmenter` and `data.hmm`
+        say).
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Reading:
         asked: Sequence[Question],
         vocabulary: Vocabulary,
         data: ConfigDict,
-        kind: str = '',
+        inputs: ModelInputs = CHARACTERS,
     ):
         self._originals, self._asked, self._data = originals, asked, data
         self._windows = reading_windows.encode(
@@ -54,7 +56,7 @@ class Reading:
         self._spans[np.array(unknown)[self._windows.question]] = -1
         ids = [self._windows.ids(window) for window in range(len(self._windows))]
         self.rows = Rows(ids, self._windows.question_length)
-        if kind == 'lichee':
+        if inputs.char_words:
             words = _words(self._windows, asked, vocabulary, data)
             self.rows = WordRows(ids, self._windows.question_length, words, None)
 
@@ -153,7 +155,7 @@ def read(
         )
         counts.move(ledgers, 'questions', len(files['validation']), 'train', 'validation')
         log.info('No dev file: %d questions of train are kept for evaluation', len(files['validation']))
-    splits = {}
+    inputs, splits = inputs_of(config).of_task(config.task), {}
     for name, found in files.items():
         asked, gold = squad.align(found)
         off = {'ambiguous': gold.ambiguous, 'not in the context': gold.absent}
@@ -169,6 +171,6 @@ def read(
             raise ValueError(f'{without.where}: the question has no answer; to be evaluated on it needs one')
         if config.data.simplify:
             asked = squad.simplify(asked)
-        splits[name] = Reading(found, asked, vocabulary, config.data, config.model.kind)
+        splits[name] = Reading(found, asked, vocabulary, config.data, inputs)
         ledgers[name].add('windows', len(splits[name].rows), len(splits[name].rows), {})
     return splits

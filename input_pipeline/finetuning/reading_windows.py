@@ -16,7 +16,7 @@ import tokenizers
 from input_pipeline.datasets.squad import Question
 from input_pipeline.text.vocabulary import Vocabulary
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _TEXTS = 1024  # tokenised at a time: the library's own form of them is large
 
@@ -110,7 +110,7 @@ def encode(
         num_tokens = len(encoded[question.context][0])
         rows.extend((index, len(prefix), *window) for window in _layout(num_tokens, room, stride))
     if cut:
-        logger.info(
+        log.info(
             '%d of %d questions are longer than %d tokens and were cut; the first: %s',
             *(len(cut), len(questions), max_question_length, cut[0].where),
         )
@@ -194,11 +194,11 @@ def targets(windows: Windows, questions: Sequence[Question]) -> np.ndarray:
     held = (span[:, 0] >= 0) & (span[:, 1] < windows.length)
     lost = aligned & (np.bincount(windows.question[held], minlength=len(questions)) == 0)
     if inexact:
-        logger.info(
+        log.info(
             '%d answers have white space around them or begin or end inside a token; whole tokens are learnt',
             inexact,
         )
     if lost.any():
         place = questions[int(lost.argmax())].where
-        logger.info('%d answers are in no window as a whole; the first: %s', lost.sum(), place)
+        log.info('%d answers are in no window as a whole; the first: %s', lost.sum(), place)
     return np.where(held[:, None], span + windows.question_length[:, None], 0)

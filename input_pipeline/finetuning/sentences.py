@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tokenizers
 from ml_collections import ConfigDict
 
 from input_pipeline.datasets import catalog, labelled
@@ -168,17 +169,18 @@ def _score(example: Example) -> float:
 
 def token_rows(found: Sequence[str], vocabulary: Vocabulary, max_length: int) -> list[np.ndarray]:
     """Each text as int32 [CLS] … [SEP], cut at its end to `max_length` tokens; how many is logged."""
-    encodings = vocabulary.wordpiece.encode_batch_fast(list(found), add_special_tokens=False)
-    room = max_length - 2
-    log_cut(sum(len(encoding.ids) > room for encoding in encodings), len(found), max_length)
-    ends = [vocabulary.cls], [vocabulary.sep]
-    return [np.array(ends[0] + encoding.ids[:room] + ends[1], np.int32) for encoding in encodings]
+    return [vocabulary.row_of(encoding.ids) for encoding in encodings(found, vocabulary, max_length)]
 
 
-def log_cut(cut: int, count: int, max_length: int) -> None:
-    """Says how many of `count` texts were cut, if any."""
-    if cut:
-        log.info('%d of %d texts are longer than %d tokens and were cut', cut, count, max_length)
+def encodings(found: Sequence[str], vocabulary: Vocabulary, max_length: int) -> list[tokenizers.Encoding]:
+    """Each text as tokens that with [CLS] and [SEP] are at most `max_length`; how many were cut is logged.
+    `overflowing` of one holds what was cut off."""
+    encoded = vocabulary.wordpiece.encode_batch(list(found), add_special_tokens=False)
+    for encoding in encoded:
+        encoding.truncate(max_length - 2)
+    if cut := sum(bool(encoding.overflowing) for encoding in encoded):
+        log.info('%d of %d texts are longer than %d tokens and were cut', cut, len(found), max_length)
+    return encoded
 
 
 def single_rows(found: Sequence[str], vocabulary: Vocabulary, max_length: int) -> Rows:

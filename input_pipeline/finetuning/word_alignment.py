@@ -19,7 +19,7 @@ import tokenizers
 from input_pipeline.datasets import tables
 from input_pipeline.datasets.tables import Spec, clean
 from input_pipeline.text.segmenters import SEGMENTERS, Segment, segmenter
-from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.text.wordpiece import SPECIAL, wordpiece
 from input_pipeline.utils import output_file
 from input_pipeline.utils.text_files import read_utf8
 
@@ -58,8 +58,7 @@ def words(text: str, segment: Segment) -> list[str]:
 @functools.cache
 def _basic() -> tokenizers.Tokenizer:
     """BERT's pre-tokenizer alone: a token for each of its pieces."""
-    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-    return Vocabulary(special, len(special)).wordpiece
+    return wordpiece({token: row for row, token in enumerate(SPECIAL.values())})
 
 
 def read_alignment(path: str, texts: str) -> dict[int, list[tuple[int, int]]]:

@@ -93,7 +93,3 @@ def words_beside(
         word_of_each(view, len(tokens)) if fits else np.array(tokens, np.int32)
         for view, tokens, fits in zip(views, ids, same)
     ]
-
-
-# By kind of model, the words that it reads of a text whose first so many characters are read.
-KINDS = {'ambert': whole_words, 'lichee': word_of_each}

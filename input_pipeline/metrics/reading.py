@@ -8,8 +8,11 @@ import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import TypeVar
 
 from input_pipeline.metrics.nltk_words import word_tokenize
+
+T = TypeVar('T')
 
 # What CMRC's scorer leaves out. Its list has '……' too, but is asked for single characters, so '…' stays in;
 # so do '‘', '.' and ','.
@@ -46,10 +49,7 @@ def cmrc_f1(answers: Sequence[str], prediction: str) -> float:
     Text that has no token scores 0, even where the other has none either and they match exactly.
     Raises ValueError for no answers.
     """
-    if not answers:
-        raise ValueError(f'no answers to compare the prediction {prediction!r} with')
-    predicted = cmrc_tokens(prediction)
-    return max(_run_f1(cmrc_tokens(answer), predicted) for answer in answers)
+    return _best_f1(answers, prediction, cmrc_tokens, _run_f1)
 
 
 def score_cmrc(gold: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> dict[str, float]:
@@ -93,10 +93,7 @@ def drcd_f1(answers: Sequence[str], prediction: str) -> float:
 
     Raises ValueError for no answers.
     """
-    if not answers:
-        raise ValueError(f'no answers to compare the prediction {prediction!r} with')
-    predicted = _drcd_normalised(prediction)
-    return max(_bag_f1(_drcd_normalised(answer), predicted) for answer in answers)
+    return _best_f1(answers, prediction, _drcd_normalised, _bag_f1)
 
 
 def score_drcd(gold: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> dict[str, float]:
@@ -126,6 +123,16 @@ def _bag_f1(answer: str, predicted: str) -> float:
 
 
 # ---- both ----
+
+
+def _best_f1(
+    answers: Sequence[str], prediction: str, tokens: Callable[[str], T], f1: Callable[[T, T], float]
+) -> float:
+    """The best `f1` of a prediction's tokens against those of any of the answers."""
+    if not answers:
+        raise ValueError(f'no answers to compare the prediction {prediction!r} with')
+    predicted = tokens(prediction)
+    return max(f1(tokens(answer), predicted) for answer in answers)
 
 
 def _f1(common: int, answer_length: int, predicted_length: int) -> float:

@@ -25,16 +25,22 @@ from input_pipeline.corpus import corpus_files, sources
 from input_pipeline.corpus.corpus_files import HOW_TO_BUILD
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining import loader, masking, similar_words
-from input_pipeline.text import constants
+from input_pipeline.pretraining.baseline_masks import (
+    CharactersWithWords,
+    DisjointMasks,
+    SecondSentence,
+    SimilarWords,
+)
+from input_pipeline.text.constants import IGNORED_LABEL
+from input_pipeline.text.model_inputs import inputs_of, kind_name
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import output_file
 from input_pipeline.utils.partial_folder import partial_folder
 
 EMBEDDED = Path(__file__).parent.parent / 'embedded'
 VALIDATION_SEED = 0  # not the run's seed: every run is measured on the same masks
-PADDING = {'sop_labels': -1, 'char_mlm_labels': constants.IGNORE, 'word_mlm_labels': constants.IGNORE}
+PADDING = {'sop_labels': -1, 'char_mlm_labels': IGNORED_LABEL, 'word_mlm_labels': IGNORED_LABEL}
 LENGTHS = ('char_length', 'word_length')
-ONE_VIEW = ('bert', 'cmlm', 'lichee')  # kinds of model that read characters only
 MASKING = ('words', 'ngrams')
 PACKED_ROW = 4  # times the longest text that the corpus may hold; rows twice as long waste over 3 %
 
@@ -51,7 +57,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     """
     config = copy.deepcopy(config)
     data = config.data
-    recipe(config)
+    check_masks(config)
     if not data.corpus:
         if not data.text:
             raise ValueError(
@@ -68,7 +74,9 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     if packed:
         data.char_length = data.char_length or PACKED_ROW * manifest['char_length']
         words = words_beside(data.char_length, manifest)
-        data.word_length = data.word_length or (data.char_length if config.model.kind in ONE_VIEW else words)
+        data.word_length = data.word_length or (
+            words if 'word' in inputs_of(config).views else data.char_length
+        )
     for name in LENGTHS:
         data[name] = data[name] or manifest[name]
         longest = manifest[name] if packed else data[name]  # positions begin anew in each text of a row
@@ -80,7 +88,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     check_lengths(data, manifest)
     vocab = vocabulary(config)
     config.model.vocab_size, config.model.base_vocab_size = len(vocab), vocab.base_size
-    similar_table(config)
+    recipe(config)
     return config
 
 
@@ -128,7 +136,8 @@ def batches(
     source = loader.open_split(data.corpus, split)
     wanted = recipe(config)
     if not train:
-        wanted = wanted._replace(masks=1, whole=False)  # every model is measured on the same masks
+        # Every model is measured on the same masks.
+        wanted = wanted._replace(selection=masking.WordSelection())
     make_batch = functools.partial(
         masking.make_batch,
         vocabulary=vocabulary(config),
@@ -137,7 +146,6 @@ def batches(
         max_anchors=data.max_anchors,
         max_anchor_length=data.get('max_anchor_length', 4),  # of old runs
         recipe=wanted,
-        similar=similar_table(config),
         **of_text,
     )
     limit = 0 if train else data.eval_examples
@@ -145,11 +153,11 @@ def batches(
     if data.get('pack', False):
         capacity = (data.char_length, data.word_length)
         plan = loader.plan_rows(data.corpus, split, capacity, data.max_texts, limit, wanted.views)
-        rate, more = (1 / wanted.masks, masking.LAST_MASK) if wanted.whole else (data.mask_rate, 0)
-        packed = loader.Packed(plan, plan.widths(rate, data.max_anchors, more))
+        share = wanted.selection.share(data.mask_rate)
+        packed = loader.Packed(plan, plan.widths(share, data.max_anchors, wanted.selection.extra))
     if train:
         return loader.train_batches(
-            source, make_batch, batch_size, (lo, hi), config.seed, start_step, packed, wanted.masks
+            source, make_batch, batch_size, (lo, hi), config.seed, start_step, packed, wanted.selection.masks
         )
     return loader.validation_batches(
         source, make_batch, batch_size, (lo, hi), PADDING, start_step, limit, packed
@@ -157,14 +165,36 @@ def batches(
 
 
 def recipe(config: ConfigDict) -> masking.Recipe:
-    """What the model and its losses want of a batch. Raises ValueError where that does not go together."""
-    data = config.data
-    kind, contrast = config.model.get('kind', 'clower'), config.loss.get('contrast_on', 'both')  # of old runs
+    """What the model and its losses want of a batch.
+
+    Raises ValueError where that does not go together, or there is no table of similar words.
+    """
+    masks, whole, words = check_masks(config)
+    inputs = inputs_of(config)
+    contrast = config.loss.get('contrast_on', 'both')  # which old runs do not have
+    wanted = masking.Recipe(
+        views=inputs.views, anchors=contrast in ('both', 'token'), swap=config.loss.sop_on != 'none'
+    )
+    if masks > 1:
+        wanted = wanted._replace(selection=DisjointMasks(masks, whole))
+    if words == 'ngrams':
+        wanted = wanted._replace(replacement=SimilarWords(similar_table(config)))
+    if inputs.context:
+        wanted = wanted._replace(inputs=SecondSentence())
+    if inputs.char_words:
+        wanted = wanted._replace(inputs=CharactersWithWords())
+    return wanted
+
+
+def check_masks(config: ConfigDict) -> tuple[int, bool, str]:
+    """`data.explored_masks`, `data.explore_whole` and `data.masking`, or what they are in old runs. Raises
+    ValueError where they do not go together with each other and the model."""
+    data, inputs = config.data, inputs_of(config)
     masks, words = data.get('explored_masks', 1), data.get('masking', 'words')
-    if masks > 1 and kind not in ONE_VIEW:
+    if masks > 1 and 'word' in inputs.views:
         raise ValueError(
             f'data.explored_masks={masks} divides the characters of a text into masks, and a '
-            f'model.kind={kind} reads its words, too: take model.kind=bert'
+            f'model.kind={kind_name(config)} reads its words, too: take model.kind=bert'
         )
     whole = data.get('explore_whole', False)
     if whole and masks == 1:
@@ -182,30 +212,19 @@ def recipe(config: ConfigDict) -> masking.Recipe:
         )
     if words not in MASKING:
         raise ValueError(f'data.masking={words!r} must be one of {", ".join(MASKING)}')
-    if kind == 'cmlm' and (data.get('pack', False) or words != 'words'):
+    if inputs.context and (data.get('pack', False) or words != 'words'):
         raise ValueError(
-            'model.kind=cmlm reads two sentences apart: it goes with data.masking=words and data.pack=False '
-            "(and data.char_length=0, which then is the corpus's)"
+            f'model.kind={kind_name(config)} reads two sentences apart: it goes with data.masking=words and '
+            "data.pack=False (and data.char_length=0, which then is the corpus's)"
         )
-    return masking.Recipe(
-        views=('char',) if kind in ONE_VIEW else ('char', 'word'),
-        anchors=contrast in ('both', 'token'),
-        swap=config.loss.sop_on != 'none',
-        masks=masks,
-        whole=whole,
-        ngrams=words == 'ngrams',
-        context=kind == 'cmlm',
-        char_words=kind == 'lichee',
-    )
+    return masks, whole, words
 
 
-def similar_table(config: ConfigDict) -> np.ndarray | None:
-    """[V, 4] of the config's similar words as `masking.make_batch` has it; None where it wants none.
+def similar_table(config: ConfigDict) -> np.ndarray:
+    """[V, 4] of the config's similar words as `SimilarWords` has it.
 
     Raises ValueError where there is no such file, or it is not one.
     """
-    if not recipe(config).ngrams:
-        return None
     path, corpus = config.data.similar_words, config.data.corpus
     if not path or not Path(path).is_file():
         raise ValueError(

@@ -149,7 +149,7 @@ def train_batches(
       rows: (lo, hi), the rows of the global batch that are wanted; B = hi − lo.
       packed: how texts share a row. An example is then a row of the plan, rows are reshuffled each epoch, and
         `make_batch` is given the texts of all rows, numbered epoch · records + record: as many as there are.
-      masks: examples in a row that are one text (or packed row) with other masks (`masking.Recipe`): example
+      masks: examples in a row that are one text (or packed row) with other masks (`DisjointMasks`): example
         n is n // masks with its mask n % masks, and `make_batch` is given text · masks + mask.
     """
     lo, hi = rows

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
-from input_pipeline.text.constants import IGNORE, prediction_width
+from input_pipeline.text.constants import IGNORED_LABEL, prediction_width
 
 SAMPLES = 128  # ways to complete a row that are compared
 REFRESH = 16  # patterns after which the table of what is left is made anew
@@ -271,9 +271,9 @@ def pack(
         )
         put(widths.texts, every, {f'{view}_starts': start})
         labels = texts[f'{view}_mlm_labels']
-        chosen = labels != IGNORE
+        chosen = labels != IGNORED_LABEL
         put(predictions, chosen, {f'{view}_mlm_positions': texts[f'{view}_mlm_positions'] + start})
-        put(predictions, chosen, {f'{view}_mlm_labels': labels}, IGNORE)
+        put(predictions, chosen, {f'{view}_mlm_labels': labels}, IGNORED_LABEL)
     if 'anchor_ids' in texts:
         anchored = texts['anchor_char_length'] > 0
         put(

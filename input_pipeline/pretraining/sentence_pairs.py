@@ -4,8 +4,35 @@ Pure TensorFlow functions. Shapes: B examples, Lc and Lw the lengths of the two 
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
+
+
+class SentencePair(NamedTuple):
+    """Both views of B texts, laid out. int32 [B, Lc] or [B, Lw] where no other type is said.
+
+    Attributes:
+      char_ids, char_segments: [B, Lc]. is_char: bool [B, Lc], neither a special token nor padding.
+      word_ids, word_segments: [B, Lw]. is_word: bool [B, Lw].
+      word_char_len: [B, Lw], characters of each word; 1 for a special token, 0 for padding.
+      whole_word: [B, Lw], running number of the segmented word that a token is a part of.
+      char_end: [B, Lw], where in the other view the characters of each word end.
+      word_of_char: [B, Lc], the position of the word token that each character is of; behind the text Lw − 1.
+      sop_labels: [B], 1 = swapped.
+    """
+
+    char_ids: tf.Tensor
+    char_segments: tf.Tensor
+    is_char: tf.Tensor
+    word_ids: tf.Tensor
+    word_segments: tf.Tensor
+    is_word: tf.Tensor
+    word_char_len: tf.Tensor
+    whole_word: tf.Tensor
+    char_end: tf.Tensor
+    word_of_char: tf.Tensor
+    sop_labels: tf.Tensor
 
 
 def sentence_pair(
@@ -16,7 +43,7 @@ def sentence_pair(
     sep: int,
     char_length: int,
     word_length: int,
-) -> dict[str, tf.Tensor]:
+) -> SentencePair:
     """Splits each record at a random sentence boundary into A and B, swaps half, and lays both views out.
 
     Sentence order prediction (ALBERT, arXiv 1909.11942; used by CLOWER, arXiv 2208.10844): both views get the
@@ -26,12 +53,6 @@ def sentence_pair(
     Args:
       records: as in `make_batch`.
       boundary_u, swap_u: [B] uniforms.
-
-    Returns:
-      `char_ids`, `char_segments` int32 and `is_char` bool [B, Lc]; `word_ids`, `word_segments`,
-      `word_char_len` (characters of each word; 1 for a special token, 0 for padding), `whole_word` (running
-      number of the segmented word that a token is a part of) int32 and `is_word` bool [B, Lw]; `sop_labels`
-      [B], 1 = swapped. `is_char` and `is_word` are False for special tokens and padding.
     """
     sentences = records['sentence_words'].row_lengths()
     boundary = tf.cast(boundary_u * tf.cast(sentences - 1, tf.float64), tf.int64)
@@ -48,17 +69,23 @@ def sentence_pair(
     def lay_out(values: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
         return tf.gather(values, source, batch_dims=1)
 
-    return {
-        'char_ids': lay_out(with_specials(records['char_ids'], char_length, cls, sep, 0), chars),
-        'char_segments': char_segments,
-        'is_char': chars < char_length - 3,
-        'word_ids': lay_out(with_specials(records['word_ids'], word_length, cls, sep, 0), words),
-        'word_segments': word_segments,
-        'word_char_len': lay_out(char_len, words),
-        'whole_word': tf.cumsum(lay_out(starts, words), axis=1) - 1,
-        'is_word': words < word_length - 3,
-        'sop_labels': tf.cast(swapped, tf.int32),
-    }
+    word_char_len = lay_out(char_len, words)
+    char_end = tf.cumsum(word_char_len, axis=1)
+    position = tf.broadcast_to(tf.range(char_length), tf.shape(chars))
+    word_of_char = tf.minimum(tf.searchsorted(char_end, position, side='right'), word_length - 1)
+    return SentencePair(
+        char_ids=lay_out(with_specials(records['char_ids'], char_length, cls, sep, 0), chars),
+        char_segments=char_segments,
+        is_char=chars < char_length - 3,
+        word_ids=lay_out(with_specials(records['word_ids'], word_length, cls, sep, 0), words),
+        word_segments=word_segments,
+        is_word=words < word_length - 3,
+        word_char_len=word_char_len,
+        whole_word=tf.cumsum(lay_out(starts, words), axis=1) - 1,
+        char_end=char_end,
+        word_of_char=word_of_char,
+        sop_labels=tf.cast(swapped, tf.int32),
+    )
 
 
 def with_specials(
@@ -100,11 +127,15 @@ def second_alone(values: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
     """[B, L]: `[CLS] Y [SEP]` of rows `[CLS] X [SEP] Y [SEP]`, whose second segment is Y [SEP]; 0 or False
     behind it."""
     length = segments.shape[1]
-    before = tf.argmax(segments, axis=1, output_type=tf.int32)[:, None] - 1  # tokens of X and its [SEP]
     position = tf.range(length)[None]
-    source = tf.where(position == 0, 0, position + before)
+    source = tf.where(position == 0, 0, position + tokens_before(segments))
     moved = tf.gather(values, tf.minimum(source, length - 1), batch_dims=1)
     return tf.where(source < length, moved, tf.zeros_like(moved))
+
+
+def tokens_before(segments: tf.Tensor) -> tf.Tensor:
+    """[B, 1] int32: tokens of X and its [SEP] in rows `[CLS] X [SEP] Y [SEP]` of these segments [B, L]."""
+    return tf.argmax(segments, axis=1, output_type=tf.int32)[:, None] - 1
 
 
 def first_tokens(group_sizes: tf.RaggedTensor, length: int) -> tf.Tensor:

@@ -159,7 +159,7 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
 def write_vectors(path: str | Path, vectors: Mapping[str, np.ndarray], words: Iterable[str]) -> None:
     """Writes the vectors of those of `words` that have one, as `read_vectors` reads them."""
     kept = [word for word in words if word in vectors]
-    with output_file.whole(Path(path)) as partial, partial.open('w', encoding='utf-8') as file:
+    with output_file.atomic_write(Path(path)) as partial, partial.open('w', encoding='utf-8') as file:
         file.write(f'{len(kept)} {len(vectors[kept[0]]) if kept else 0}\n')
         for word in kept:
             file.write(f'{word} {" ".join(map(str, vectors[word]))}\n')

@@ -1,6 +1,6 @@
 """Numbers that every batch shares."""
 
-IGNORE = -100  # label of a prediction that is padding; no id is negative
+IGNORED_LABEL = -100  # label of a prediction that is padding; no id is negative
 
 
 def prediction_width(length: int, mask_rate: float) -> int:

@@ -8,17 +8,17 @@ id-compatible with the BERT it may have started from (arXiv 2208.10844, section 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers
 
 from input_pipeline.text.lexicon import Ids
-from input_pipeline.utils.output_file import whole
+from input_pipeline.text.wordpiece import NORMALIZER, PRE_TOKENIZER, SPECIAL, wordpiece
+from input_pipeline.utils.output_file import atomic_write
 from input_pipeline.utils.text_files import read_utf8
 
 # The ideographs that BERT's pre-tokenizer sets apart, as the `tokenizers` library has them.
@@ -32,8 +32,6 @@ _CHINESE = (
     (0x2F800, 0x2FA1F),
 )
 _SPECIAL = re.compile(r'\[[^\[\]]+\]')  # [CLS], [unused7], but neither '[' nor ']'
-_NORMALIZER = normalizers.BertNormalizer(lowercase=True)
-_PRE_TOKENIZER = pre_tokenizers.BertPreTokenizer()
 PLAIN = re.compile('[\u4e00-\u9fff]+')  # ideographs that are their own normalised form
 
 
@@ -45,12 +43,12 @@ def is_chinese(character: str) -> bool:
 
 def word_key(word: str) -> str:
     """The normalised form under which the word block knows a word: lower case, no accents, no spaces."""
-    return ''.join(_NORMALIZER.normalize_str(word).split())
+    return ''.join(NORMALIZER.normalize_str(word).split())
 
 
 def basic_tokens(text: str) -> list[str]:
     """What BERT's pre-tokenizer makes of a text before any word is cut into pieces."""
-    return [token for token, _ in _PRE_TOKENIZER.pre_tokenize_str(_NORMALIZER.normalize_str(text))]
+    return [token for token, _ in PRE_TOKENIZER.pre_tokenize_str(NORMALIZER.normalize_str(text))]
 
 
 def is_latin(word: str) -> bool:
@@ -75,9 +73,7 @@ class Vocabulary:
         if not 0 < base_size <= len(self.tokens):
             raise ValueError(f'base_size {base_size} is not within the vocabulary of {len(self.tokens)} rows')
         self._base = {token: row for row, token in enumerate(self.tokens[:base_size])}
-        self.pad, self.unk, self.cls, self.sep, self.mask = map(
-            self._special, ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
-        )
+        self.pad, self.unk, self.cls, self.sep, self.mask = map(self._special, SPECIAL.values())
         if self.pad != 0:
             raise ValueError(
                 f'[PAD] must be row 0 (line 1) of the vocabulary, because 0 marks padding in every '
@@ -112,11 +108,13 @@ class Vocabulary:
         """BERT's uncased tokenizer over the base block. It knows no special tokens: '[MASK]' in a text is
         text."""
         if self._wordpiece is None:
-            wordpiece = tokenizers.Tokenizer(models.WordPiece(vocab=self._base, unk_token='[UNK]'))
-            wordpiece.normalizer = _NORMALIZER
-            wordpiece.pre_tokenizer = _PRE_TOKENIZER
-            self._wordpiece = wordpiece
+            self._wordpiece = wordpiece(self._base)
         return self._wordpiece
+
+    def row_of(self, ids: Iterable[int], pair: Iterable[int] | None = None) -> np.ndarray:
+        """int32 [CLS] ids [SEP], or [CLS] ids [SEP] pair [SEP]."""
+        second = [] if pair is None else [*pair, self.sep]
+        return np.array([self.cls, *ids, self.sep, *second], np.int32)
 
     def spell(self, word: str) -> Ids:
         """The base ids that BERT's tokenizer makes of a word: of most words, those of its characters."""
@@ -174,7 +172,7 @@ class Vocabulary:
         }
         sidecar = f'{json.dumps(details, ensure_ascii=False, indent=1)}\n'.encode()
         # An older pair stays whole until both are written.
-        with whole(path) as tokens, whole(path.with_suffix('.json')) as beside:
+        with atomic_write(path) as tokens, atomic_write(path.with_suffix('.json')) as beside:
             tokens.write_bytes(self._text())
             beside.write_bytes(sidecar)
 

@@ -96,7 +96,7 @@ def lay_out(record, boundary, swapped, vocabulary):
 
 def unmask(batch, view, b):
     ids = batch[f'{view}_ids'][b].copy()
-    real = batch[f'{view}_mlm_labels'][b] != constants.IGNORE
+    real = batch[f'{view}_mlm_labels'][b] != constants.IGNORED_LABEL
     ids[batch[f'{view}_mlm_positions'][b][real]] = batch[f'{view}_mlm_labels'][b][real]
     return ids.tolist()
 
@@ -106,7 +106,7 @@ def padded(values, length):
 
 
 def chosen_positions(batch, view, b):
-    return batch[f'{view}_mlm_positions'][b][batch[f'{view}_mlm_labels'][b] != constants.IGNORE]
+    return batch[f'{view}_mlm_positions'][b][batch[f'{view}_mlm_labels'][b] != constants.IGNORED_LABEL]
 
 
 def boundary_of(record, segments, swapped):

@@ -20,6 +20,7 @@ from helpers.sentence_folder import TEXTS
 from input_pipeline.datasets import labelled
 from input_pipeline.finetuning import classification
 from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.text.model_inputs import MODEL_INPUTS
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.text.word_tokenizer import WordTokenizer
 
@@ -58,11 +59,14 @@ def test_what_is_cut(pretrained):
 
 def rows_of(texts, pairs, max_length=10):
     """The token rows that fine-tuning reads of texts, by name."""
-    config = classify.get_config()
-    config.model.kind, config.data.segmenter = 'word', 'jieba'
+    data = classify.get_config().data
+    data.segmenter = 'jieba'
+    inputs = MODEL_INPUTS['word']
     examples = [labelled.Example(a, b, None, 'a:1') for a, b in zip(texts, pairs)]
     vocabulary = workdirs.vocabulary()
-    split = classification.Classification(examples, ['a', 'b'], vocabulary, max_length, config=config)
+    split = classification.Classification(
+        examples, ['a', 'b'], vocabulary, max_length, inputs=inputs, data=data
+    )
     planned = classification.buckets.Planned(max_length, np.arange(len(texts)))
     return split.rows.batch(planned, len(texts))
 

@@ -18,11 +18,12 @@ from helpers import synthetic
 from helpers.masking import MASK, VOCABULARY, lay_out, padded, ragged, random_records, unmask
 from helpers.masking import run as make_batch
 from helpers.tasks import shallow_config
-from input_pipeline.pretraining import masking, packing
+from input_pipeline.pretraining import baseline_masks, masking, packing
 from input_pipeline.text import constants
 
 TOLERANCE = {'rtol': 1e-5, 'atol': 1e-5}
-LICHEE = masking.Recipe(views=('char',), anchors=False, char_words=True)
+PLAIN = masking.Recipe(views=('char',), anchors=False)
+LICHEE = PLAIN._replace(inputs=baseline_masks.CharactersWithWords())
 
 
 def task_of(system, **changes):
@@ -238,7 +239,7 @@ def test_words_of_characters(swap):
     """Each character's word, its own row in a word that has none; [MASK] where it is to be predicted."""
     records = random_records(3, 60)
     batch = make_batch(records, recipe=LICHEE._replace(swap=swap))
-    plain = make_batch(records, recipe=LICHEE._replace(swap=swap, char_words=False))
+    plain = make_batch(records, recipe=PLAIN._replace(swap=swap))
     assert batch.keys() - plain.keys() == {'char_words'}
     for name in plain:
         np.testing.assert_array_equal(batch[name], plain[name])
@@ -253,7 +254,7 @@ def test_words_of_characters(swap):
             expected = np.array(padded(chars, 64))  # special tokens stand for themselves
             for word, char, length in starts:
                 expected[char : char + length] = words[word]
-            places = batch['char_mlm_positions'][b][batch['char_mlm_labels'][b] != constants.IGNORE]
+            places = batch['char_mlm_positions'][b][batch['char_mlm_labels'][b] != constants.IGNORED_LABEL]
             expected[places] = MASK
             if np.array_equal(expected, batch['char_words'][b]):
                 found, masked = found + 1, masked + len(places)
@@ -270,7 +271,7 @@ def test_the_word_of_a_masked_character_is_not_told():
     others = copy.deepcopy(records)
     for b, record in enumerate(others):
         masked = set(
-            before['char_mlm_positions'][b][before['char_mlm_labels'][b] != constants.IGNORE].tolist()
+            before['char_mlm_positions'][b][before['char_mlm_labels'][b] != constants.IGNORED_LABEL].tolist()
         )
         first_of_second = int(before['char_segments'][b].argmax())
         ends = np.cumsum(record['word_char_len'])

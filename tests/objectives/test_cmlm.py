@@ -24,10 +24,11 @@ from helpers import synthetic
 from helpers.batches import make_config, text
 from helpers.masking import CLS, SEP, chosen_positions, random_records, run
 from helpers.tasks import shallow_config
-from input_pipeline.pretraining import batches, masking, sentence_pairs
+from input_pipeline.pretraining import baseline_masks, batches, masking, sentence_pairs
 
 SYSTEM = pretrain.SYSTEMS['cmlm']
-RECIPE = masking.Recipe(views=('char',), anchors=False, swap=False, context=True)
+PAIRS = masking.Recipe(views=('char',), anchors=False, swap=False)
+RECIPE = PAIRS._replace(inputs=baseline_masks.SecondSentence())
 V, D, N = synthetic.BASE_SIZE, 32, 3
 
 
@@ -37,7 +38,7 @@ V, D, N = synthetic.BASE_SIZE, 32, 3
 def test_sentences_stand_apart_and_the_second_is_masked():
     records = random_records(21, 60)
     batch = run(records, recipe=RECIPE, mask_rate=0.3)
-    pairs = run(records, recipe=RECIPE._replace(context=False), mask_rate=0.3)
+    pairs = run(records, recipe=PAIRS, mask_rate=0.3)
     assert batch.keys() - {'context_ids'} == pairs.keys()
     predicted = 0
     for b, record in enumerate(records):

@@ -136,6 +136,6 @@ def test_real_text_fills_the_budget(real):
         ids = np.concatenate([batch[f'{view}_ids'] for batch in passes])
         labels = np.concatenate([batch[f'{view}_mlm_labels'] for batch in passes])
         tokens = np.maximum((ids != 0).sum(axis=1) - 3, 0)
-        shares[view] = (labels != constants.IGNORE).sum() / tokens.sum()
+        shares[view] = (labels != constants.IGNORED_LABEL).sum() / tokens.sum()
     assert shares['char'] == pytest.approx(0.15, abs=0.002)
     assert shares['word'] == pytest.approx(0.15, abs=0.002)

@@ -12,9 +12,9 @@ from helpers.loader import LENGTHS, Memory, assert_same, numbers, serialize, sou
 from helpers.masking import FakeVocabulary, random_records
 from input_pipeline.corpus.record_files import ShardWriter, assemble
 from input_pipeline.pretraining import loader, masking
-from input_pipeline.text import constants
+from input_pipeline.text.constants import IGNORED_LABEL
 
-FILL = {'sop_labels': -1, 'char_mlm_labels': constants.IGNORE, 'word_mlm_labels': constants.IGNORE}
+FILL = {'sop_labels': -1, 'char_mlm_labels': IGNORED_LABEL, 'word_mlm_labels': IGNORED_LABEL}
 
 
 def numbered(count):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.masking import BASE, MASK, SEP, SIZE, VOCABULARY, check_batch, ragged, random_records, run
 from input_pipeline.pretraining import masking, word_selection
-from input_pipeline.text import constants
+from input_pipeline.text.constants import IGNORED_LABEL
 
 
 @pytest.mark.parametrize('lengths', [(64, 48), (40, 40), (128, 96)])
@@ -76,7 +76,7 @@ def test_nothing_is_masked_where_every_word_is_larger_than_the_budget():
         'whole_word_tokens': [1, 1],
     }
     batch = run([record])
-    assert (batch['char_mlm_labels'] == constants.IGNORE).all() and not batch['char_mlm_positions'].any()
+    assert (batch['char_mlm_labels'] == IGNORED_LABEL).all() and not batch['char_mlm_positions'].any()
     check_batch([record], batch)
 
 
@@ -155,7 +155,7 @@ def test_shares_of_mask_random_keep_and_swap():
     count = 1200
     batch = run([record] * count, char_length=128, word_length=96)
     for view, random_share in (('char', 1 / (BASE - 5)), ('word', 1 / (SIZE - 5))):
-        real = batch[f'{view}_mlm_labels'] != constants.IGNORE
+        real = batch[f'{view}_mlm_labels'] != IGNORED_LABEL
         now = np.take_along_axis(batch[f'{view}_ids'], batch[f'{view}_mlm_positions'], 1)[real]
         label = batch[f'{view}_mlm_labels'][real]
         total = len(label)

@@ -19,13 +19,12 @@ from helpers import synthetic
 from helpers.batches import make_config, text
 from helpers.masking import BASE, MASK, SIZE, chosen_positions, ragged, random_records, run
 from helpers.tasks import shallow_config
-from input_pipeline.pretraining import batches, masking, word_selection
+from input_pipeline.pretraining import baseline_masks, batches, masking, word_selection
 from input_pipeline.text import constants
 
 BERT = masking.Recipe(views=('char',), anchors=False, swap=False)
-MACBERT = masking.Recipe(views=('char',), anchors=False, ngrams=True)
 MASKS = 4
-EXPLORED = BERT._replace(masks=MASKS)
+EXPLORED = BERT._replace(selection=baseline_masks.DisjointMasks(MASKS))
 
 
 def spans_of(records, examples):
@@ -93,6 +92,10 @@ def test_lengths_of_ngrams():
 # ---- MacBERT ----
 
 
+def macbert(similar):
+    return BERT._replace(replacement=baseline_masks.SimilarWords(similar))
+
+
 def similar_table():
     """Every even word of the block has a similar one of 2, 3 or 4 base tokens, which is its own length or
     not; base tokens below 200 have one, too."""
@@ -108,7 +111,7 @@ def test_macbert_replaces_whole_words():
     """80 % of the words that have a similar one become that as a whole, 10 % are random, 10 % kept."""
     table, records = similar_table(), random_records(11, 400)
     examples = np.arange(len(records))
-    batch = run(records, recipe=MACBERT._replace(swap=False), similar=table)
+    batch = run(records, recipe=macbert(table))
     assert not (batch['char_ids'] == MASK).any()
     share = {'similar': 0, 'other': 0, 'kept': 0}
     had_none = 0
@@ -149,8 +152,8 @@ def test_a_word_without_a_similar_one_is_replaced_at_random_and_each_word_as_one
             'whole_word_tokens': [1] * 20,
         }
     ] * 800
-    batch = run(records, recipe=MACBERT, similar=none, word_length=24)
-    real = batch['char_mlm_labels'] != constants.IGNORE
+    batch = run(records, recipe=macbert(none)._replace(swap=True), word_length=24)
+    real = batch['char_mlm_labels'] != constants.IGNORED_LABEL
     assert (real.sum(1) == 9).all()
     now = np.take_along_axis(batch['char_ids'], batch['char_mlm_positions'], 1)[real].reshape(-1, 3)
     kept = now == batch['char_mlm_labels'][real].reshape(-1, 3)

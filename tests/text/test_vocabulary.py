@@ -200,7 +200,7 @@ def test_the_memo_is_bounded(tiny, monkeypatch):
 def test_is_chinese_is_what_the_library_sets_apart():
     """Asked of the library for every code point: it puts a space on both sides of an ideograph."""
     codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000 and chr(code) != '|']
-    lines = text_vocabulary._NORMALIZER.normalize_str(''.join(f'<{chr(code)}>|' for code in codes)).split('|')
+    lines = text_vocabulary.NORMALIZER.normalize_str(''.join(f'<{chr(code)}>|' for code in codes)).split('|')
     chinese = [code for code in codes if is_chinese(chr(code))]
     apart = [code for code, line in zip(codes, lines) if len(line) == 5 and line[1] == line[3] == ' ']
     assert len(chinese) > 80_000 and chinese == apart
