@@ -152,7 +152,7 @@ def train(
             if saving or evaluating:
                 progress.resume()
             if stopping:
-                run.writer.curves()
+                run.writer.curves(now=True)
                 break
         run.writer.close()
     if stop.requested and run.step < config.total_steps and not run.best.exhausted:
@@ -234,7 +234,7 @@ class _Run:
         if self.best.improves(step, self.held_out):
             self._best_folder.save_params(step, self.state.params)
         self.writer.scalars(step, 'validation', self.held_out)
-        self.writer.curves()
+        self.writer.curves(now=step == self._config.total_steps or self.best.exhausted)
 
     def save(self) -> None:
         """A checkpoint to go on from."""

@@ -16,7 +16,7 @@ from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.interop import init_weights
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import precision
-from clower_jax.training import metrics, optim, progress
+from clower_jax.training import metrics, optim, progress, run_log
 from clower_jax.training.loop import _summary, check_learned, programs_of, train
 from clower_jax.training.plots import draw_curves, panels_of
 from clower_jax.training.run_log import Writer
@@ -416,6 +416,17 @@ def test_curves_are_a_picture(tmp_path, names):
     ]
     draw_curves(rows, tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
+
+
+def test_curves_are_drawn_a_minute_after_they_were_and_at_the_end(tmp_path, monkeypatch):
+    seconds, drawn = [0], []
+    monkeypatch.setattr(run_log, 'draw_curves', lambda rows, path: drawn.append(seconds[0]))
+    monkeypatch.setattr(run_log.time, 'monotonic', lambda: seconds[0])
+    writer = Writer(tmp_path)
+    for seconds[0] in (10, 50, 61, 70, 121, 130):
+        writer.curves(now=seconds[0] == 130)
+    writer.close()
+    assert drawn == [61, 130]
 
 
 def test_every_metric_is_drawn_and_said():
