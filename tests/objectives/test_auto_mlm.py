@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import transformers
 
-from bench.collectives import mesh_of
 from clower_jax import jobs
 from clower_jax.interop.export import export
 from clower_jax.objectives import registry
@@ -17,6 +16,7 @@ from clower_jax.utils.metrics_file import read_metrics
 from configs import auto_mlm
 from helpers import finetuned
 from helpers.losses import cross_entropy
+from helpers.meshes import mesh_of
 from helpers.mlctl import contrast, embedded, pooled
 from input_pipeline.finetuning import auto_mlm as finetuning_auto_mlm
 from input_pipeline.finetuning.buckets import Planned

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from bench.collectives import mesh_of
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import sharding
 from clower_jax.training.evaluate import Evaluator
 from helpers import synthetic
 from helpers.losses import contrast, cross_entropy, span_mean
+from helpers.meshes import mesh_of
 from helpers.tasks import shallow_config
 
 VIEWS = ('char', 'word')

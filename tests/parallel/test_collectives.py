@@ -4,9 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from bench.collectives import collectives, compiled_step, mesh_of
+from clower_jax.checkpoints.train_state import TrainState, abstract_state
 from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.parallel import sharding
+from clower_jax.parallel.collectives import collectives
+from clower_jax.training import optim
+from clower_jax.training.train_step import make_train_step
 from helpers import synthetic
+from helpers.meshes import mesh_of
 
 WIDTH = 32
 ROWS, ANCHORS = 16, 16 * 4
@@ -14,11 +19,16 @@ ROWS, ANCHORS = 16, 16 * 4
 
 def program(**changes):
     """(collectives of the step, elements of the parameters, of the token table) on eight devices."""
-    dropout = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
-    config = synthetic.tiny_config(batch_size=ROWS, **dropout, **changes)
-    found = collectives(compiled_step(config, mesh_of(8, 1, 1), next(synthetic.batches(config))))
-    shapes = jax.eval_shape(Pretrain.from_config(config).init, jax.random.key(0))
-    sizes = jax.tree.map(lambda x: x.size, shapes)
+    small = {'model.num_layers': 1, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
+    config = synthetic.tiny_config(batch_size=ROWS, **small, **changes)
+    mesh = mesh_of(8, 1, 1)
+    task, optimizer = Pretrain.from_config(config, mesh), optim.optimizer(config)
+    create = lambda: TrainState.create(task.init(jax.random.key(0)), optimizer, 'float32')  # noqa: E731
+    state = abstract_state(mesh, create)
+    batch = sharding.place(mesh, next(synthetic.batches(config)), ROWS)
+    step = make_train_step(task, optimizer, optim.learning_rate(config))
+    found = collectives(step.lower(state, batch, jax.random.key(0)).compile().as_text())
+    sizes = jax.tree.map(lambda x: x.size, state.params)
     return found, sum(jax.tree.leaves(sizes)), sizes['embeddings']['word_embeddings']['embedding']
 
 
