@@ -18,6 +18,7 @@ from helpers.losses import TOLERANCE, D, cross_entropy, span_mean
 # ---- masked cross-entropy: both MLM losses and SOP ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape', [(3, 4, 40), (3, 2, 60), (8, 2)], ids=['mlm_char', 'mlm_word', 'sop'])
 def test_masked_cross_entropy(shape):
     rng = np.random.default_rng(len(shape))

@@ -102,11 +102,13 @@ def check(p, w, real, temperature, ids=None, groups=1, tile=N):
 # ---- against the loops ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('temperature', 'tile'), [(0.05, N), (0.05, 3), (0.5, 3)])
 def test_contrast_of_all_items(temperature, tile):
     check(*pairs(0), [True] * N, temperature, tile=tile)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     real=st.lists(st.booleans(), min_size=N, max_size=N),
@@ -204,6 +206,7 @@ def test_contrast_of_half_precision_is_computed_in_fp32():
 # ---- against the dense formula ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('tile', 'same_word_negatives'), [(128, True), (128, False), (4096, False)])
 def test_many_items(tile, same_word_negatives):
     """333 items are three tiles of 128, the last with padding."""
@@ -240,6 +243,7 @@ def test_operands_of_bf16():
     assert np.any(rounded != gradient)
 
 
+@pytest.mark.slow
 def test_memory_is_linear():
     def temporary_bytes(items, tile):
         def loss(p, w, real):
@@ -274,6 +278,7 @@ def placed_step(mesh, groups, operands='float32'):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('mesh', 'groups'),
     [((8, 1, 1), 1), ((2, 2, 2), 1), ((1, 1, 8), 1), ((2, 4, 1), 8), ((2, 2, 2), 8)],

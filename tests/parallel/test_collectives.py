@@ -37,10 +37,12 @@ def data_parallel():
     return program()
 
 
+@pytest.mark.slow
 def test_only_gathers_and_reductions(data_parallel):
     assert {operation for operation, *_ in data_parallel[0]} == {'all-gather', 'all-reduce'}
 
 
+@pytest.mark.slow
 def test_each_side_of_each_contrast_is_gathered_once(data_parallel):
     arrays = [
         array for operation, arrays, _ in data_parallel[0] if operation == 'all-gather' for array in arrays
@@ -53,12 +55,14 @@ def test_each_side_of_each_contrast_is_gathered_once(data_parallel):
     assert sorted(rest) == sorted([2 * ROWS, 2 * ANCHORS] * 2)
 
 
+@pytest.mark.slow
 def test_nothing_per_layer_but_its_gradient(data_parallel):
     for operation, _, name in data_parallel[0]:
         if 'encoder.layer' in name:
             assert operation == 'all-reduce' and 'transpose(jvp' in name, name
 
 
+@pytest.mark.slow
 def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
     found, parameters, table = data_parallel
     total = sum(one.bytes for one in found if one.operation == 'all-reduce')
@@ -70,6 +74,7 @@ def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
     assert gradient <= total <= gradient + 4 * (4 * (ROWS + ANCHORS) + 200)
 
 
+@pytest.mark.slow
 def test_the_contrast_is_not_gathered_where_it_is_local():
     found, *_ = program(**{'loss.contrast_scope': 'local'})
     assert 'all-gather' not in {one.operation for one in found}

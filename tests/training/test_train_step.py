@@ -113,6 +113,7 @@ def test_fp16_finds_a_scale_that_fits():
     assert w[0] < 1 < w[1] and state.step == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('power', [24, 12])
 def test_fp16_starts_at_the_scale_that_is_asked_for(tmp_path, power):
     """From the largest one down to where it trains; the first gradient tells."""
@@ -188,6 +189,7 @@ def test_skipped_steps_leave_the_schedule_where_it_is():
     assert optim.updates_taken(state.opt_state) == 3
 
 
+@pytest.mark.slow
 def test_training_stops_after_max_bad_steps(tmp_path):
     """No update by an infinite learning rate is finite."""
     config = synthetic.tiny_config(
@@ -218,6 +220,7 @@ def test_what_is_too_little_to_have_learned(steps, message):
         check_learned(state, 'runs/w')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rate', [1e6, float('nan')])
 def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
     """Though it is shorter than `max_bad_steps`. Nothing is saved as if it were finished."""
@@ -228,6 +231,7 @@ def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
     assert not init_weights.is_begun(tmp_path)
 
 
+@pytest.mark.slow
 def test_rates_are_of_steps_that_were_done(tmp_path):
     """Not of those that the device was only asked for."""
     config = synthetic.tiny_config(
