@@ -152,6 +152,7 @@ def test_loss_is_the_formula(variant, params, outputs):
     )
 
 
+@pytest.mark.slow
 def test_the_variants_differ(outputs):
     """Else the test above could not tell them apart."""
     batch = handmade()
@@ -166,6 +167,7 @@ def test_the_variants_differ(outputs):
         assert [x for x in LOSSES if abs(other[x][0] - plain[x][0]) > 1e-3] == changed, meaning
 
 
+@pytest.mark.slow
 def test_counts_of_the_batch(params):
     _, sums = task_of().loss(params, handmade(), None)
     got = {name: tuple(map(float, sums[name])) for name in ('examples', 'tokens', 'anchors')}

@@ -172,6 +172,7 @@ def test_padding_changes_nothing(case):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradients, wide_gradients)
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_key(tmp_path):
     task = registry.from_config(config_of('classify', tmp_path))
     params = task.init(jax.random.key(0))

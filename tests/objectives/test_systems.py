@@ -77,6 +77,7 @@ def test_loss_is_the_sum_of_what_is_left(system, clower):
     assert float(task.total(means)) == pytest.approx(sum(map(float, means.values())))
 
 
+@pytest.mark.slow
 def test_in_parts_too(clower):
     params, batch, _ = clower
     task = Pretrain.from_config(shallow_config(**pretrain.SYSTEMS['bert_wwm'] | {'microbatches': 4}))
