@@ -12,7 +12,7 @@ TEXT ?=
 # Where a demo on your own text goes; the embedded one goes to the default, runs/pretrain.
 WORKDIR ?= runs/my-text
 # One process per core; a file's tests stay together, so that they share what its fixtures build.
-PYTEST_FLAGS ?= -n 2 --dist loadfile --timeout 600
+PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder --timeout 600
 # Of bench-gpu: an interpreter that has jax[cuda13] and torch for CUDA (this Makefile installs neither).
 GPU_PYTHON ?= $(PYTHON)
 PARTS ?=

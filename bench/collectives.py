@@ -9,10 +9,8 @@ adds up in a reduction.
 
 import argparse
 import collections
-import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax  # noqa: E402
@@ -24,30 +22,10 @@ from bench import harness, step_case  # noqa: E402
 from clower_jax.checkpoints.train_state import TrainState, abstract_state  # noqa: E402
 from clower_jax.objectives.pretraining import Pretrain  # noqa: E402
 from clower_jax.parallel import sharding  # noqa: E402
+from clower_jax.parallel.collectives import collectives as collectives_of  # noqa: E402
 from clower_jax.training import optim  # noqa: E402
 from clower_jax.training.train_step import make_train_step  # noqa: E402
 from configs import common, pretrain  # noqa: E402
-
-OPERATIONS = 'all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
-BYTES = {'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2, 'f16': 2, 'pred': 1}
-
-
-class Collective(NamedTuple):
-    """One operation: its results' types and shapes, and where in the model it comes from."""
-
-    operation: str
-    arrays: list[tuple[str, tuple[int, ...]]]
-    name: str
-
-    @property
-    def bytes(self) -> int:
-        return sum(BYTES[kind] * int(np.prod(shape)) for kind, shape in self.arrays)
-
-
-def mesh_of(*shape: int) -> Mesh:
-    """A mesh (data, fsdp, tensor) of the first devices."""
-    devices = jax.devices()[: int(np.prod(shape))]
-    return jax.make_mesh(shape, sharding.AXES, (AxisType.Auto,) * 3, devices=devices)
 
 
 def compiled_step(config: ConfigDict, mesh: Mesh, batch: dict[str, np.ndarray]) -> str:
@@ -59,21 +37,6 @@ def compiled_step(config: ConfigDict, mesh: Mesh, batch: dict[str, np.ndarray]) 
     placed = sharding.shard_batch(mesh, batch, config.batch_size)
     step = make_train_step(task, optimizer, optim.learning_rate(config))
     return step.lower(state, placed, jax.random.key(0)).compile().as_text()
-
-
-def collectives(hlo: str) -> list[Collective]:
-    """Those of a compiled program, in its order."""
-    found = []
-    for line in hlo.splitlines():
-        match = re.search(rf'= (.*?) ({OPERATIONS})(-start)?\(', line)
-        if match:
-            arrays = [
-                (kind, tuple(int(n) for n in shape.split(',') if n))
-                for kind, shape in re.findall(r'(\w+)\[([\d,]*)\]', re.sub(r'/\*.*?\*/', '', match[1]))
-            ]
-            name = re.search(r'op_name="([^"]*)"', line)
-            found.append(Collective(match[2], arrays, name[1] if name else ''))
-    return found
 
 
 def main() -> None:
@@ -94,8 +57,9 @@ def main() -> None:
         config.model.vocab_size, config.model.base_vocab_size = 4000, 2000
         config.data.char_length, config.data.word_length = 128, 80
         batch = step_case.synthetic_batch(config)
-        mesh = mesh_of(number, 1, 1)
-        found = collectives(compiled_step(config, mesh, batch))
+        devices = jax.devices()[:number]
+        mesh = jax.make_mesh((number, 1, 1), sharding.AXES, (AxisType.Auto,) * 3, devices=devices)
+        found = collectives_of(compiled_step(config, mesh, batch))
         shapes = jax.eval_shape(Pretrain.from_config(config, mesh).init, jax.random.key(0))
         parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
         total: collections.Counter = collections.Counter()

@@ -1,5 +1,6 @@
 """What every test shares: eight simulated devices, quiet libraries, the folder of real text, hypothesis."""
 
+import collections
 import os
 import platform
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 
 # Before anything imports TensorFlow: only its errors are worth a line in a test report.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+# Compiling takes most of the time of most tests, and half as long without the last optimisations of machine
+# code; the programs are the same. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has all of them.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 # The same examples on every run, so that a failure is everybody's failure; a slow machine is not a failure.
 hypothesis.settings.register_profile(
@@ -34,6 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ['JAX_PLATFORMS'] = 'cpu'  # for the processes that tests start
         jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, then those with many: no process ends with a long one alone."""
+    weights = collections.Counter[Path]()
+    for item in items:
+        weights[item.path] += 1000 if item.get_closest_marker('slow') else 1
+    items.sort(key=lambda item: (-weights[item.path], item.path))
 
 
 @pytest.fixture(scope='session')

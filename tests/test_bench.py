@@ -135,6 +135,7 @@ def trainer_with(case, which: str, options=(), **changes) -> torch_steps.Trainer
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'which, options', [('plain', ()), ('best', ()), ('best', ('chunked',))], ids=['plain', 'best', 'chunked']
 )
@@ -234,6 +235,7 @@ def bench(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_step_runs_and_check_reads_it(tmp_path):
     tiny = ['--sizes', 'tiny', '--dtypes', 'float32', '--lengths', '96,64', '--vocab', '300', '--batch', '2']
     tiny += ['--rounds', '1', '--seconds', '0.01', '--best', '', '--fill', '0.9']

@@ -9,6 +9,7 @@ from fuzz import folders
 INPUTS = 15  # of each target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', folders.TARGETS)
 def test_every_input_is_read_or_refused_in_one_line(name):
     whole = folders.SEEDS[name]()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ('clower_jax', 'input_pipeline')
+from helpers import architecture
+from helpers.architecture import PACKAGES, ROOT, package_of
 
 # What the modules of a sub-package may import, beside each other: these, and what these may import. Commands,
 # which lie in the package itself, may import all of it.
@@ -69,18 +69,7 @@ def parse(file: str) -> ast.Module:
 
 
 def imports(file: str) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of everything the file imports, wherever; `from a import b` counts as `a.b`."""
-    for node in ast.walk(parse(file)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f'{file}:{node.lineno}: write the whole name instead of a relative import'
-            yield from ((node.lineno, f'{node.module}.{alias.name}') for alias in node.names)
-
-
-def package_of(name: str) -> str:
-    """'clower_jax.ops.dropout.row_seeds' → 'clower_jax.ops'; 'clower_jax.Encoder' → 'clower_jax'."""
-    return '.'.join(name.split('.')[:2]) if '.'.join(name.split('.')[:2]) in BELOW else name.split('.')[0]
+    return architecture.imports(ROOT / file)
 
 
 def reachable(package: str) -> set[str]:
@@ -111,6 +100,13 @@ def test_packages_import_downwards(file):
             assert package_of(name) in allowed, f'{file}:{line}: {package} may not import {name}'
 
 
+def test_the_picture_is_true_to_the_imports():
+    again = 'draw it again: PYTHONPATH=.:tests python -m helpers.architecture'
+    assert architecture.drawn(architecture.PICTURE.read_text('utf-8')) == architecture.arrows(), again
+    for _, module in architecture.WAY:
+        assert (ROOT / module).exists(), module
+
+
 def test_what_joins_the_packages_is_needed():
     for file, packages in JOINS.items():
         assert packages <= {package_of(name) for _, name in imports(file)}, file
@@ -124,7 +120,7 @@ def test_one_file_imports(library):
 
 @pytest.mark.parametrize('file', [file for file in PACKAGE_FILES if file not in WRITERS])
 def test_files_are_written_whole(file):
-    """What a later command reads is whole or not there: `atomic_write(…) as partial` is what is written to."""
+    """What a later command reads is whole or not there: `atomic_write(…) as partial` is written to."""
     tree, partial = parse(file), set()
     for node in ast.walk(tree):
         if (
@@ -170,4 +166,6 @@ def test_public_names_are_documented(file):
 @pytest.mark.parametrize('file', sources('tests'))
 def test_tests_share_by_helpers(file):
     for line, name in imports(file):
-        assert not name.startswith('test_'), f'{file}:{line}: what tests share belongs to tests/helpers'
+        shared = f'{file}:{line}: imports {name}; what tests share belongs to tests/helpers'
+        assert not any(part.startswith('test_') for part in name.split('.')), shared
+        assert name.split('.')[0] != 'bench' or file.startswith('tests/test_bench'), shared

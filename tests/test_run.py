@@ -41,6 +41,7 @@ def test_the_embedded_corpus_is_large_and_varied_enough():
     assert all(sum(document.count(mark) for mark in '。！？') >= 4 for document in documents)
 
 
+@pytest.mark.slow
 def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
     workdir, output, _ = own_text
     for name in ('config.json', 'vocab.txt', 'metrics.jsonl', 'curves.png', 'corpus/manifest.json'):
@@ -64,6 +65,7 @@ def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
     assert f'--config.data.corpus={workdir}/corpus' in last
 
 
+@pytest.mark.slow
 def test_progress_outside_a_terminal_is_plain_lines(own_text):
     """One every `log_every` steps, also where the first of them was spent compiling."""
     _, output, errors = own_text
@@ -77,6 +79,7 @@ def test_progress_outside_a_terminal_is_plain_lines(own_text):
         ), line
 
 
+@pytest.mark.slow
 def test_replay_shows_the_batch_of_a_step(own_text):
     workdir, *_ = own_text
     batch, tokens = replay.load(workdir, 3)
@@ -96,6 +99,7 @@ def test_a_missing_corpus_is_explained(variant, tmp_path):
         batches.resolve(pretrain.get_config(variant), tmp_path)
 
 
+@pytest.mark.slow
 def test_errors_are_messages_not_tracebacks(tmp_path):
     done = start_run('pretrain.py:base', f'--workdir={tmp_path}', **{'data.corpus': tmp_path / 'none'})
     assert done.returncode == 1

@@ -156,7 +156,7 @@ def train(
             if saving or evaluating:
                 progress.resume()
             if stopping:
-                run.writer.curves()
+                run.writer.curves(now=True)
                 break
         run.writer.close()
     if stop.requested and run.step < config.total_steps and not run.early_stopping.should_stop:
@@ -244,7 +244,7 @@ class _Run:
         if self.early_stopping.update(step, self.held_out):
             self._best_checkpoints.save_params(step, self.state.params)
         self.writer.scalars(step, 'validation', self.held_out)
-        self.writer.curves()
+        self.writer.curves(now=step == self._config.total_steps or self.early_stopping.should_stop)
 
     def save(self) -> None:
         """A checkpoint to go on from."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from input_pipeline.utils.output_file import naming_errors, write_text
 
 log = logging.getLogger(__name__)
 
+REDRAWN_AFTER = 60  # seconds; a drawing takes about one
+
 
 class Writer:
     """Writes to `workdir` from the first process; elsewhere every call does nothing.
@@ -29,6 +32,7 @@ class Writer:
     def __init__(self, workdir: str | Path, start_step: int = 0, writes: bool = True):
         self._enabled = writes and jax.process_index() == 0
         self._folder = Path(workdir)
+        self._drawn_at = time.monotonic()
         self._path = self._folder / 'metrics.jsonl'
         self.rows = rows = rows_until(workdir, start_step)
         if not self._enabled:
@@ -75,13 +79,12 @@ class Writer:
         with naming_errors(self._path), self._path.open('a', encoding='utf-8') as out:
             out.write(json.dumps(row) + '\n')
 
-    def curves(self) -> Path | None:
-        """Draws curves.png from metrics.jsonl; returns its path (None where this process does not write)."""
-        if not self._enabled:
-            return None
-        path = self._folder / 'curves.png'
-        draw_curves(read_metrics(self._path), path)
-        return path
+    def curves(self, now: bool) -> None:
+        """Draws curves.png from metrics.jsonl: at once or, not `now`, where a minute has passed since it was
+        drawn or the run began, for a drawing takes longer than an evaluation of a small run."""
+        if self._enabled and (now or time.monotonic() - self._drawn_at > REDRAWN_AFTER):
+            draw_curves(read_metrics(self._path), self._folder / 'curves.png')
+            self._drawn_at = time.monotonic()
 
     def close(self) -> None:
         """Flushes what is not yet on disk."""

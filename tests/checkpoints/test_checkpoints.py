@@ -191,6 +191,7 @@ def harm_value(folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_newest_intact_one(begun, undisturbed, programs, caplog):
     name = harm_value(begun / FOLDER / '3')
     again = run(begun, programs)
@@ -212,6 +213,7 @@ def test_a_run_goes_on_from_the_newest_intact_one(begun, undisturbed, programs, 
     assert (begun / FOLDER / 'damaged-3-2').is_dir()
 
 
+@pytest.mark.slow
 def test_where_none_is_intact_nothing_begins_anew(begun, programs):
     for step in (2, 3):
         harm_value(begun / FOLDER / str(step))
@@ -224,6 +226,7 @@ def test_where_none_is_intact_nothing_begins_anew(begun, programs):
         init_weights.has_checkpoint(begun)
 
 
+@pytest.mark.slow
 def test_who_reads_a_workdir_is_told(begun, tmp_path, programs):
     """An export, an evaluation, the next run must not take older weights without a word."""
     harm_value(begun / FOLDER / '3')
@@ -250,6 +253,7 @@ def test_the_best_is_verified(tmp_path):
         assert found.latest_step == 3
 
 
+@pytest.mark.slow
 def test_a_damaged_best_is_set_aside(begun, programs, caplog):
     """The run goes on, and the best of its further evaluations is kept."""
     settings = {'select': 'acc_mlm_char', 'eval_every': 1}

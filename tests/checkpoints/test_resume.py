@@ -61,6 +61,7 @@ def in_one_go(tmp_path_factory, small_corpus):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves(small_corpus, tmp_path, number, status):
     process = start(tmp_path, small_corpus, total_steps=100_000, checkpoint_every=0)
@@ -73,6 +74,7 @@ def test_a_signal_saves_and_leaves(small_corpus, tmp_path, number, status):
         assert checkpoints.latest_step >= 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(in_one_go, small_corpus):
     output = finish(in_one_go, small_corpus)
     assert f'already at step {STEPS} of {STEPS}' in output

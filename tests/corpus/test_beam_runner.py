@@ -109,6 +109,7 @@ def test_results_do_not_depend_on_the_workers(text, tmp_path):
         assert {rows.dtype for rows in repeats} == {np.dtype(np.int64)}
 
 
+@pytest.mark.slow
 def test_worker_processes_are_separate_and_quiet(tmp_path, capfd):
     pids = set(beam_job.run_chunks(process_id, range(6), tmp_path, processes(2), label='numbers'))
     assert len(pids) == 2 and os.getpid() not in pids
@@ -118,6 +119,7 @@ def test_worker_processes_are_separate_and_quiet(tmp_path, capfd):
     assert all('numbers' in line for line in output.err.replace('\r', '\n').split('\n') if line.strip())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('beam_args', [None, processes(2)])
 def test_the_first_error_reaches_the_user(tmp_path, beam_args):
     with pytest.raises(ValueError) as caught:

@@ -166,6 +166,7 @@ def test_manifest_adds_up(text, corpus):
     assert 'clower' not in build_corpus.summary(manifest) and '60' in build_corpus.summary(manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('count', [2, 4])
 def test_same_bytes_for_any_number_of_workers(text, vocab, corpus, tmp_path, count):
     output = tmp_path / 'corpus'
@@ -175,6 +176,7 @@ def test_same_bytes_for_any_number_of_workers(text, vocab, corpus, tmp_path, cou
     assert files(output) == files(corpus)
 
 
+@pytest.mark.slow
 def test_no_time_place_or_process_in_the_files(text, vocab, tmp_path, monkeypatch):
     """The same input by the command and by `build`, in two folders, makes the same bytes."""
     for name in ('here', 'there'):
@@ -213,6 +215,7 @@ def test_a_small_corpus_still_has_a_validation_split(text, vocab, tmp_path):
     assert counts == [(2, 1), (3, 0), (1, 0)]
 
 
+@pytest.mark.slow
 def test_the_fallback_holds_out_no_document_of_over_half_the_records(vocab, tmp_path):
     """Whichever of the two has the smaller hash, the short one is held out."""
     for number in range(6):

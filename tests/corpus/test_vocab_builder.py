@@ -159,6 +159,7 @@ def test_the_segmenter_and_hmm_are_recorded(text, tmp_path):
     assert vocabulary.details['segmenter'] == segmenters.describe('rjieba', hmm=False)
 
 
+@pytest.mark.slow
 def test_same_bytes_for_any_workers_and_chunks(text, base, tmp_path):
     settings = [{}, {'chunk_bytes': 90}, {'chunk_bytes': 90, 'beam': two_processes()}]
     found = set()

@@ -442,6 +442,7 @@ def test_what_was_read_is_logged(write, caplog):
 # The real files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'file, dataset, rows, dropped, classes',
     [

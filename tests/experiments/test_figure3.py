@@ -73,6 +73,7 @@ def test_texts_are_in_order_and_nothing_is_masked(resolved):
             assert row[~np.isin(row, special)].tolist() == record.numpy().tolist()
 
 
+@pytest.mark.slow
 def test_distances_are_the_formula(workdir, resolved):
     folder, model, params = workdir
     found = figure3.measure(resolved, folder, batches.batches(resolved, split='validation'))
@@ -124,6 +125,7 @@ def long_words(tmp_path_factory):
     return folder / 'corpus'
 
 
+@pytest.mark.slow
 def test_words_of_any_length_are_measured_though_shorter_ones_are_contrasted(long_words, tmp_path):
     pretrained(tmp_path / 'run', long_words)
     config = config_of(**{'data.max_anchors': 20, 'data.eval_examples': 0})
@@ -177,6 +179,7 @@ def test_summary_is_numpys():
     assert figure3.summary(values[:1])['std'] is None and figure3.summary(values[:0])['mean'] is None
 
 
+@pytest.mark.slow
 def test_the_job_compares_models(workdir, small_corpus, tmp_path):
     pretrained(tmp_path / 'other', small_corpus, seed=1)
     config = config_of(models=f'ours={workdir[0]},{tmp_path}/other')
@@ -218,6 +221,7 @@ def test_what_cannot_be_measured_is_explained(workdir, small_corpus, tmp_path):
         job(init_from=str(tmp_path / 'stranger'))
 
 
+@pytest.mark.slow
 def test_the_config_is_a_command_that_runs(workdir, tmp_path):
     from helpers.run import start_run
 

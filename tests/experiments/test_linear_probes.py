@@ -65,6 +65,7 @@ def torch_logistic(x, labels, classes, penalty):
         return loss().item(), torch.softmax(x @ weights + intercept, dim=1).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('rows', 'size'), [(200, 6), (12, 20)])
 def test_logistic_is_the_optimum_that_torch_finds(rows, size):
     x, labels = problem(rows, size, 4)

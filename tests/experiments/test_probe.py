@@ -83,6 +83,7 @@ def test_rows_take_part_once(rows, selection, sizes, eval_rows):
         assert all(len(set(draw)) == size for draw in draws.tolist())
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_vectors(results, folders):
     """Every cell again, from the rows that the table stands on and vectors of one encoder at a time."""
     config, workdir, _ = results
@@ -157,6 +158,7 @@ def test_a_task_that_is_half_done_is_drawn(results, tmp_path):
     assert sum(line.startswith('| other') for line in probe.table(found).splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_another_reference_measures_nothing(results, folders, tmp_path):
     config, workdir, said = results
     cells = {path: path.stat().st_mtime_ns for path in (workdir / 'cells').iterdir()}

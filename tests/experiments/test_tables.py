@@ -498,6 +498,7 @@ def test_bad_settings_are_named(tmp_path):
         config_file.get_config('gpu')
 
 
+@pytest.mark.slow
 def test_a_real_grid(tmp_path, monkeypatch):
     """Three models, one of them random and one from a folder, one pre-trained here; stopped when the first
     cell is nearly done, and gone on with."""

@@ -233,6 +233,7 @@ def job(folders, small_corpus, tmp_path_factory):
     return folder / 'out', jobs.words(jobs.Job(config, 'configs/words.py', folder / 'out')), config
 
 
+@pytest.mark.slow
 def test_the_job_leaves_a_table_and_a_picture(job):
     workdir, text, _ = job
     results = json.loads((workdir / 'words.json').read_text('utf-8'))

@@ -168,6 +168,7 @@ def test_files_for_scorers():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('file', 'part', 'max_length', 'max_answer_length', 'inexact'),
     [

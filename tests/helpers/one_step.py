@@ -15,9 +15,9 @@ from helpers import synthetic
 
 def shrunk_config(**mesh):
     """A real config with a tiny model; dropout on, so that random bits are compared too."""
-    dropout = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
+    small = {'model.num_layers': 1, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
     axes = {f'mesh.{axis}': size for axis, size in mesh.items()}
-    return synthetic.tiny_config(batch_size=16, **dropout, **axes)
+    return synthetic.tiny_config(batch_size=16, **small, **axes)
 
 
 def loss_and_gradients(config, mesh) -> dict[str, np.ndarray]:

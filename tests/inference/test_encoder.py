@@ -149,6 +149,7 @@ def test_no_text_and_texts_of_length_one(exported):
     np.testing.assert_allclose(lengths, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(TEXTS), max_size=40), st.sampled_from([None, 1, 3]), st.integers(1, 7))
 @settings(max_examples=8)
 def test_order_and_duplicates(exported, texts, batch_size, together):
@@ -251,6 +252,7 @@ def test_errors_say_what_was_wrong(folders, exported, tmp_path):
         Encoder.load(other)
 
 
+@pytest.mark.slow
 def test_the_command(folders, exported, tmp_path):
     lines = ['今天天气很好。', '', '我们\u2028去公园。', '今天天气很好。', '最后一行\r']
     (tmp_path / 'texts.txt').write_bytes(b'\xef\xbb\xbf' + '\n'.join(lines).encode())

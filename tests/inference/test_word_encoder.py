@@ -41,6 +41,7 @@ def reference(folder, architecture, texts, pairs=None):
         yield workdirs.torch_outputs(model, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pooling', ['mean', 'cls'])
 def test_vectors_are_those_of_transformers_on_words(pretrained, pooling):
     found = Encoder.load(pretrained[1], pooling).encode(TEXTS)
@@ -50,6 +51,7 @@ def test_vectors_are_those_of_transformers_on_words(pretrained, pooling):
     assert np.abs(found - Encoder.load(pretrained[0], pooling).encode(TEXTS)).max() > 0.1  # characters
 
 
+@pytest.mark.slow
 def test_what_is_cut(pretrained):
     with workdirs.warnings_of('clower_jax.inference.encoder') as logged:
         cut, same = Encoder.load(pretrained[1], max_length=5).encode(['我们去公园。', '我们去公园'])
@@ -71,6 +73,7 @@ def rows_of(texts, pairs, max_length=10):
     return split.rows.batch(planned, len(texts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pairs', [None, TEXTS[::-1]], ids=['texts', 'pairs'])
 def test_the_rows_are_those_of_the_word_tokenizer(pretrained, pairs):
     texts = [*TEXTS[:-1], '我们去公园！\n今天天气很好。']
@@ -110,6 +113,7 @@ def tuned(pretrained, tmp_path_factory):
     return folder / 'run', config
 
 
+@pytest.mark.slow
 def test_it_starts_from_the_trained_word_encoder(pretrained, tmp_path):
     """From its export as from the run itself; nothing but the head is random."""
     changes = {'model.kind': 'word'}
@@ -131,6 +135,7 @@ def test_it_starts_from_the_trained_word_encoder(pretrained, tmp_path):
     assert not any(path.startswith('char_encoder/') for path in run_params)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_word_encoder_is_exported_and_used(tuned, tmp_path, monkeypatch, capsys):
     workdir, config = tuned
     folder = export(workdir, tmp_path / 'classifier')
@@ -159,6 +164,7 @@ def test_a_fine_tuned_word_encoder_is_exported_and_used(tuned, tmp_path, monkeyp
     assert capsys.readouterr().out.strip() in names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('of', 'config', 'changes', 'message'),
     [
@@ -195,6 +201,7 @@ def test_what_reads_no_words(pretrained, tmp_path, of, config, changes, message)
         resolve_source(config, tmp_path / 'new')
 
 
+@pytest.mark.slow
 def test_pre_training_does_not_start_from_words(pretrained):
     params = synthetic.random_params(registry.from_config(workdirs.config_of('pretrain')))
     vocabulary = Vocabulary(workdirs.BASE + workdirs.WORDS, len(workdirs.BASE))
@@ -202,6 +209,7 @@ def test_pre_training_does_not_start_from_words(pretrained):
         init_weights.load_initial(params, pretrained[1], vocabulary, 4)
 
 
+@pytest.mark.slow
 def test_it_is_not_imported_as_a_pre_training(pretrained, tmp_path):
     with pytest.raises(ValueError, match='holds a word encoder'):
         convert.import_weights(pretrained[1], tmp_path / 'run')

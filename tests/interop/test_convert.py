@@ -61,6 +61,7 @@ def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> 
 # ---- round trips ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_hugging_face_to_a_workdir_and_back(imported, tmp_path, name):
     _, folder, workdir, _ = imported(name)
@@ -115,6 +116,7 @@ def test_our_own_fine_tuned_folders_come_back(tmp_path, task):
 # ---- an imported workdir in use ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['BertForSequenceClassification', 'BertForQuestionAnswering'])
 def test_an_imported_head_is_ready_to_evaluate(imported, name):
     model, _, workdir, report = imported(name)
@@ -164,6 +166,7 @@ def test_what_was_drawn_is_not_taken_though_all_the_shapes_are_the_same(imported
     assert {path for path, value in flat.items() if not np.any(value)} == set(report.random)
 
 
+@pytest.mark.slow
 def test_what_a_source_has_not_is_drawn_as_a_new_run_draws_it(imported):
     _, _, workdir, report = imported('BertModel')
     assert set(workdirs.settings(workdir)['imported']['random']) == set(report.random)

@@ -126,6 +126,7 @@ def test_the_config_has_the_runs_values(folders):
 # ---- the same function ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('view', 'options', 'rows'),
     [

@@ -459,6 +459,7 @@ def run(tensors, tmp_path_factory):
     return workdir, lines
 
 
+@pytest.mark.slow
 def test_training_says_where_its_weights_are_from(run):
     log = '\n'.join(run[1])
     source = json.loads((run[0] / 'config.json').read_text('utf-8'))['init_from']
@@ -468,6 +469,7 @@ def test_training_says_where_its_weights_are_from(run):
     assert 'Not used (18): ' in log and 'cls.seq_relationship.{bias, weight}' in log
 
 
+@pytest.mark.slow
 def test_a_workdir_gives_its_parameters(run, tensors):
     got, report = load(run[0], **{'model.num_layers': 0})
     assert report == init_weights.Report([], [])
@@ -478,6 +480,7 @@ def test_a_workdir_gives_its_parameters(run, tensors):
     assert 0 < np.abs(moved).max() < 0.01
 
 
+@pytest.mark.slow
 def test_a_workdir_of_another_shape_is_refused(run):
     name = 'embeddings/position_embeddings/embedding'
     message = rf'{name} has the shape \(32, 32\), the model wants \(48, 32\) at {name}: set model'
@@ -485,11 +488,13 @@ def test_a_workdir_of_another_shape_is_refused(run):
         load(run[0], **{'model.num_layers': 0, 'model.max_positions': 48})
 
 
+@pytest.mark.slow
 def test_a_run_with_fewer_layers_is_an_error(run):
     with pytest.raises(ValueError, match=r'It lacks: char_encoder/encoder\.layer\.0/.* 0 layers, the run 1'):
         load(run[0])
 
 
+@pytest.mark.slow
 def test_rows_of_a_run_are_taken_by_token(run):
     """Words that the other run has not are the means of their pieces, whatever their place."""
     other, changes = synthetic.Vocabulary(), {'model.num_layers': 0}
@@ -504,6 +509,7 @@ def test_rows_of_a_run_are_taken_by_token(run):
     np.testing.assert_allclose(table[-1], before[[7, 9]].mean(axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_token_of_the_base_block_is_refused(run):
     other = synthetic.Vocabulary()
     other.tokens = [*other.tokens[:39], '龘', *other.tokens[40:]]
@@ -582,6 +588,7 @@ def test_a_pooler_that_nothing_trained_is_not_taken(tmp_path):
         np.testing.assert_array_equal(got[pooler[1]], params[pooler[1]])
 
 
+@pytest.mark.slow
 def test_sentence_order_alone_trains_the_pooler():
     config = synthetic.tiny_config(**{'loss.sop_on': 'none', 'model.num_layers': 1})
     batch = next(synthetic.batches(config))

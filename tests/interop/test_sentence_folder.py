@@ -68,6 +68,7 @@ def check(folder, texts=TEXTS, **options):
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pooling', ['cls', 'mean'])
 @pytest.mark.parametrize('normalize', [False, True])
 @pytest.mark.parametrize('length', [None, LENGTH])
@@ -145,6 +146,7 @@ def test_a_damaged_folder(bert, tmp_path, name, content, message):
 # ---- ours ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pooling', ['cls', 'mean'])
 def test_our_sentence_encoders_are_folders_of_sentence_transformers(tmp_path, pooling):
     workdirs.make(tmp_path / 'run', 'mirror', **{'model.pooling': pooling})

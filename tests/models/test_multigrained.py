@@ -67,6 +67,7 @@ def bert_of(view):
     return task_of('bert_wwm_sop', **{'model.vocab_size': rows, 'loss.sop_on': 'char'})
 
 
+@pytest.mark.slow
 def test_ambert_is_one_bert_on_two_tables(ambert):
     """Loss and gradient: the sum of two BERTs' MLM and the mean of their sentence order; what reads both
     views gets the sum of both gradients, each embedding layer and head that of its own."""
@@ -126,6 +127,7 @@ def classifier_of(kind, **changes):
     return task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('classify_from', ['pooler', 'cls', 'mean'])
 def test_ambert_classifies_by_both_views(ambert, classify_from):
     chosen = {'model.classify_from': classify_from}

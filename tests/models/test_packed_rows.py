@@ -16,6 +16,7 @@ IGNORED = {'mlm_labels': -100}
 def packed_config(small_corpus, tmp_path_factory):
     changes = {'data.corpus': str(small_corpus), 'data.text': '', 'data.pack': True, 'data.max_texts': 5}
     changes |= {'data.char_length': 96, 'data.word_length': 0, 'data.max_anchors': 8}
+    changes |= {'model.num_layers': 1}
     return batches.resolve(synthetic.tiny_config(**changes), tmp_path_factory.mktemp('packed'))
 
 
@@ -91,6 +92,7 @@ def test_vectors_of_a_text_are_those_it_has_alone(packed, task_and_params, view)
         np.testing.assert_allclose(together[b, places], apart[row, : len(places)], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_those_of_texts_alone(packed, task_and_params):
     task, params = task_and_params
     rows, where = alone(packed)
@@ -108,6 +110,7 @@ def test_losses_and_gradients_are_those_of_texts_alone(packed, task_and_params):
         assert np.abs(other - leaf).max() <= 1e-5 * scale, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_packed_rows(packed, packed_config, task_and_params):
     _, params = task_and_params
     found = []

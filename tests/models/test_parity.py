@@ -75,6 +75,7 @@ def outputs(model, view):
     return hidden, model.pool(view, hidden[:, 0]), model.mlm_logits(view, hidden, POSITIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('view', VIEWS)
 def test_outputs_equal_transformers(reference, params, view):
     model = plain_task().model
@@ -99,6 +100,7 @@ def test_mlm_logits_equal_bert_for_masked_lm(reference, params, tmp_path):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('view', VIEWS)
 def test_gradients_equal_transformers(reference, params, view):
     """Of masked cross-entropy plus random projections of the hidden states and of the pooled vectors."""
@@ -179,6 +181,7 @@ def case():
     return params, batch, sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_half_precision_is_close_to_fp32(case, dtype):
     params, batch, expected = case

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import transformers
 
-from bench.collectives import mesh_of
 from clower_jax import jobs
 from clower_jax.interop.export import export
 from clower_jax.objectives import registry
@@ -17,6 +16,7 @@ from clower_jax.utils.metrics_file import read_metrics
 from configs import auto_mlm
 from helpers import finetuned
 from helpers.losses import cross_entropy
+from helpers.meshes import mesh_of
 from helpers.mlctl import contrast, embedded, pooled
 from input_pipeline.finetuning import auto_mlm as finetuning_auto_mlm
 from input_pipeline.finetuning.buckets import Planned
@@ -117,6 +117,7 @@ def test_loss_and_gradient_are_the_formula(batch, params):
             np.testing.assert_allclose(got[place], (losses[0] - losses[1]) / 2e-6, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(batch, params):
     batch = {name: np.concatenate([value] * 2) for name, value in batch.items()}
     mesh = mesh_of(8, 1, 1)
@@ -202,6 +203,7 @@ def test_a_text_without_tokens_has_nothing_to_predict():
 # ---- from end to end ----
 
 
+@pytest.mark.slow
 def test_a_run_leaves_before_and_after(tmp_path):
     train = tmp_path / 'texts.txt'
     train.write_text('\n'.join(texts(300)) + '\n', encoding='utf-8')

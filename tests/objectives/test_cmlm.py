@@ -142,6 +142,7 @@ def torch_loss(params, batch):
     }
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_are_those_of_transformers(batch, params):
     task = task_of()
     loss_and_gradient = jax.jit(jax.value_and_grad(lambda p: task.loss(p, batch, None), has_aux=True))
@@ -157,6 +158,7 @@ def test_loss_and_gradient_are_those_of_transformers(batch, params):
         assert np.abs(value.numpy()).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_in_parts_and_with_dropout(batch, params):
     whole, parts = (task_of(**{'batch_size': 4, 'microbatches': m}) for m in (1, 2))
     got = [jax.jit(task.loss)(params, batch, None)[0] for task in (whole, parts)]
@@ -181,6 +183,7 @@ def test_there_is_no_order(sop_on):
         task_of(**{'loss.sop_on': sop_on})
 
 
+@pytest.mark.slow
 def test_it_learns_to_use_the_right_neighbour():
     """A text is one character again and again, its whole second sentence masked: only the vector tells."""
     rows, length = 32, 6
@@ -218,6 +221,7 @@ def test_it_learns_to_use_the_right_neighbour():
 # ---- from end to end ----
 
 
+@pytest.mark.slow
 def test_from_text_to_hugging_face(tmp_path):
     (tmp_path / 'text.txt').write_text(text(range(40)), 'utf-8')
     config = make_config(text=str(tmp_path / '*.txt'), eval_examples=8)

@@ -199,6 +199,7 @@ def gradient(function, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_loss_against_the_formula():
     """Value, accuracy and the gradient of every parameter, 5 pairs and a row of padding."""
     task, params = small_task(**{'loss.temperature': 0.3})
@@ -236,6 +237,7 @@ def test_dropout_tells_two_equal_sides_apart(rates):
     assert (np.abs(sides(jax.random.key(1))[0] - a).max(axis=1) > 1e-3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pooling', ['mean', 'cls'])
 def test_padding_changes_no_vector(pooling):
     task, params = small_task(**{'model.pooling': pooling})
@@ -275,6 +277,7 @@ def test_simcse_is_the_cross_entropy_between_the_sides():
     np.testing.assert_allclose(out, plain[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other():
     dropped = {'model.dropout': 0.0, 'model.attention_dropout': 0.0}
     task, params = small_task(**config_file.RELATIVES['consert'] | dropped)
@@ -324,6 +327,7 @@ def test_shuffled_positions_are_those_of_the_text():
     assert any((positions([0], epoch=epoch)[0] != found[0]).any() for epoch in (1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('variant', 'card'), [('simcse', 'SimCSE'), ('consert', 'ConSERT')])
 def test_a_relative_from_text_to_vectors(tmp_path, variant, card):
     config = mirror_config(tmp_path, variant, num_epochs=1.0, **{'data.max_strings': 20, 'data.test': ''})
@@ -369,6 +373,7 @@ def trained(tmp_path_factory):
     return config, folder / 'run', go(config, folder / 'run')
 
 
+@pytest.mark.slow
 def test_before_and_after(trained):
     config, workdir, results = trained
     init_state.check(config)
@@ -386,6 +391,7 @@ def test_before_and_after(trained):
     assert 'validation, before: spearman' in text
 
 
+@pytest.mark.slow
 def test_a_figure_that_got_worse_is_named(trained):
     """Of two sets at once, each by itself and their mean, before and after."""
     config, workdir, results = trained
@@ -410,6 +416,7 @@ def test_a_figure_that_got_worse_is_named(trained):
     assert finetune.find_regressions(unmeasured, metrics) == []
 
 
+@pytest.mark.slow
 def test_cut_off_and_gone_on_is_never_cut_off(trained, tmp_path):
     """The evaluation before the first step is not done again."""
     config, workdir, results = trained
@@ -418,6 +425,7 @@ def test_cut_off_and_gone_on_is_never_cut_off(trained, tmp_path):
     assert validation_rows(tmp_path / 'cut') == validation_rows(workdir)
 
 
+@pytest.mark.slow
 def test_going_on_with_another_pooling_is_refused(trained):
     config, workdir, _ = trained
     other = copy.deepcopy(config)
@@ -437,6 +445,7 @@ def test_a_run_that_begins_anew_is_judged_anew(tmp_path):
         assert again.rows == metrics_file.read_metrics(tmp_path / 'metrics.jsonl') == kept
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction(trained, tmp_path):
     """As at the end of training, with the pooling and the length that the model was trained with."""
     config, workdir, results = trained
@@ -454,6 +463,7 @@ def test_evaluation_and_prediction(trained, tmp_path):
     assert cosines[0] == pytest.approx(cosines[1]) and cosines[0] < 0.999
 
 
+@pytest.mark.slow
 def test_sides_that_do_not_differ_are_refused(trained):
     config = copy.deepcopy(trained[0])
     config.update_from_flattened_dict(
@@ -466,6 +476,7 @@ def test_sides_that_do_not_differ_are_refused(trained):
         mirror_bert.Mirror.from_config(config)
 
 
+@pytest.mark.slow
 def test_exported_vectors_are_transformers(trained, tmp_path):
     """The Python in the model card, on texts of different lengths, gives the vectors that were judged."""
     config, workdir, _ = trained
@@ -488,6 +499,7 @@ def test_exported_vectors_are_transformers(trained, tmp_path):
         np.testing.assert_allclose(np.asarray(names['vectors']), vectors, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_an_encoder(trained, tmp_path):
     """A classifier takes all of the encoder; the pooler, which no vector depends on, and the head are new."""
     _, workdir, _ = trained
@@ -567,6 +579,7 @@ def test_the_relatives_are_their_authors():
     assert consert.loss.within and not consert.model.projection
 
 
+@pytest.mark.slow
 def test_the_rate_is_constant_from_the_first_step(trained):
     rows = metrics_file.read_metrics(trained[1] / 'metrics.jsonl')
     np.testing.assert_allclose([row['lr'] for row in rows if row['split'] == 'train'], 3e-3)

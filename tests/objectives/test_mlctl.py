@@ -81,6 +81,7 @@ def batch():
     return out | {'example': np.array([5, 1, 2, -1], np.int32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', mlctl.CONTRASTS)
 @pytest.mark.parametrize('source', ['model', 'file'])
 def test_loss_and_gradient_are_the_formula(kind, source, batch, params):
@@ -125,6 +126,7 @@ def test_a_batch_of_padding_has_loss_0_and_no_gradient(batch, params):
     assert loss == 0 and all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_cz_nce_goes_on_where_info_nce_vanishes(dtype, params):
     """Two pairs, each far from the other: InfoNCE is log(1 + e^−18) and its gradient is lost."""
@@ -212,6 +214,7 @@ def write_pairs(path, count, seed):
     return path
 
 
+@pytest.mark.slow
 def test_translations_are_found_after_training(tmp_path):
     vocab = tmp_path / 'vocab.txt'
     vocab.write_text('\n'.join([*finetuned.SPECIAL, *finetuned.CHARACTERS, *LATIN]) + '\n', encoding='utf-8')

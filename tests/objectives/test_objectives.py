@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from bench.collectives import mesh_of
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import sharding
 from clower_jax.training.evaluate import Evaluator
 from helpers import synthetic
 from helpers.losses import contrast, cross_entropy, span_mean
+from helpers.meshes import mesh_of
 from helpers.tasks import shallow_config
 
 VIEWS = ('char', 'word')
@@ -130,6 +130,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_loss_is_the_formula(variant, params, outputs):
     changes, meaning = VARIANTS[variant]
@@ -151,6 +152,7 @@ def test_loss_is_the_formula(variant, params, outputs):
     )
 
 
+@pytest.mark.slow
 def test_the_variants_differ(outputs):
     """Else the test above could not tell them apart."""
     batch = handmade()
@@ -165,12 +167,14 @@ def test_the_variants_differ(outputs):
         assert [x for x in LOSSES if abs(other[x][0] - plain[x][0]) > 1e-3] == changed, meaning
 
 
+@pytest.mark.slow
 def test_counts_of_the_batch(params):
     _, sums = task_of().loss(params, handmade(), None)
     got = {name: tuple(map(float, sums[name])) for name in ('examples', 'tokens', 'anchors')}
     assert got == {'examples': (3, 1), 'tokens': (11 + 8 + 9 + 7 + 8 + 6, 1), 'anchors': (5, 1)}
 
 
+@pytest.mark.slow
 def test_padded_rows_change_nothing(params):
     """Wherever they stand: two rows alone, and with two of padding between them."""
     config = shallow_config()
@@ -184,6 +188,7 @@ def test_padded_rows_change_nothing(params):
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-6), padded, alone)
 
 
+@pytest.mark.slow
 def test_a_batch_of_padding_only_has_loss_0_and_no_gradient(params):
     batch = synthetic.stack([synthetic.empty(shallow_config())] * 8)
     step = jax.jit(jax.value_and_grad(lambda p: task_of().loss(p, batch, None), has_aux=True))
@@ -193,6 +198,7 @@ def test_a_batch_of_padding_only_has_loss_0_and_no_gradient(params):
     assert all(np.all(np.asarray(gradient) == 0) for gradient in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_key(params):
     task, batch = task_of(**{'model.dropout': 0.1, 'model.attention_dropout': 0.1}), handmade()
     first, again, other = (float(task.loss(params, batch, jax.random.key(seed))[0]) for seed in (1, 1, 2))
@@ -200,6 +206,7 @@ def test_dropout_follows_its_key(params):
     assert task.loss(params, batch, None)[0] == task_of().loss(params, batch, None)[0]
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_batches():
     """20 examples as 8 + 8 + 4 and as 20 + 4 of padding, on 8 devices."""
     out = {}

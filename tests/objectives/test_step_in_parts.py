@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench.collectives import mesh_of
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.ops import losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.parallel import sharding
 from helpers import synthetic
+from helpers.meshes import mesh_of
 
-DROPOUT = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
+SMALL = {'model.num_layers': 1, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
 
 
 def assert_close(values, expected, tolerance=1e-5):
@@ -32,11 +32,11 @@ def batch():
 
 @pytest.fixture(scope='module')
 def params():
-    return synthetic.random_params(Pretrain.from_config(synthetic.tiny_config()))
+    return synthetic.random_params(Pretrain.from_config(synthetic.tiny_config(**SMALL)))
 
 
 def step_of(mesh=None, **changes):
-    task = Pretrain.from_config(synthetic.tiny_config(batch_size=16, **DROPOUT, **changes), mesh)
+    task = Pretrain.from_config(synthetic.tiny_config(batch_size=16, **SMALL, **changes), mesh)
     return jax.jit(jax.value_and_grad(lambda p, b: task.loss(p, b, jax.random.key(3)), has_aux=True))
 
 
@@ -45,11 +45,13 @@ def at_once(params, batch):
     return step_of()(params, batch)
 
 
-@pytest.mark.parametrize('microbatches', [2, 4, 16])
+@pytest.mark.slow
+@pytest.mark.parametrize('microbatches', [2, 16])
 def test_micro_batches_equal_the_whole_batch(params, batch, at_once, microbatches):
     assert_close(step_of(microbatches=microbatches)(params, batch), at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape', [(4, 1, 1), (2, 2, 2)])
 def test_micro_batches_on_several_devices(params, batch, at_once, shape):
     mesh = mesh_of(*shape)
@@ -58,6 +60,7 @@ def test_micro_batches_on_several_devices(params, batch, at_once, shape):
     assert_close(step_of(mesh, microbatches=2)(params, placed), at_once)
 
 
+@pytest.mark.slow
 def test_micro_batches_take_the_memory_of_one(params):
     def bytes_of(microbatches):
         wide = {'data.char_length': 32, 'data.word_length': 32, 'model.intermediate_size': 1024}
@@ -133,6 +136,7 @@ def value_and_gradients(function, vectors, table, bias, labels):
     return jax.jit(jax.value_and_grad(mean, argnums=(0, 1, 2), has_aux=True))(vectors, table, bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('platform', ['cpu', 'tpu'])  # which would like the table to have 84 rows more
 @pytest.mark.parametrize('block', [2**26, 5 * 384, 384])
 def test_linear_cross_entropy_equals_the_plain_one(block, platform, monkeypatch):
@@ -145,6 +149,7 @@ def test_linear_cross_entropy_equals_the_plain_one(block, platform, monkeypatch)
         assert_close(blocked(*case), plain(*case))  # where nothing is differentiated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape', [(8, 1, 1), (2, 2, 1), (2, 1, 2)])
 def test_linear_cross_entropy_on_several_devices(shape):
     case = table_case(rows=40)

@@ -111,6 +111,7 @@ def test_outputs_are_torchs(case):
     assert (ours[~real] < -1e38).all()  # padding is no candidate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('classify_from', ['cls', 'pooler', 'mean'])
 def test_what_a_class_is_told_from(classify_from, tmp_path):
     """Of torch's last hidden states and the formula; without a pooler there are no weights of one."""
@@ -156,6 +157,7 @@ def test_loss_is_the_mean_over_what_has_a_label(case):
         np.testing.assert_allclose(pair, sums_of_evaluation[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(case):
     task, params, batch = case
     wider = {
@@ -170,6 +172,7 @@ def test_padding_changes_nothing(case):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradients, wide_gradients)
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_key(tmp_path):
     task = registry.from_config(config_of('classify', tmp_path))
     params = task.init(jax.random.key(0))

@@ -49,6 +49,7 @@ def clower():
     return params, batch, task.loss(params, batch, None)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('system', LOSSES)
 def test_loss_is_the_sum_of_what_is_left(system, clower):
     params, batch, sums = clower
@@ -76,6 +77,7 @@ def test_loss_is_the_sum_of_what_is_left(system, clower):
     assert float(task.total_loss(means)) == pytest.approx(sum(map(float, means.values())))
 
 
+@pytest.mark.slow
 def test_in_parts_too(clower):
     params, batch, _ = clower
     task = Pretrain.from_config(shallow_config(**pretrain.SYSTEMS['bert_wwm'] | {'microbatches': 4}))
@@ -128,6 +130,7 @@ def first_batch(config, changes, **data):
     return next(batches.batches(config, start_step=3)), config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pack', [False, True])
 def test_batches_hold_what_is_needed_and_that_is_clowers(config, pack):
     data = {'pack': pack, 'char_length': 0, 'word_length': 0} if pack else {}
@@ -168,6 +171,7 @@ def test_rows_of_one_view_are_planned_for_it(config):
 # ---- from end to end ----
 
 
+@pytest.mark.slow
 def test_a_baseline_from_text_to_hugging_face(config, tmp_path, capsys):
     workdir = tmp_path / 'bert'
     config = copy.deepcopy(config)

@@ -1,5 +1,7 @@
 """Attention against the textbook's formula and the library's; packed rows against their texts one by one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from clower_jax.objectives import pretraining
 from clower_jax.ops import dropout
 from clower_jax.ops.attention import attention, library_attention
 from clower_jax.parallel import sharding
+from configs import pretrain
 from helpers import synthetic
 
 B, N, L, H = 3, 2, 10, 4
@@ -39,6 +42,7 @@ def textbook(query, key, value, attention_mask, kept=1.0):
     return (exponentials / exponentials.sum(-1, keepdims=True) * kept) @ value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('attention_mask', [padding, two_texts])
 @pytest.mark.parametrize('rate', [0.0, 0.3])
 def test_value_and_derivative_are_the_textbooks(attention_mask, rate):
@@ -71,41 +75,44 @@ def test_what_cudnn_cannot_do_is_refused():
         EncoderConfig(8, 1, 2, 16, remat='all')
 
 
-@pytest.mark.parametrize('remat', ['qkv', 'full'])
-def test_recomputing_changes_nothing(remat):
-    from clower_jax.objectives.pretraining import Pretrain
+def gradients_of(**changes):
+    """The loss of one encoder of three layers and its derivatives, with everything dropped that can be."""
+    rates = {f'model.{name}': 0.3 for name in ('dropout', 'attention_dropout')}
+    system = pretrain.SYSTEMS['bert_wwm'] | {'model.num_layers': 3}
+    config = synthetic.tiny_config(**system | rates | changes)
+    batch = next(synthetic.batches(config))
+    task = pretraining.Pretrain.from_config(config)
+    assert task.model.config.scan_layers == (sharding.mesh_platform(None) == 'tpu')
+    loss = lambda p: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
+    return jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task))
 
-    batch = next(synthetic.batches(synthetic.tiny_config()))
-    found = []
-    for how in ('none', remat):
-        changes = {'model.remat': how, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
-        task = Pretrain.from_config(synthetic.tiny_config(**changes))
-        grad = jax.jit(jax.grad(lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]))
-        found.append(grad(synthetic.random_params(task)))
-    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+
+@functools.cache
+def one_by_one(drophead):
+    return gradients_of(**{'model.drophead': drophead})
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('remat', ['qkv', 'full'])
+def test_recomputing_changes_nothing(remat):
+    assert_same(gradients_of(**{'model.remat': remat}), one_by_one(0.0))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('remat', ['none', 'qkv', 'full'])
 @pytest.mark.parametrize('drophead', [0.0, 0.5])
 def test_a_loop_over_layers_is_the_layers_one_by_one(remat, drophead, monkeypatch):
     """Also what is dropped, and the derivatives, which belong to the same parameters."""
-    rates = {f'model.{name}': 0.3 for name in ('dropout', 'attention_dropout')}
-    changes = {'model.num_layers': 3, 'model.remat': remat, 'model.drophead': drophead}
-    config = synthetic.tiny_config(**rates, **changes)
-    batch = next(synthetic.batches(config))
+    expected = one_by_one(drophead)
     monkeypatch.setattr(pretraining, 'SCAN_MIN_LAYERS', 3)
-    found = []
-    for platform in ('gpu', 'tpu'):
-        monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh, platform=platform: platform)
-        task = pretraining.Pretrain.from_config(config)
-        assert task.model.config.scan_layers == (platform == 'tpu')
-        loss = lambda p, task=task: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
-        found.append(jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task)))
-    one_by_one, loop = found
-    assert jax.tree.structure(one_by_one) == jax.tree.structure(loop)
-    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh: 'tpu')
+    assert_same(gradients_of(**{'model.remat': remat, 'model.drophead': drophead}), expected)
 
 
 def test_padding_is_what_follows_the_last_token():

@@ -19,6 +19,7 @@ from input_pipeline.text.constants import IGNORED_LABEL
 # ---- masked cross-entropy: both MLM losses and SOP ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape', [(3, 4, 40), (3, 2, 60), (8, 2)], ids=['mlm_char', 'mlm_word', 'sop'])
 def test_masked_cross_entropy(shape):
     rng = np.random.default_rng(len(shape))

@@ -1,7 +1,6 @@
 """NT-Xent in tiles: against the loops of `test_losses`, against the dense formula, and on many devices."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bench.collectives import mesh_of
 from clower_jax.ops.nt_xent import nt_xent
 from clower_jax.parallel import sharding
+from clower_jax.parallel.collectives import Collective, collectives
 from helpers.losses import TOLERANCE, D, N, contrast
+from helpers.meshes import mesh_of
 
 TILES = {'one tile': N, 'tiles': 3}  # 3 does not divide 8: the last tile has padding
 
@@ -102,11 +102,13 @@ def check(p, w, real, temperature, ids=None, groups=1, tile=N):
 # ---- against the loops ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('temperature', 'tile'), [(0.05, N), (0.05, 3), (0.5, 3)])
 def test_contrast_of_all_items(temperature, tile):
     check(*pairs(0), [True] * N, temperature, tile=tile)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     real=st.lists(st.booleans(), min_size=N, max_size=N),
@@ -204,6 +206,7 @@ def test_contrast_of_half_precision_is_computed_in_fp32():
 # ---- against the dense formula ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('tile', 'same_word_negatives'), [(128, True), (128, False), (4096, False)])
 def test_many_items(tile, same_word_negatives):
     """333 items are three tiles of 128, the last with padding."""
@@ -240,6 +243,7 @@ def test_operands_of_bf16():
     assert np.any(rounded != gradient)
 
 
+@pytest.mark.slow
 def test_memory_is_linear():
     def temporary_bytes(items, tile):
         def loss(p, w, real):
@@ -274,6 +278,7 @@ def placed_step(mesh, groups, operands='float32'):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('mesh', 'groups'),
     [((8, 1, 1), 1), ((2, 2, 2), 1), ((1, 1, 8), 1), ((2, 4, 1), 8), ((2, 2, 2), 8)],
@@ -296,29 +301,26 @@ def test_eight_devices_equal_one(mesh, groups):
     np.testing.assert_array_equal(by_w, (scale * expected_gradient[1]).astype(jnp.bfloat16))
 
 
-def collectives(groups, dtype=jnp.float32, operands='float32') -> list[tuple[str, str]]:
-    """(operation, shape) of every collective in the compiled step on 4 × 2 devices."""
+def collectives_on_eight(groups: int) -> list[Collective]:
+    """Those of the compiled step on 4 × 2 devices."""
     sds = jax.ShapeDtypeStruct
-    vectors = (sds((ITEMS, WIDTH), dtype),) * 2
-    step = placed_step(mesh_of(4, 2, 1), groups, operands)
-    compiled = step.lower(vectors, sds((ITEMS,), bool), sds((ITEMS,), jnp.int32)).compile().as_text()
-    kinds = 'all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast'
-    found = re.findall(rf'= (\(?\w+\[.*?) ({kinds})(?:-start)?\(', compiled)
-    return [(kind, re.sub(r'{[^}]*}', '', shape)) for shape, kind in found]
+    vectors = (sds((ITEMS, WIDTH), jnp.float32),) * 2
+    step = placed_step(mesh_of(4, 2, 1), groups)
+    return collectives(step.lower(vectors, sds((ITEMS,), bool), sds((ITEMS,), jnp.int32)).compile().as_text())
 
 
 def test_each_view_is_gathered_once():
-    found = collectives(groups=1)
-    wide = [(kind, shape) for kind, shape in found if str(WIDTH) in re.findall(r'\d+', shape)]
+    found = collectives_on_eight(groups=1)
+    wide = [one for one in found if any(WIDTH in shape for _, shape in one.arrays)]
     padded = 8 * 16
-    assert wide == [('all-gather', f'f32[{padded},{WIDTH}]')] * 2
+    assert [(one.operation, one.arrays) for one in wide] == [('all-gather', [('f32', (padded, WIDTH))])] * 2
     # What else travels are a few numbers for each item.
-    others = sorted(kind for kind, shape in found if (kind, shape) not in wide)
+    others = sorted(one.operation for one in found if one not in wide)
     assert set(others) == {'all-gather', 'all-reduce'} and len(others) <= 6, found
 
 
 def test_groups_on_their_devices_need_no_gathering():
-    assert {kind for kind, _ in collectives(groups=8)} == {'all-reduce'}
+    assert {one.operation for one in collectives_on_eight(groups=8)} == {'all-reduce'}
 
 
 # ---- what is refused ----

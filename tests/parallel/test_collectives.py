@@ -4,9 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from bench.collectives import collectives, compiled_step, mesh_of
+from clower_jax.checkpoints.train_state import TrainState, abstract_state
 from clower_jax.objectives.pretraining import Pretrain
+from clower_jax.parallel import sharding
+from clower_jax.parallel.collectives import collectives
+from clower_jax.training import optim
+from clower_jax.training.train_step import make_train_step
 from helpers import synthetic
+from helpers.meshes import mesh_of
 
 WIDTH = 32
 ROWS, ANCHORS = 16, 16 * 4
@@ -14,11 +19,16 @@ ROWS, ANCHORS = 16, 16 * 4
 
 def program(**changes):
     """(collectives of the step, elements of the parameters, of the token table) on eight devices."""
-    dropout = {'model.dropout': 0.1, 'model.attention_dropout': 0.1}
-    config = synthetic.tiny_config(batch_size=ROWS, **dropout, **changes)
-    found = collectives(compiled_step(config, mesh_of(8, 1, 1), next(synthetic.batches(config))))
-    shapes = jax.eval_shape(Pretrain.from_config(config).init, jax.random.key(0))
-    sizes = jax.tree.map(lambda x: x.size, shapes)
+    small = {'model.num_layers': 1, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
+    config = synthetic.tiny_config(batch_size=ROWS, **small, **changes)
+    mesh = mesh_of(8, 1, 1)
+    task, optimizer = Pretrain.from_config(config, mesh), optim.optimizer(config)
+    create = lambda: TrainState.create(task.init(jax.random.key(0)), optimizer, 'float32')  # noqa: E731
+    state = abstract_state(mesh, create)
+    batch = sharding.shard_batch(mesh, next(synthetic.batches(config)), ROWS)
+    step = make_train_step(task, optimizer, optim.learning_rate(config))
+    found = collectives(step.lower(state, batch, jax.random.key(0)).compile().as_text())
+    sizes = jax.tree.map(lambda x: x.size, state.params)
     return found, sum(jax.tree.leaves(sizes)), sizes['embeddings']['word_embeddings']['embedding']
 
 
@@ -27,10 +37,12 @@ def data_parallel():
     return program()
 
 
+@pytest.mark.slow
 def test_only_gathers_and_reductions(data_parallel):
     assert {operation for operation, *_ in data_parallel[0]} == {'all-gather', 'all-reduce'}
 
 
+@pytest.mark.slow
 def test_each_side_of_each_contrast_is_gathered_once(data_parallel):
     arrays = [
         array for operation, arrays, _ in data_parallel[0] if operation == 'all-gather' for array in arrays
@@ -43,12 +55,14 @@ def test_each_side_of_each_contrast_is_gathered_once(data_parallel):
     assert sorted(rest) == sorted([2 * ROWS, 2 * ANCHORS] * 2)
 
 
+@pytest.mark.slow
 def test_nothing_per_layer_but_its_gradient(data_parallel):
     for operation, _, name in data_parallel[0]:
         if 'encoder.layer' in name:
             assert operation == 'all-reduce' and 'transpose(jvp' in name, name
 
 
+@pytest.mark.slow
 def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
     found, parameters, table = data_parallel
     total = sum(one.bytes for one in found if one.operation == 'all-reduce')
@@ -60,6 +74,7 @@ def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
     assert gradient <= total <= gradient + 4 * (4 * (ROWS + ANCHORS) + 200)
 
 
+@pytest.mark.slow
 def test_the_contrast_is_not_gathered_where_it_is_local():
     found, *_ = program(**{'loss.contrast_scope': 'local'})
     assert 'all-gather' not in {one.operation for one in found}

@@ -43,12 +43,14 @@ def assert_same(values, expected):
         np.testing.assert_allclose(values[name], expected[name], rtol=0, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mesh', MESHES, ids=str)
 def test_eight_devices_equal_one(mesh, on_one_device):
     config = shrunk_config(**mesh)
     assert_same(loss_and_gradients(config, sharding.make_mesh(config)), on_one_device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mesh', [(2, 2, 2), (8, 1, 1)], ids=str)
 def test_two_processes_of_four_devices_equal_one(mesh, on_one_device, tmp_path):
     with socket.socket() as probe:
@@ -71,6 +73,7 @@ def test_two_processes_of_four_devices_equal_one(mesh, on_one_device, tmp_path):
     assert_same(dict(np.load(tmp_path / 'out.npz')), on_one_device)
 
 
+@pytest.mark.slow
 def test_negatives_are_global_unless_asked_to_be_local(on_one_device):
     config = shrunk_config(data=4, fsdp=2)
     config.loss.contrast_scope = 'local'

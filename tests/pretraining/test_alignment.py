@@ -70,6 +70,7 @@ def documents():
     return st.lists(st.lists(sentence, min_size=2, max_size=6).map(''.join), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @given(
     texts=documents(),
     lengths=st.sampled_from([(32, 24), (64, 48), (160, 160)]),
@@ -112,6 +113,7 @@ def real(data_dir, tmp_path_factory):
     return batches.resolve(config, folder / 'run')
 
 
+@pytest.mark.slow
 def test_real_text(real):
     vocabulary = batches.vocabulary(real)
     size = len(loader.open_split(real.data.corpus, 'train'))

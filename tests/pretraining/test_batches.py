@@ -45,6 +45,7 @@ def test_training_batches_are_the_shuffled_records_with_masks(config):
         )
 
 
+@pytest.mark.slow
 def test_validation_sees_every_record_once_with_the_same_masks_for_every_seed(config):
     records = records_of(config, 'validation')
     passes = list(batches.batches(config, split='validation'))
@@ -67,6 +68,7 @@ def test_eval_examples_limits_the_pass(config):
     np.testing.assert_array_equal(limited[0]['char_ids'][:3], whole[0]['char_ids'][:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('split', ['train', 'validation'])
 def test_any_start_and_any_rows_give_the_same_batches(config, split):
     whole = take(config, 3, split=split)
@@ -76,6 +78,7 @@ def test_any_start_and_any_rows_give_the_same_batches(config, split):
         assert_same({name: np.concatenate([part[k][name] for part in parts]) for name in batch}, batch)
 
 
+@pytest.mark.slow
 def test_packed_rows_hold_the_same_texts(config):
     """Lengths that are found out, rows longer than the model's positions, the sums of an unpacked pass."""
     packed = batches.resolve(changed(config, pack=True, char_length=0, word_length=0), 'unused')

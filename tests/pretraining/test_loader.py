@@ -68,6 +68,7 @@ def test_batches_cross_the_end_of_an_epoch():
         assert sorted(epoch) == list(range(10))
 
 
+@pytest.mark.slow
 def test_batch_k_is_the_same_from_any_start():
     def batches(start):
         return take(
@@ -86,6 +87,7 @@ def test_a_distant_start():
     assert batch['example'].tolist() == [1024 * 10**9, 1024 * 10**9 + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('processes', [2, 4])
 def test_rows_are_slices_of_the_global_batch(processes):
     whole = take(loader.train_batches(source(50), masks(5), 8, (0, 8), seed=5), 3)

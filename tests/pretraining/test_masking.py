@@ -80,6 +80,7 @@ def test_nothing_is_masked_where_every_word_is_larger_than_the_budget():
     check_batch([record], batch)
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_the_batch_around_it_or_on_graph_mode():
     records = random_records(3, 12)
     together = run(records)

@@ -81,6 +81,7 @@ def test_neighbours_in_the_corpus_do_not_share_rows():
     assert (np.abs(rows[:, 0] - rows[:, 1]) > 5).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_real_text_fills_its_rows(data_dir, tmp_path):
     """The issue's goal: 97 % of what is computed is text, both views together."""
     with (data_dir / 'pretrain' / 'news_xinwenlianbo.txt').open(encoding='utf-8') as file:
@@ -185,6 +186,7 @@ def alone(made, lengths, t):
     return out | {name: made[name][t][real] for name in made if name.startswith('anchor')}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kwargs', [{}, {'mask_rate': 0.4, 'max_anchors': 3}])
 def test_a_text_in_a_row_is_the_text_alone(kwargs):
     """All that is in a batch comes from a text, and each text is what `make_batch` makes of it alone."""
@@ -236,6 +238,7 @@ def test_more_than_the_widths_allow_is_an_error_not_a_loss():
             packing.pack(made, lengths, np.array([len(numbers)]), widths._replace(**{name: 1}))
 
 
+@pytest.mark.slow
 def test_any_start_and_any_rows_give_the_same_batches():
     whole = take(train(), 4)
     for a, b in zip(take(train(start=2), 2), whole[2:], strict=True):
@@ -255,6 +258,7 @@ def test_an_epoch_shuffles_the_rows_and_masks_anew():
     assert len({row.tobytes() for row in stream[: 2 * rows]}) == 2 * rows
 
 
+@pytest.mark.slow
 def test_validation_is_the_unpacked_one_in_other_places():
     """One pass over the rows, with the masks that each text has unpacked; the rest of a batch is empty."""
     count = 60

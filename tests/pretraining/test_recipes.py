@@ -214,6 +214,7 @@ def test_sets_that_share_the_whole_text(sizes, seed):
     assert ((few @ np.array(sizes)) <= 3).all() and few.sum(0).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pack', [False, True])
 def test_six_masks_cover_the_whole_text(config, pack):
     changes = pretrain.SYSTEMS['fully_explored_whole'] | {'batch_size': 12}
@@ -278,6 +279,7 @@ def test_a_mask_is_a_function_of_seed_text_and_number():
     assert (other['char_ids'] != batch['char_ids']).any(1).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_mean_over_the_masks():
     """One batch with all masks against a loss for each mask, weighted by its number of tokens."""
     changes = pretrain.SYSTEMS['fully_explored']
@@ -345,6 +347,7 @@ def unmasked(batch, row):
     return ids.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pack', [False, True])
 def test_explored_batches_hold_each_text_under_all_of_its_masks(config, pack):
     data = {'data.pack': True, 'data.char_length': 0, 'data.word_length': 0} if pack else {}
@@ -389,6 +392,7 @@ def test_settings_that_do_not_go_together(config, changes, message):
         batches.resolve(with_changes(config, **changes), 'unused')
 
 
+@pytest.mark.slow
 def test_macbert_from_text_to_hugging_face(config, tmp_path):
     vocabulary = batches.vocabulary(config)
     words = [token for token in vocabulary.tokens[vocabulary.base_size :] if len(token) == 2]
@@ -416,6 +420,7 @@ def test_macbert_from_text_to_hugging_face(config, tmp_path):
     assert 'MacBERT' in card and 'data.masking' in card
 
 
+@pytest.mark.slow
 def test_fully_explored_through_a_run(config, tmp_path):
     config = with_changes(config, **pretrain.SYSTEMS['fully_explored'])
     config.total_steps, config.data.eval_examples, config.optim.warmup_steps = 2, 8, 0

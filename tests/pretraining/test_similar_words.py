@@ -49,6 +49,7 @@ def table(path):
     return dict(line.split('\t') for line in path.read_text('utf-8').splitlines())
 
 
+@pytest.mark.slow
 def test_words_with_the_same_contexts_find_each_other(corpus, tmp_path):
     settings = {'dimensions': 16, 'epochs': 15, 'window': 2}
     flags = [f'--{name}={value}' for name, value in settings.items()]

@@ -44,6 +44,7 @@ def listed(contexts):
     ]
 
 
+@pytest.mark.slow
 def test_occurrences_are_those_of_a_loop(small_corpus, vocabulary, monkeypatch):
     monkeypatch.setattr(word_contexts, 'RECORDS', 7)
     words = {spelled: row for row, spelled in enumerate(vocabulary.pieces())}

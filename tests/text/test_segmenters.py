@@ -61,6 +61,7 @@ def test_the_versions_installed_here_go_together():
     assert segmenters.segmenter('jieba') is segmenters._cut_fast
 
 
+@pytest.mark.slow
 @settings(max_examples=1500)
 @given(texts)
 @example('350-400' + '\u9fff' * 2 + 'a-b' + '中' * 130 + '1.2.3' + '国' * 70)

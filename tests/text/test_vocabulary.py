@@ -197,6 +197,7 @@ def test_the_memo_is_bounded(tiny, monkeypatch):
 # The vocabulary
 
 
+@pytest.mark.slow
 def test_is_chinese_is_what_the_library_sets_apart():
     """Asked of the library for every code point: it puts a space on both sides of an ideograph."""
     codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000 and chr(code) != '|']

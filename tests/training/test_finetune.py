@@ -26,15 +26,17 @@ from helpers.finetune import go, killed_after, validation_rows
 def two_seeds(tmp_path_factory):
     """(files, workdir, results) of two seeds of 30 epochs, and what they were."""
     files, workdir = tmp_path_factory.mktemp('files'), tmp_path_factory.mktemp('work') / 'run'
-    config = finetuned.classify_config(files, seeds=2, num_epochs=30.0, seed=5)
+    config = finetuned.classify_config(files, seeds=2, num_epochs=30.0, seed=5, checkpoint_every=60)
     return config, workdir, go(config, workdir)
 
 
+@pytest.mark.slow
 def test_the_task_is_learned(two_seeds):
     _, _, results = two_seeds
     assert results['mean']['test']['best']['acc'] > 0.9
 
 
+@pytest.mark.slow
 def test_results_of_every_seed(two_seeds):
     _, workdir, results = two_seeds
     assert json.loads((workdir / 'results.json').read_text('utf-8')) == results
@@ -54,6 +56,7 @@ def test_results_of_every_seed(two_seeds):
                 assert results['std'][split][which][metric] == pytest.approx(np.std(values, ddof=1))
 
 
+@pytest.mark.slow
 def test_files_of_a_run(two_seeds):
     _, workdir, results = two_seeds
     for seed in (5, 6):
@@ -69,6 +72,7 @@ def test_files_of_a_run(two_seeds):
     }
 
 
+@pytest.mark.slow
 def test_predictions_are_of_the_best_parameters_on_the_test_set(two_seeds):
     config, workdir, results = two_seeds
     gold = [line.split('\t')[1] for line in Path(config.data.test).read_text('utf-8').splitlines()[1:]]
@@ -81,6 +85,7 @@ def test_predictions_are_of_the_best_parameters_on_the_test_set(two_seeds):
         assert all(0.5 <= row['probability'] <= 1 for row in rows)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(two_seeds):
     config, workdir, results = two_seeds
     before = (workdir / 'seed-5' / 'metrics.jsonl').read_bytes()
@@ -88,6 +93,7 @@ def test_a_finished_run_is_not_trained_again(two_seeds):
     assert (workdir / 'seed-5' / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_cannot_be_falsified(two_seeds):
     """Other settings than it was trained with change nothing in it, neither its files nor its results."""
     config, workdir, results = two_seeds
@@ -98,6 +104,7 @@ def test_a_finished_run_cannot_be_falsified(two_seeds):
     assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_workdir(two_seeds, tmp_path):
     """The same figures as at the end of training, and those of a file of one's own."""
     config, workdir, results = two_seeds
@@ -113,6 +120,7 @@ def test_evaluation_of_a_workdir(two_seeds, tmp_path):
     assert (folder / 'predictions.json').read_bytes() == (workdir / 'seed-5/predictions.json').read_bytes()
 
 
+@pytest.mark.slow
 def test_prediction_on_new_text(two_seeds, tmp_path):
     config, workdir, _ = two_seeds
     config = copy.deepcopy(config)
@@ -125,6 +133,7 @@ def test_prediction_on_new_text(two_seeds, tmp_path):
     assert [json.loads(line)['label'] for line in lines] == ['good', 'bad']
 
 
+@pytest.mark.slow
 def test_a_model_reads_as_it_was_trained(two_seeds, tmp_path):
     config, workdir, _ = two_seeds
     config = copy.deepcopy(config)
@@ -135,6 +144,7 @@ def test_a_model_reads_as_it_was_trained(two_seeds, tmp_path):
     assert given.data.max_length == 64 and given.data.labels == ('bad', 'good')
 
 
+@pytest.mark.slow
 def test_a_class_is_told_from_the_vector_that_it_was_trained_on(tmp_path):
     """Evaluated as it was trained, whatever the config says; gone on with as it was begun; not exported."""
     config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'model.classify_from': 'cls'})
@@ -160,6 +170,7 @@ def test_a_class_is_told_from_the_vector_that_it_was_trained_on(tmp_path):
         go(later, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_a_classifier_of_before_one_could_choose_reads_the_pooler(tmp_path):
     config = finetuned.classify_config(tmp_path, num_epochs=1.0)
     results = go(config, tmp_path / 'run')
@@ -177,6 +188,7 @@ def test_a_classifier_of_before_one_could_choose_reads_the_pooler(tmp_path):
     assert go(later, tmp_path / 'run')['per_seed']
 
 
+@pytest.mark.slow
 def test_a_folder_of_seeds_is_no_model(two_seeds):
     config, workdir, _ = two_seeds
     config = copy.deepcopy(config)
@@ -185,6 +197,7 @@ def test_a_folder_of_seeds_is_no_model(two_seeds):
         go(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_model_of_another_task_is_refused(two_seeds, tmp_path):
     _, workdir, _ = two_seeds
     config = finetuned.span_config(tmp_path, mode='evaluate')
@@ -192,6 +205,7 @@ def test_a_model_of_another_task_is_refused(two_seeds, tmp_path):
         go(config, workdir / 'seed-5')
 
 
+@pytest.mark.slow
 def test_early_stopping_and_going_on(tmp_path):
     """A learning rate of nothing: the second and third evaluation are no better, and the run is over."""
     config = finetuned.classify_config(
@@ -205,6 +219,7 @@ def test_early_stopping_and_going_on(tmp_path):
     assert [row['step'] for row in validation_rows(tmp_path / 'run')] == steps
 
 
+@pytest.mark.slow
 def test_cut_off_and_gone_on_is_never_cut_off(tmp_path):
     """12 steps, evaluated every 4 and saved every 6; the second run fails at step 11."""
     config = finetuned.classify_config(tmp_path, num_epochs=3.0, checkpoint_every=6, **{'data.test': ''})
@@ -218,6 +233,7 @@ def test_cut_off_and_gone_on_is_never_cut_off(tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_best_of_a_killed_run_is_not_that_of_the_next(tmp_path):
     """Killed before its first checkpoint, with a best/ already: another run in the same place, from the start
     and with other settings, neither goes on from it nor takes its best for its own."""
@@ -233,6 +249,7 @@ def test_the_best_of_a_killed_run_is_not_that_of_the_next(tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_selecting_by_nothing(tmp_path):
     config = finetuned.classify_config(tmp_path, num_epochs=2.0, select='', **{'data.test': ''})
     results = go(config, tmp_path / 'run')
@@ -240,6 +257,7 @@ def test_selecting_by_nothing(tmp_path):
     assert not (tmp_path / 'run' / BEST).exists()
 
 
+@pytest.mark.slow
 def test_errors_of_the_command_are_messages(tmp_path):
     finetuned.write_table(tmp_path / 'train.tsv', [('一丁', 'good'), ('丁七', 'bad')] * 4)
     command = [
@@ -280,6 +298,7 @@ def test_patience_needs_a_metric(tmp_path):
         init_state.check(finetuned.classify_config(tmp_path, patience=2, select=''))
 
 
+@pytest.mark.slow
 def test_without_a_development_set(tmp_path):
     """Nothing to choose by, so the last parameters are the model; evaluation of a test set is of them."""
     config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'data.dev': '', 'data.dev_fraction': 0.0})
@@ -303,6 +322,7 @@ def test_random_weights_need_a_vocabulary(tmp_path):
         go(config, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_reading_comprehension(tmp_path):
     config = finetuned.span_config(tmp_path, num_epochs=2.0)
     results = go(config, tmp_path / 'run')
@@ -328,6 +348,7 @@ def test_reading_comprehension(tmp_path):
     assert predicted.keys() == {'n'} and predicted['n'] in row['context']
 
 
+@pytest.mark.slow
 def test_from_a_hugging_face_folder(tmp_path, caplog):
     """Sizes, vocabulary and weights are the folder's; only the head is new."""
     caplog.set_level(logging.INFO, 'clower_jax')
@@ -367,7 +388,7 @@ def test_the_best_evaluation(values, patience, improvements, exhausted):
     assert best.should_stop == exhausted
     rows = [{'split': 'validation', 'step': step, 'acc': value} for step, value in enumerate(values)]
     again = EarlyStopping('acc', patience, [{'split': 'train', 'step': 0}, *rows])
-    assert again.should_stop == exhausted and again.step == values.index(max(values)) == best.step
+    assert again.should_stop == exhausted and again.best_step == values.index(max(values)) == best.best_step
 
 
 def test_an_unknown_metric_to_select_by():

@@ -71,6 +71,7 @@ def begun(two_steps, tmp_path):
     return shutil.copytree(two_steps, tmp_path / 'begun')
 
 
+@pytest.mark.slow
 def test_going_on_with_another_vocabulary_is_refused(begun):
     other = synthetic.Vocabulary()
     other.tokens = [*other.tokens[:-1], '另一个词']
@@ -89,6 +90,7 @@ def test_going_on_with_other_batches_is_refused(begun, changes):
     assert json.loads((begun / 'config.json').read_text('utf-8'))['total_steps'] == 2
 
 
+@pytest.mark.slow
 def test_going_on_with_other_settings_says_so(begun, caplog):
     caplog.set_level(logging.INFO, 'clower_jax')
     run(begun, total_steps=4, **{'optim.clip_norm': 0.0, 'dtype': 'float16'})
@@ -126,6 +128,7 @@ def test_nothing_to_do_writes_nothing(begun, caplog):
     assert 'already at step 2 of 2: nothing is trained, and nothing in it changes' in caplog.text
 
 
+@pytest.mark.slow
 def test_settings_that_changed_on_the_way_are_kept(begun):
     """What a step was taken with can be read off config.json; a change that no step saw is none."""
 
@@ -173,6 +176,7 @@ def test_a_damaged_config_is_not_passed_over(begun, harm, message):
     assert contents(begun) == before
 
 
+@pytest.mark.slow
 def test_lines_of_metrics_that_cannot_be_read_are_named(begun, caplog):
     """They block nothing, and take no other line with them."""
     path = begun / 'metrics.jsonl'
@@ -200,6 +204,7 @@ def test_a_start_that_fails_leaves_the_file_before(begun, monkeypatch, name):
     assert contents(begun)[begun / name] == before[begun / name]
 
 
+@pytest.mark.slow
 def test_text_without_anchors_trains(tmp_path):
     def without_anchors(config, **at):
         for batch in synthetic.batches(config, **at):
@@ -209,6 +214,7 @@ def test_text_without_anchors_trains(tmp_path):
     assert 'acc_tcl' not in held_out and held_out['loss'] > 0
 
 
+@pytest.mark.slow
 def test_from_another_run_in_fp32(begun, tmp_path, monkeypatch):
     """The other run may be saving just now: its unfinished checkpoint is let be. fp32 is really fp32."""
     saving = begun / 'checkpoints' / '9.orbax-checkpoint-tmp'

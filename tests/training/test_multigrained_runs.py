@@ -148,6 +148,7 @@ def classify_config(folder: Path, source: Path, **changes):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_words_of_labelled_texts(pretrained, tmp_path, kind):
     """Both views of pairs as the tokenizer has them, one text at a time, and cut together."""
@@ -201,6 +202,7 @@ def test_words_of_labelled_texts(pretrained, tmp_path, kind):
     assert (batch['char_ids'] > 0).sum() == split.lengths.sum()
 
 
+@pytest.mark.slow
 def test_empty_and_odd_texts_have_words(pretrained):
     config, vocabulary = resolve_source(
         classify_config(pretrained['lichee'], pretrained['lichee']), Path('none')
@@ -237,6 +239,7 @@ def test_other_kinds_cut_no_words(tmp_path, monkeypatch):
 # ---- from end to end ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pack', [False, True])
 def test_batches(pretrained, pack):
     for kind, views in (('ambert', {'char', 'word'}), ('lichee', {'char'})):
@@ -254,6 +257,7 @@ def test_batches(pretrained, pack):
             assert (batch['char_words'] >= its['model']['base_vocab_size']).mean() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_classification(pretrained, tmp_path, kind):
     rows = [json.loads(line) for line in (pretrained[kind] / 'metrics.jsonl').read_text().splitlines()]
@@ -284,6 +288,7 @@ def test_classification(pretrained, tmp_path, kind):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_reading_comprehension(pretrained, tmp_path, kind):
     context = '老师喜欢历史问题。学生研究人工智能，医生讨论健康饮食。农民需要城市交通。'
@@ -369,6 +374,7 @@ def test_ambert_has_no_word_rows_among_its_characters(tmp_path):
         export(tmp_path / 'run', tmp_path / 'hf', keep_word_rows=True)
 
 
+@pytest.mark.slow
 def test_what_lichee_is_not(pretrained, tmp_path):
     with pytest.raises(ValueError, match="kind 'lichee': it reads characters and words at once"):
         export(pretrained['lichee'], tmp_path / 'hf')
@@ -388,6 +394,7 @@ def test_what_lichee_is_not(pretrained, tmp_path):
         resolve_source(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_words_against_characters_of_an_ambert(pretrained):
     config = similarity_config.get_config()
     config.data.update(max_anchors=5, eval_examples=8)
@@ -399,6 +406,7 @@ def test_words_against_characters_of_an_ambert(pretrained):
     assert all(np.isfinite(values).all() for group in found.values() for values in group.values())
 
 
+@pytest.mark.slow
 def test_ambert_as_an_ordinary_bert(pretrained, tmp_path):
     config = classify_config(tmp_path, pretrained['ambert'], **{'model.kind': 'bert'})
     config, vocabulary = resolve_source(config, tmp_path / 'run')

@@ -16,7 +16,7 @@ from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.interop import init_weights
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import precision
-from clower_jax.training import evaluate, optim, progress
+from clower_jax.training import evaluate, optim, progress, run_log
 from clower_jax.training.loop import _summary, check_not_skipped, make_programs, train
 from clower_jax.training.plots import draw_curves, select_panels
 from clower_jax.training.run_log import Writer
@@ -113,6 +113,7 @@ def test_fp16_finds_a_scale_that_fits():
     assert w[0] < 1 < w[1] and state.step == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('power', [24, 12])
 def test_fp16_starts_at_the_scale_that_is_asked_for(tmp_path, power):
     """From the largest one down to where it trains; the first gradient tells."""
@@ -188,6 +189,7 @@ def test_skipped_steps_leave_the_schedule_where_it_is():
     assert optim.update_count(state.opt_state) == 3
 
 
+@pytest.mark.slow
 def test_training_stops_after_max_bad_steps(tmp_path):
     """No update by an infinite learning rate is finite."""
     config = synthetic.tiny_config(
@@ -218,6 +220,7 @@ def test_what_is_too_little_to_have_learned(steps, message):
         check_not_skipped(state, 'runs/w')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rate', [1e6, float('nan')])
 def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
     """Though it is shorter than `max_bad_steps`. Nothing is saved as if it were finished."""
@@ -228,6 +231,7 @@ def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
     assert not init_weights.has_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 def test_rates_are_of_steps_that_were_done(tmp_path):
     """Not of those that the device was only asked for."""
     config = synthetic.tiny_config(
@@ -417,6 +421,17 @@ def test_curves_are_a_picture(tmp_path, names):
     ]
     draw_curves(rows, tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
+
+
+def test_curves_are_drawn_a_minute_after_they_were_and_at_the_end(tmp_path, monkeypatch):
+    seconds, drawn = [0], []
+    monkeypatch.setattr(run_log, 'draw_curves', lambda rows, path: drawn.append(seconds[0]))
+    monkeypatch.setattr(run_log.time, 'monotonic', lambda: seconds[0])
+    writer = Writer(tmp_path)
+    for seconds[0] in (10, 50, 61, 70, 121, 130):
+        writer.curves(now=seconds[0] == 130)
+    writer.close()
+    assert drawn == [61, 130]
 
 
 def test_every_metric_is_drawn_and_said():

@@ -94,6 +94,7 @@ def test_variants():
         transfer.get_config('cmrc')
 
 
+@pytest.mark.slow
 def test_translations_carry_a_classifier_over(tmp_path):
     """A classifier of one language does better on the other from an encoder that ML-CTL has trained."""
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ def command(*flags, python=()):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [

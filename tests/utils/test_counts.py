@@ -75,6 +75,7 @@ def test_a_vocabulary(text, tmp_path):
     assert Vocabulary.load(tmp_path / 'v.txt').details['input_read'] == READ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('beam', [None, TWO])
 def test_a_corpus(text, tmp_path, beam):
     build_vocab.build(str(text), tmp_path / 'v.txt', min_count=1)
