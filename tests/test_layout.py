@@ -1,6 +1,7 @@
 """The layout is the architecture: which package imports which, what one file alone imports."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,13 +121,14 @@ def test_one_file_imports(library):
 
 @pytest.mark.parametrize('file', [file for file in PACKAGE_FILES if file not in WRITERS])
 def test_files_are_written_whole(file):
-    """What a later command reads is whole or not there: `atomic_write(…) as partial` is written to."""
+    """What a later command reads is whole or not there: what is written to is `atomic_write(…) as partial` or in
+    `atomic_folder(…) as folder`."""
     tree, partial = parse(file), set()
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.withitem)
             and node.optional_vars
-            and 'atomic_write(' in ast.unparse(node.context_expr)
+            and re.search(r'atomic_(write|folder)\(', ast.unparse(node.context_expr))
         ):
             partial.add(ast.unparse(node.optional_vars))
     for node in ast.walk(tree):

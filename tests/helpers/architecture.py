@@ -142,7 +142,7 @@ def draw(path: Path) -> None:
             )  # fmt: skip
     axis.text(0.2, -0.75, 'The way of a batch, and the module that makes each', fontsize=10, weight='bold')
     key = 'An arrow leads to what a package imports; what arrows lead on to it may import, too.'
-    axis.text(5.0, 0.25, f'{key}\nRed: from one package to the other.', fontsize=9, color='#444444')
+    axis.text(5.0, -0.25, f'{key}\nRed: from one package to the other.', fontsize=9, color='#444444')
     figure.savefig(path, bbox_inches='tight', metadata={'Date': None} if path.suffix == '.svg' else None)
     plt.close(figure)
 
