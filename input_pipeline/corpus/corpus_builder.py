@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from input_pipeline.corpus import beam_runner, corpus_files, readers, sources
+from input_pipeline.corpus import beam_runner, corpus_files
 from input_pipeline.corpus.manifest import DIGESTS, Tally, one_line, statistics, summary, versions
 from input_pipeline.corpus.record_files import SPLITS, ShardWriter, assemble
 from input_pipeline.corpus.vocab_builder import input_arguments
 from input_pipeline.corpus.windows import check_lengths, encode_documents, pause_ids
+from input_pipeline.documents import readers, sources
+from input_pipeline.documents.report import Report
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import in_batches
@@ -231,7 +233,7 @@ def _digest(document: sources.Document) -> bytes:
 
 def _save_digests(job: _Job, chunk: readers.Chunk) -> np.ndarray:
     """uint64 [documents, 2], which it also writes."""
-    text = b''.join(map(_digest, sources.read(chunk, readers.Report())))
+    text = b''.join(map(_digest, sources.read(chunk, Report())))
     digests = np.frombuffer(text, '<u8').reshape(-1, 2)
     beam_runner.save(job.digests(chunk), digests)
     return digests

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.corpus.readers import Report
 from input_pipeline.corpus.record_files import SPLITS, Shard
 from input_pipeline.corpus.windows import SPECIAL_TOKENS, Window, Windows
+from input_pipeline.documents.report import Report
 
 DIGESTS = 1 << 64  # documents are chosen for validation by a digest of their text, which is less than this
 

@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from input_pipeline.corpus import base_block, beam_runner, readers, sources
+from input_pipeline.corpus import base_block, beam_runner
 from input_pipeline.corpus.manifest import advice, one_line
+from input_pipeline.documents import readers, sources
+from input_pipeline.documents.report import Report
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import END, in_batches, segmented
@@ -48,7 +50,7 @@ class _Job:
 class _Counted:
     """Of one chunk; its counts of characters and words are in a file, for they are large."""
 
-    problems: readers.Report
+    problems: Report
     documents: int = 0
     characters: int = 0
     words: int = 0  # running words of two characters or more
@@ -110,7 +112,7 @@ def build(
     with partial_folder(output) as folder:
         work_dir = str(folder)
         count = functools.partial(_count_chunk, _Job(segmenter, hmm, work_dir))
-        total = _Counted(readers.Report())
+        total = _Counted(Report())
         chars: Counter[str] = Counter()
         words: Counter[str] = Counter()
         forgotten = 0
@@ -184,7 +186,7 @@ def _count_chunk(job: _Job, chunk: readers.Chunk) -> _Counted:
     """Writes the counts of a chunk's normalised words (two characters or more) and of all its characters."""
     cut = segmenters.segmenter(job.segmenter, job.hmm)
     tokenizer = _tokenizer()
-    counted = _Counted(readers.Report())
+    counted = _Counted(Report())
     spelled: Counter[str] = Counter()
     documents = (document.paragraphs for document in sources.read(chunk, counted.problems))
     for batch in in_batches(documents, lambda paragraphs: paragraphs):

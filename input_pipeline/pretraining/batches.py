@@ -21,9 +21,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline.corpus import corpus_files, sources
+from input_pipeline.corpus import corpus_files
 from input_pipeline.corpus.corpus_files import HOW_TO_BUILD
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
+from input_pipeline.documents import sources
 from input_pipeline.pretraining import loader, masking, similar_words
 from input_pipeline.pretraining.baseline_masks import (
     CharactersWithWords,

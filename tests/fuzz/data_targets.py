@@ -23,9 +23,11 @@ from ml_collections import ConfigDict, config_flags
 
 from clower_jax.utils import command_line
 from fuzz.engine import Target
-from input_pipeline.corpus import corpus_files, readers, record_files, sources, windows
+from input_pipeline.corpus import corpus_files, record_files, windows
 from input_pipeline.datasets import labelled
 from input_pipeline.datasets import squad as datasets_squad
+from input_pipeline.documents import sources
+from input_pipeline.documents.report import Report
 from input_pipeline.finetuning import mirror_bert, mlctl, reading_windows, sentences, word_alignment
 from input_pipeline.pretraining import loader, similar_words
 from input_pipeline.text import segmenters
@@ -112,7 +114,7 @@ def _reads_corpus(path: Path) -> Callable[[bytes], None]:
         if compress and data[:1] not in (b'\x1f', b'\x28'):  # what is damaged is what it holds
             data = compress(data)
         path.write_bytes(data)
-        report = readers.Report()
+        report = Report()
         for chunk in sources.plan(str(path), 300):
             for document in sources.read(chunk, report, 50):
                 assert document.paragraphs and document.source.startswith(str(path))

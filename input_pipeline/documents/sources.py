@@ -34,26 +34,16 @@ import pyarrow.parquet as pq
 from absl import logging
 from etils import epath
 
-from input_pipeline.corpus import readers, text_fields
-from input_pipeline.corpus.readers import (
-    END,
-    Chunk,
-    Report,
-    damaged,
-    fields_of,
-    json_kind,
-    locate,
-    tfds_builder,
-)
+from input_pipeline.documents import readers, text_fields
+from input_pipeline.documents.readers import END, Chunk, damaged, fields_of, json_kind, tfds_builder
+from input_pipeline.documents.report import Report
 from input_pipeline.utils.compressed import is_compressed
-
-__all__ = ['FORMATS', 'Chunk', 'Document', 'Report', 'locate', 'plan', 'read']
 
 
 @dataclass
 class Document:
     """Paragraphs, none of them empty, without line ends and outer white space; and where the document begins:
-    'file:line', 'file:object n', 'file:row n', or 'file@byte', which `locate` turns into 'file:line'."""
+    'file:line', 'file:object n', 'file:row n', or 'file@byte', which `report.locate` makes 'file:line'."""
 
     paragraphs: list[str]
     source: str
