@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from input_pipeline.corpus import record_source
 from input_pipeline.metrics.retrieval import unit
 from input_pipeline.pretraining import loader
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
@@ -219,7 +220,7 @@ class _Sentences:
     """The words of every training record, anew for each iteration; `passes` of them fill the bar."""
 
     def __init__(self, corpus: str | Path, tokens: list[str], passes: int):
-        self._source, self._tokens = loader.open_split(corpus, 'train'), np.array(tokens, object)
+        self._source, self._tokens = record_source.open_split(corpus, 'train'), np.array(tokens, object)
         self.bar = tqdm(total=passes * len(self._source), desc='word vectors', unit='text', unit_scale=True)
 
     def __iter__(self) -> Iterator[list[str]]:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from input_pipeline.corpus import record_source
 from input_pipeline.pretraining import loader
 
 RECORDS = 4096  # read together
@@ -45,16 +46,18 @@ def find(
       words: the base ids that spell each word → its number.
       longest: tokens of a sentence; occurrences in a longer one do not count.
 
-    Raises ValueError as `loader.open_split`.
+    Raises ValueError as `record_source.open_split`.
     """
-    source = loader.open_split(corpus, split)
+    source = record_source.open_split(corpus, split)
     by_length: dict[int, np.ndarray] = {}
     for size in {len(spelled) for spelled in words if spelled}:
         by_length[size] = np.unique(_hashes(np.array([ids for ids in words if len(ids) == size], np.int64)))
 
     def read(first: int) -> list[tuple[int, np.ndarray, int, int]]:
         serialized = source.__getitems__(list(range(first, min(first + RECORDS, len(source)))))
-        flat = {key: rows.values.numpy() for key, rows in loader.parse(tf.constant(serialized)).items()}
+        flat = {
+            key: rows.values.numpy() for key, rows in record_source.parse(tf.constant(serialized)).items()
+        }
         ids, token_length = flat['char_ids'], flat['word_char_len']
         length = _sums(token_length, flat['whole_word_tokens'])  # of each word, in characters
         start = np.cumsum(length) - length

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from clower_jax.utils import command_line
 from fuzz.engine import Target
-from input_pipeline.corpus import corpus_files, record_files, windows
+from input_pipeline.corpus import corpus_files, record_files, record_source, windows
 from input_pipeline.datasets import labelled
 from input_pipeline.datasets import squad as datasets_squad
 from input_pipeline.documents import sources
@@ -262,7 +262,7 @@ def _record(folder: Path) -> Target:
         class Source:
             __getitems__ = staticmethod(lambda numbers: [data])
 
-        split = loader.RecordSource({path: 1}, Source())
+        split = record_source.RecordSource({path: 1}, Source())
         made, lengths = loader.made_of(split, make, np.zeros(1, int), np.zeros(1, int))
         assert made['ids'].shape[1] + 3 == lengths[0, 0] and (made['ids'] >= 0).all()
 
