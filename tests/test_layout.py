@@ -119,6 +119,12 @@ def test_one_file_imports(library):
     assert users <= {SOLE_IMPORTERS[library]}
 
 
+@pytest.mark.parametrize('file', PACKAGE_FILES)
+def test_one_way_to_log(file):
+    for line, name in imports(file):
+        assert name != 'absl.logging', f'{file}:{line}: log = logging.getLogger(__name__), as elsewhere'
+
+
 @pytest.mark.parametrize('file', [file for file in PACKAGE_FILES if file not in WRITERS])
 def test_files_are_written_whole(file):
     """What a later command reads is whole or not there: `atomic_write(…) as partial` is written to."""

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from input_pipeline.corpus import beam_runner, corpus_files
 from input_pipeline.corpus.manifest import DIGESTS, Tally, one_line, statistics, summary, versions
@@ -36,6 +36,8 @@ from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import in_batches
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.partial_folder import partial_folder
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -106,7 +108,7 @@ def build(
     hmm = made_with.get('hmm', True) if hmm is None else hmm
     description = segmenters.describe(segmenter, hmm)
     if description != made_with:
-        logging.warning(
+        log.warning(
             '%s: its words come from the segmenter %s, those of the corpus from %s, so more of them '
             'will be missing in the vocabulary',
             vocab,

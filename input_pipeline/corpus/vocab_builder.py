@@ -11,6 +11,7 @@ pieces of Latin words; a model can start from the same weights, whose rows are t
 
 import argparse
 import functools
+import logging
 import re
 import shlex
 from collections import Counter
@@ -19,7 +20,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from input_pipeline.corpus import base_block, beam_runner
 from input_pipeline.corpus.manifest import advice, one_line
@@ -31,6 +31,8 @@ from input_pipeline.text.sentences import END, in_batches, segmented
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens, word_key
 from input_pipeline.text.wordpiece import SPECIAL
 from input_pipeline.utils.partial_folder import partial_folder, writing
+
+log = logging.getLogger(__name__)
 
 NUM_WORDS = 40_014  # arXiv 2208.10844, section 4.1
 MIN_COUNT = 2  # what occurs once is as often a typing error, or a slip of the segmenter, as a word
@@ -129,9 +131,7 @@ def build(
                 before = len(words)
                 words = Counter({word: n for word, n in words.items() if n > 1})
                 forgotten += before - len(words)
-                logging.warning(
-                    'more than %d distinct words: those met once so far are forgotten', MAX_COUNTED
-                )
+                log.warning('more than %d distinct words: those met once so far are forgotten', MAX_COUNTED)
     if not chars:
         raise ValueError(f'no text in {input!r}: {one_line(total.problems)}')
 

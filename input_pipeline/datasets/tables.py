@@ -31,11 +31,10 @@ TEXT_NAMES = (
     *('sentence1', 'premise', 'text1', '文本', '内容', '句子', '评论', '标题'),
 )
 KEYS = '--config.data.text_columns and --config.data.label_column'
+LONGEST_FIELD = (1 << 31) - 1  # characters of a .csv's field: a text may be longer than csv's own 131,072
 LONGEST_NUMBER = 18  # characters: a longer one is a text (Python refuses to read 4,300 digits)
 _EDGES = re.compile(r'^[\s\ufeff]+|[\s\ufeff]+$')  # a second byte-order mark is common
 _HEADER_NAMES = frozenset(TEXT_NAMES).union(*PAIR_NAMES)
-
-csv.field_size_limit((1 << 31) - 1)  # characters, of the whole process: a text may be longer than 131,072
 
 
 class Spec(NamedTuple):
@@ -158,18 +157,22 @@ def _separator(text: str) -> str:
     for mark in ',;':
         numbers = []
         with contextlib.suppress(csv.Error):  # who reads the file says what is wrong with it, and where
-            numbers += [
-                len(row) for row in csv.reader(io.StringIO(text, newline='\n'), delimiter=mark) if row
-            ]
+            numbers += [len(row) for row in _rows(text, mark) if row]
             if numbers[0] > 1 and len(set(numbers)) == 1:
                 return mark
         first[mark] = numbers[0] if numbers else 0
     return max(first, key=first.__getitem__)
 
 
+def _rows(text: str, mark: str, strict: bool = False) -> Any:  # csv's reader, whose class is not public
+    """The rows of a text whose fields may be of any length, which csv is told for the process as a whole."""
+    csv.field_size_limit(LONGEST_FIELD)
+    return csv.reader(io.StringIO(text, newline='\n'), delimiter=mark, strict=strict)
+
+
 def _comma_separated(path: str, text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
     """The same, with `mark` for the comma; a row may go over several lines, and its number is the first's."""
-    reader = csv.reader(io.StringIO(text, newline='\n'), delimiter=mark, strict=True)
+    reader = _rows(text, mark, strict=True)
     while True:
         number = reader.line_num + 1
         try:

@@ -22,6 +22,7 @@ has several. Byte order marks and CRLF are accepted.
 
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -31,13 +32,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from absl import logging
 from etils import epath
 
 from input_pipeline.documents import readers, text_fields
 from input_pipeline.documents.readers import END, Chunk, damaged, fields_of, json_kind, tfds_builder
 from input_pipeline.documents.report import Report
 from input_pipeline.utils.compressed import is_compressed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -169,7 +171,7 @@ def _folder(folder: str) -> list[str]:
             f'but {len(others)} of other formats{example}'
         )
     if others:
-        logging.warning('%s: %d files of unknown formats are not read%s', folder, len(others), example)
+        log.warning('%s: %d files of unknown formats are not read%s', folder, len(others), example)
     return known
 
 

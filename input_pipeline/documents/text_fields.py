@@ -1,11 +1,12 @@
 """Which of a record's fields hold its text."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from absl import logging
-
 from input_pipeline.utils.json_values import one_line
+
+log = logging.getLogger(__name__)
 
 # Of the public corpora: the first listed here that a file has is read. A title is no text by itself.
 KNOWN = (
@@ -41,7 +42,7 @@ def choose(path: str, names: Iterable[str], wanted: str = '') -> tuple[str, ...]
             'several to be joined, separated by commas: --text_field (of a run: --config.data.text_field)'
         )
     if missing := set(asked) - set(found):
-        logging.warning('%s: no field %s; it has %s', path, ', '.join(sorted(missing)), ', '.join(names))
+        log.warning('%s: no field %s; it has %s', path, ', '.join(sorted(missing)), ', '.join(names))
     return tuple(found)
 
 
