@@ -29,7 +29,8 @@ BELOW = {
     'input_pipeline.documents': ('input_pipeline.utils',),
     'input_pipeline.corpus': ('input_pipeline.text', 'input_pipeline.documents'),
     'input_pipeline.pretraining': ('input_pipeline.corpus', 'input_pipeline.metrics'),
-    'input_pipeline.finetuning': ('input_pipeline.text', 'input_pipeline.datasets', 'input_pipeline.metrics'),
+    'input_pipeline.features': ('input_pipeline.text', 'input_pipeline.datasets'),
+    'input_pipeline.finetuning': ('input_pipeline.features', 'input_pipeline.metrics'),
     'input_pipeline.probing': ('input_pipeline.pretraining', 'input_pipeline.finetuning'),
 }
 # What joins the two packages beside the edges from clower_jax to input_pipeline's text and utils.

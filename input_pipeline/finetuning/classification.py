@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from input_pipeline.datasets import catalog, files, labelled
 from input_pipeline.datasets.labelled import Example
-from input_pipeline.finetuning import buckets, word_inputs
-from input_pipeline.finetuning.buckets import Outputs, Rows
-from input_pipeline.finetuning.word_inputs import WordRows
+from input_pipeline.features import buckets, word_inputs
+from input_pipeline.features.buckets import Outputs, Rows
+from input_pipeline.features.word_inputs import WordRows
 from input_pipeline.metrics import classification
 from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
 from input_pipeline.text.vocabulary import Vocabulary

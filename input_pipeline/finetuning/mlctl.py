@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.datasets import files
-from input_pipeline.finetuning import buckets, sentence_eval, sentences, word_alignment
-from input_pipeline.finetuning.buckets import Rows
+from input_pipeline.features import buckets
+from input_pipeline.features.buckets import Rows
+from input_pipeline.finetuning import sentence_eval, sentences, word_alignment
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.text.segmenters import Segment, segmenter
 from input_pipeline.text.vocabulary import Vocabulary

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from input_pipeline.datasets import files as datasets_files
 from input_pipeline.datasets import hub, labelled, squad
 from input_pipeline.datasets.squad import Question
-from input_pipeline.finetuning import buckets, reading_windows, span_decoding, word_inputs
-from input_pipeline.finetuning.buckets import Outputs, Rows
-from input_pipeline.finetuning.word_inputs import WordRows
+from input_pipeline.features import buckets, reading_windows, word_inputs
+from input_pipeline.features.buckets import Outputs, Rows
+from input_pipeline.features.word_inputs import WordRows
+from input_pipeline.finetuning import span_decoding
 from input_pipeline.metrics import reading
 from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
 from input_pipeline.text.vocabulary import Vocabulary

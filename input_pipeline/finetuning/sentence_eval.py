@@ -15,8 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.datasets import files as datasets_files
-from input_pipeline.finetuning import buckets, sentences
-from input_pipeline.finetuning.buckets import Outputs, Rows
+from input_pipeline.features import buckets
+from input_pipeline.features.buckets import Outputs, Rows
+from input_pipeline.finetuning import sentences
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.metrics import retrieval
 from input_pipeline.text.vocabulary import Vocabulary

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from input_pipeline.datasets import catalog, labelled
 from input_pipeline.datasets.labelled import Example
 from input_pipeline.datasets.tables import KEYS, is_number
-from input_pipeline.finetuning.buckets import Rows
+from input_pipeline.features.buckets import Rows
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 

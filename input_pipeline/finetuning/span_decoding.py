@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from input_pipeline.datasets.squad import Question
-from input_pipeline.finetuning.reading_windows import Windows
+from input_pipeline.features.reading_windows import Windows
 
 
 class Candidate(NamedTuple):

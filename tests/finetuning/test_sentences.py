@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import auto_mlm
 from helpers import finetuned
-from input_pipeline.finetuning import buckets, sentence_eval, sentences
+from input_pipeline.features import buckets
+from input_pipeline.finetuning import sentence_eval, sentences
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.metrics import retrieval
 from input_pipeline.text.vocabulary import Vocabulary

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.finetuning import buckets
+from input_pipeline.features import buckets
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.lexicon import Encoded
