@@ -209,8 +209,10 @@ def _save_duplicates(job: _Job, chunks: Sequence[readers.Chunk], beam: str | Non
     for name in ('digests', 'duplicates'):
         (job.work_dir / name).mkdir()
     digest = functools.partial(_save_digests, job)
-    found = beam_runner.find_duplicates(digest, chunks, job.work_dir / 'hashes', beam, 'finding duplicates')
-    for chunk, numbers in zip(chunks, found, strict=True):
+    duplicates = beam_runner.find_duplicates(
+        digest, chunks, job.work_dir / 'hashes', beam, 'finding duplicates'
+    )
+    for chunk, numbers in zip(chunks, duplicates, strict=True):
         beam_runner.save(job.duplicates(chunk), numbers)
 
 

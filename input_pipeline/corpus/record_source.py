@@ -41,8 +41,8 @@ def open_split(folder: str | Path, split: str) -> 'RecordSource':
         reason = ' '.join(str(error).split())
         raise ValueError(f'{folder} has no readable split {split!r} ({reason}); {REMEDY}') from error
     # Without a list of the files, how many records a shard should have is all that is known of it.
-    found = () if checked else itertools.starmap(corpus_files.count_problem, shards.items())
-    if problems := list(filter(None, found)):
+    checks = () if checked else itertools.starmap(corpus_files.count_problem, shards.items())
+    if problems := list(filter(None, checks)):
         raise ValueError(corpus_files.refusal(problems))
     return RecordSource(shards, source)
 
@@ -80,8 +80,8 @@ class RecordSource:
         for number, record in zip(numbers, serialized):
             try:
                 parse(tf.constant([record]))
-            except NOT_PARSED as its:
-                return self.damaged(number, _reason(its))
+            except NOT_PARSED as damage:
+                return self.damaged(number, _reason(damage))
         longest = max(zip(map(len, serialized), numbers))[1]
         return self.damaged(longest, f'it is the longest of its batch, of which none comes: {_reason(error)}')
 
@@ -90,8 +90,8 @@ def _reason(error: Exception) -> str:
     """TensorFlow's message without the names of its nodes."""
     if isinstance(error, UnicodeDecodeError):
         return 'it is no tf.train.Example'
-    said = re.search(r"assertion failed: \[(.*?)\]|Summarized data: b'(.*?)'", str(error))
-    return (said[1] or said[2]) if said else str(error).partition('\n')[0]
+    match = re.search(r"assertion failed: \[(.*?)\]|Summarized data: b'(.*?)'", str(error))
+    return (match[1] or match[2]) if match else str(error).partition('\n')[0]
 
 
 def parse(serialized: tf.Tensor) -> Records:

@@ -309,8 +309,8 @@ def main(arguments: list[str] | None = None) -> None:
         f'{details["characters"]:,} characters; the rarest occurs {details["rarest_word_count"]:,} times, '
         f'{details["words_below_min_count"]:,} fewer than {flags.min_count} (--min_count)'
     )
-    for reason, found in details['input_problems'].items():
-        print(f'  {reason}: {found["count"]:,}, for example {", ".join(found["examples"])}')
+    for reason, entry in details['input_problems'].items():
+        print(f'  {reason}: {entry["count"]:,}, for example {", ".join(entry["examples"])}')
     if note := advice(details['input_problems']):
         print(note)
     field = f'--text_field {shlex.quote(flags.text_field)} ' if flags.text_field else ''

@@ -278,7 +278,7 @@ def roles(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
         ValueError: a column is missing, or which is which cannot be told; the message names the columns and
             the config keys to set.
     """
-    texts, label = _found(table, spec)
+    texts, label = _columns_by_name(table, spec)
     required = spec.text_columns[:1] if spec.joined else spec.text_columns
     missing = [column for column in (*required, spec.label_column) if column and column not in table.columns]
     if missing:
@@ -302,20 +302,20 @@ def _unclear(table: Table, problem: str) -> ValueError:
     return ValueError(one_line(f'{table.path}: {problem}; {kind}: {columns}; set {KEYS}'))
 
 
-def _found(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
+def _columns_by_name(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
     """The same, from the names; without a header, from the number of columns and what they hold."""
     if not table.named:
-        return _found_by_position(table, spec)
+        return _columns_by_position(table, spec)
     given = (*spec.text_columns, spec.label_column)
     names = {column.lower(): column for column in reversed(table.columns) if column not in given}
     label = next((names[name] for name in LABEL_NAMES if name in names), '')
     wanted: list[tuple[str, ...]] = [] if spec.pair is False else [*PAIR_NAMES]
     wanted += [(name,) for name in TEXT_NAMES]
-    texts = next((found for found in wanted if names.keys() >= set(found)), ())
+    texts = next((candidate for candidate in wanted if names.keys() >= set(candidate)), ())
     return tuple(names[name] for name in texts), label
 
 
-def _found_by_position(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
+def _columns_by_position(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
     columns = list(table.columns)
     if len(columns) > 2 and not spec.text_columns and _is_running_number(table, columns[0]):
         del columns[0]

@@ -142,15 +142,15 @@ def _skip_line(stream: io.BufferedReader) -> int:
 
 def read_txt(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """A document belongs to the chunk where the last blank line before it, or else the file, begins."""
-    mine = chunk.start == 0
+    in_chunk = chunk.start == 0
     source = None  # of the document being read; None between documents
     for line in _lines(chunk):
         blank = line.text is not None and not line.text.strip()
-        if line.offset >= chunk.end and (blank or not mine):
+        if line.offset >= chunk.end and (blank or not in_chunk):
             return
         if blank:
-            mine, source = True, None
-        elif mine:
+            in_chunk, source = True, None
+        elif in_chunk:
             if source is None:
                 source = line.where
                 report.documents.read += 1

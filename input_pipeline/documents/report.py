@@ -61,8 +61,8 @@ class Report:
         self.paragraphs.merge(other.paragraphs)
         self.pieces += other.pieces
         for reason, examples in other.examples.items():
-            mine = self.examples.setdefault(reason, [])
-            mine.extend(examples[: EXAMPLES_PER_REASON - len(mine)])
+            merged = self.examples.setdefault(reason, [])
+            merged.extend(examples[: EXAMPLES_PER_REASON - len(merged)])
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """{reason: {'count': n, 'examples': ['file:line', …]}}, sorted by reason."""

@@ -71,8 +71,8 @@ def plan(pattern: str, chunk_bytes: int = 16 << 20, text_field: str = '') -> lis
     patterns = [part.strip() for part in pattern.split(',') if part.strip()]
     if not patterns:
         raise ValueError(f'no input is given: name a file, a folder or a glob; known formats: {FORMATS}')
-    found = sorted({path for part in patterns for path in _paths(part)})
-    paths = {path if ':' in path else os.path.realpath(path): path for path in reversed(found)}
+    matches = sorted({path for part in patterns for path in _paths(part)})
+    paths = {path if ':' in path else os.path.realpath(path): path for path in reversed(matches)}
     chunks = itertools.chain.from_iterable(
         _chunks(path, chunk_bytes, text_field) for path in sorted(paths.values())
     )

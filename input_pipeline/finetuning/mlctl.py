@@ -60,10 +60,10 @@ class Translations:
             self._alignment = np.zeros((len(pairs), max_aligned, 2), np.int32)
             left_out: Counter[str] = Counter()
             for row, pair in enumerate(pairs):
-                there = words_a[row].max(), words_b[row].max()
+                last_words = words_a[row].max(), words_b[row].max()
                 links = alignment[word_alignment.line_of(pair.where)]
                 read += len(links)
-                kept = word_alignment.one_to_one(links, *there, max_aligned, left_out)
+                kept = word_alignment.one_to_one(links, *last_words, max_aligned, left_out)
                 self._alignment[row, : len(kept)] = np.reshape(kept, (-1, 2))
             used = int((self._alignment[..., 0] > 0).sum())
             self.links = Counts(read, used, left_out)

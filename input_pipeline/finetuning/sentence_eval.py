@@ -41,26 +41,26 @@ class _Vectors:
 
     def decode(self, outputs: Outputs) -> Any:
         """What `judge` makes of a pass's `vectors` [B, D]."""
-        found = np.full((len(self.rows), outputs[0]['vectors'].shape[1]), np.nan, np.float32)
+        vectors = np.full((len(self.rows), outputs[0]['vectors'].shape[1]), np.nan, np.float32)
         for out in outputs:
             real = out['example'] >= 0
-            found[out['example'][real]] = out['vectors'][real]
-        return self.judge(found)
+            vectors[out['example'][real]] = out['vectors'][real]
+        return self.judge(vectors)
 
     def judge(self, vectors: np.ndarray) -> Any:
         """What comparing the vectors of all `texts`, fp32 [N, D], says."""
         raise NotImplementedError
 
-    def lines(self, found: Any) -> Iterator[dict]:
+    def lines(self, decoded: Any) -> Iterator[dict]:
         """The predictions, an object for each pair."""
         raise NotImplementedError
 
-    def confusion(self, found: Any) -> None:
+    def confusion(self, decoded: Any) -> None:
         """None: there are no classes."""
 
-    def write_predictions(self, folder: Path, found: Any) -> None:
+    def write_predictions(self, folder: Path, decoded: Any) -> None:
         """predictions.json, an object a line."""
-        lines = (json.dumps(line, ensure_ascii=False) + '\n' for line in self.lines(found))
+        lines = (json.dumps(line, ensure_ascii=False) + '\n' for line in self.lines(decoded))
         output_file.write_text(folder / 'predictions.json', ''.join(lines))
 
 
@@ -165,9 +165,11 @@ class Several(_Vectors):
         parts = np.split(vectors, ends[:-1])
         return [one.judge(part) for one, part in zip(self._sets.values(), parts, strict=True)]
 
-    def score(self, found: list) -> dict[str, float]:
+    def score(self, decoded: list) -> dict[str, float]:
         """The means, and the metrics of each set; of sets whose scores are known."""
-        scores = {name: one.score(its) for (name, one), its in zip(self._sets.items(), found, strict=True)}
+        scores = {
+            name: one.score(part) for (name, one), part in zip(self._sets.items(), decoded, strict=True)
+        }
         known = {name: score for name, score in scores.items() if score}
         each = {f'{metric}_{name}': x for name, score in known.items() for metric, x in score.items()}
         names = next(iter(known.values()), {})
@@ -175,10 +177,10 @@ class Several(_Vectors):
             metric: float(np.mean([score[metric] for score in known.values()])) for metric in names
         } | each
 
-    def lines(self, found: list) -> Iterator[dict]:
+    def lines(self, decoded: list) -> Iterator[dict]:
         """Those of one set after another, with its name as `set`."""
-        for (name, one), its in zip(self._sets.items(), found, strict=True):
-            yield from ({'set': name} | line for line in one.lines(its))
+        for (name, one), part in zip(self._sets.items(), decoded, strict=True):
+            yield from ({'set': name} | line for line in one.lines(part))
 
 
 Judged = Similarity | Retrieval | Several
@@ -201,25 +203,25 @@ def judged(
             return sentences.scored_pairs(path, data, config.mode != 'predict', ledger)
         return sentences.related_pairs(path, data, ledger)
 
-    found: dict[str, dict[str, list[Pair]]] = {}
+    by_split: dict[str, dict[str, list[Pair]]] = {}
     for name, paths in datasets_files.paths(config).items():
         if name != 'train':
             files = datasets_files.files_of(paths)
-            found[name] = {stem: read(file, ledgers[name]) for stem, file in zip(_names(files), files)}
-    if config.mode == 'train' and 'validation' in found and 'test' not in found and data.test_fraction:
+            by_split[name] = {stem: read(file, ledgers[name]) for stem, file in zip(_names(files), files)}
+    if config.mode == 'train' and 'validation' in by_split and 'test' not in by_split and data.test_fraction:
         both = {
             name: sentences.split_off(pairs, data.test_fraction)
-            for name, pairs in found['validation'].items()
+            for name, pairs in by_split['validation'].items()
         }
         moved = sum(len(test) for _, test in both.values())
         counts.move(ledgers, 'rows', moved, 'validation', 'test')
         for split, side in (('validation', 0), ('test', 1)):
-            found[split] = {name: sides[side] for name, sides in both.items()}
+            by_split[split] = {name: sides[side] for name, sides in both.items()}
             log.info(
-                'No test file: %s has %s pairs of dev', split, f'{sum(map(len, found[split].values())):,}'
+                'No test file: %s has %s pairs of dev', split, f'{sum(map(len, by_split[split].values())):,}'
             )
     splits: dict[str, Judged] = {}
-    for split, sets in found.items():
+    for split, sets in by_split.items():
         made = {
             name: EVALUATIONS[data.evaluation](pairs, vocabulary, data.max_length)
             for name, pairs in sets.items()
@@ -243,11 +245,11 @@ def splits(
 ) -> dict[str, T | Judged]:
     """`judged`, and to train first what `train` makes of the path of `data.train` and of the metrics that an
     evaluation measures. Raises as `judged` and `train` do."""
-    found: dict[str, T | Judged] = dict(judged(config, vocabulary, ledgers))
+    evaluations: dict[str, T | Judged] = dict(judged(config, vocabulary, ledgers))
     if config.mode != 'train':
-        return found
-    metrics = metrics_of(config, found.get('validation'))
-    return {'train': train(datasets_files.paths(config)['train'], metrics)} | found
+        return evaluations
+    metrics = metrics_of(config, evaluations.get('validation'))
+    return {'train': train(datasets_files.paths(config)['train'], metrics)} | evaluations
 
 
 def metrics_of(config: ConfigDict, validation: Any) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def build(
     length_of = lengths(vocabulary)
     names = {vocabulary.tokens[row]: row for row in np.flatnonzero(length_of).tolist()}
     if vectors is None:
-        found = trained(
+        word_vectors = trained(
             corpus,
             vocabulary.tokens,
             dimensions,
@@ -70,8 +70,8 @@ def build(
             epochs=epochs,
             seed=seed,
         )
-        rows = [row for row in names.values() if vocabulary.tokens[row] in found]
-        matrix = np.array([found[vocabulary.tokens[row]] for row in rows], np.float32)
+        rows = [row for row in names.values() if vocabulary.tokens[row] in word_vectors]
+        matrix = np.array([word_vectors[vocabulary.tokens[row]] for row in rows], np.float32)
     else:
         read = read_vectors(vectors, names)
         rows = sorted(read)
@@ -99,15 +99,15 @@ def build(
 def lengths(vocabulary: Vocabulary) -> np.ndarray:
     """int [V]: the characters of each token that may have a similar word, else 0: those that are 1 to 4
     Chinese characters, each a token of the base block."""
-    found = np.zeros(len(vocabulary), int)
+    length_of = np.zeros(len(vocabulary), int)
     used = {token: row for row, token in enumerate(vocabulary.tokens)}  # of equal rows BERT uses the last
     for row, token in enumerate(vocabulary.tokens[: vocabulary.base_size]):
-        found[row] = len(token) == 1 and is_chinese(token) and used[token] == row
+        length_of[row] = len(token) == 1 and is_chinese(token) and used[token] == row
     for row, pieces in enumerate(vocabulary.pieces(), vocabulary.base_size):
         token = vocabulary.tokens[row]
         plain = len(pieces) == len(token) <= LONGEST and vocabulary.unk not in pieces
-        found[row] = len(token) if plain and all(map(is_chinese, token)) else 0
-    return found
+        length_of[row] = len(token) if plain and all(map(is_chinese, token)) else 0
+    return length_of
 
 
 def most_similar(vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -133,7 +133,7 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
 
     Raises ValueError for a line that is not like this, or not like the others.
     """
-    found: dict[int, np.ndarray] = {}
+    vectors: dict[int, np.ndarray] = {}
     size = 0
     with Path(path).open('rb') as file:
         for number, line in enumerate(file, 1):
@@ -143,7 +143,7 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
                     size = int(values[0])
                     continue
                 word, vector = name.decode(), None
-                if word in rows and rows[word] not in found:
+                if word in rows and rows[word] not in vectors:
                     vector = np.array(values, np.float32)
             except ValueError as error:
                 raise ValueError(f'{path}:{number} is no word and its numbers ({error})') from error
@@ -153,8 +153,8 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
                 size = size or len(vector)
                 if len(vector) != size:
                     raise ValueError(f'{path}:{number} has {len(vector)} numbers, those before have {size}')
-                found[rows[word]] = vector
-    return found
+                vectors[rows[word]] = vector
+    return vectors
 
 
 def write_vectors(path: str | Path, vectors: Mapping[str, np.ndarray], words: Iterable[str]) -> None:

@@ -28,11 +28,11 @@ class Contexts(NamedTuple):
     def of(self, words: Sequence[int]) -> 'Contexts':
         """Those of some words, which are numbered anew, in the order of `words`."""
         renumbered = {word: number for number, word in enumerate(words)}
-        mine = np.isin(self.word, words)
-        word = np.array([renumbered[word] for word in self.word[mine].tolist()], np.int64)
-        used, sentence = np.unique(self.sentence[mine], return_inverse=True)
+        selected = np.isin(self.word, words)
+        word = np.array([renumbered[word] for word in self.word[selected].tolist()], np.int64)
+        used, sentence = np.unique(self.sentence[selected], return_inverse=True)
         sentences = [self.sentences[number] for number in used]
-        return Contexts(sentences, word, sentence, self.start[mine], self.length[mine])
+        return Contexts(sentences, word, sentence, self.start[selected], self.length[selected])
 
 
 def find(
@@ -63,7 +63,7 @@ def find(
         start = np.cumsum(length) - length
         sentence_length = _sums(token_length, flat['sentence_words'])
         sentence_start = np.cumsum(sentence_length) - sentence_length
-        found = []
+        occurrences = []
         for size, wanted in by_length.items():
             starts = start[length == size]
             spelled = ids[starts[:, None] + np.arange(size)].astype(np.int64)
@@ -74,8 +74,8 @@ def find(
                 sentence = int(np.searchsorted(sentence_start, starts[at], 'right')) - 1
                 begin, count = int(sentence_start[sentence]), int(sentence_length[sentence])
                 if count <= longest:
-                    found.append((word, ids[begin : begin + count], int(starts[at]) - begin, size))
-        return found
+                    occurrences.append((word, ids[begin : begin + count], int(starts[at]) - begin, size))
+        return occurrences
 
     # A sample of fixed size that does not depend on how many there will be (Vitter 1985, algorithm R).
     random = np.random.default_rng(seed)
@@ -84,8 +84,8 @@ def find(
     firsts = range(0, len(source), RECORDS)
     bar = tqdm(desc=f'words in {split}', total=len(firsts), unit=f' x {RECORDS} texts')
     with bar:
-        for found in loader.ahead(read, firsts):
-            for word, *occurrence in found:
+        for occurrences in loader.ahead(read, firsts):
+            for word, *occurrence in occurrences:
                 seen[word] = seen.get(word, 0) + 1
                 if seen[word] <= most:
                     kept.setdefault(word, []).append(occurrence)
@@ -117,7 +117,7 @@ def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
     """uint64 [N]: of rows of ids [N, n]."""
-    found = np.zeros(len(ids), np.uint64)
+    hashes = np.zeros(len(ids), np.uint64)
     for column in ids.T.astype(np.uint64):
-        found = found * np.uint64(1_000_003) + column
-    return found
+        hashes = hashes * np.uint64(1_000_003) + column
+    return hashes
