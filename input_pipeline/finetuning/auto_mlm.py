@@ -77,9 +77,9 @@ def mask(
 
 def read(
     config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, MaskedTexts | sentence_eval.Judged]:
+) -> dict[str, MaskedTexts | sentence_eval.Evaluation]:
     """The splits that `config.mode` needs, as far as there are any: the distinct texts of `data.train`, and
-    `sentence_eval.judged`. `ledgers` count by split.
+    `sentence_eval.read_evaluations`. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """

@@ -127,9 +127,9 @@ def places(lengths: np.ndarray, masked: np.ndarray, uniform: np.ndarray) -> np.n
 
 def read(
     config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, Mirrored | sentence_eval.Judged]:
+) -> dict[str, Mirrored | sentence_eval.Evaluation]:
     """The splits that `config.mode` needs, as far as there are any: the first `data.max_strings` distinct
-    texts of `data.train`, and `sentence_eval.judged`. `ledgers` count by split.
+    texts of `data.train`, and `sentence_eval.read_evaluations`. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """

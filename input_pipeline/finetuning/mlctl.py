@@ -94,16 +94,16 @@ def _encode(
 
 def read(
     config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, Translations | sentence_eval.Judged]:
+) -> dict[str, Translations | sentence_eval.Evaluation]:
     """The splits that `config.mode` needs, as far as there are any: the pairs of `data.train`, and
-    `sentence_eval.judged`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
+    `sentence_eval.read_evaluations`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
     `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
-    splits: dict[str, Translations | sentence_eval.Judged] = dict(
-        sentence_eval.judged(config, vocabulary, ledgers)
+    splits: dict[str, Translations | sentence_eval.Evaluation] = dict(
+        sentence_eval.read_evaluations(config, vocabulary, ledgers)
     )
     if config.mode != 'train':
         return splits

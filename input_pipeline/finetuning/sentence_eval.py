@@ -40,14 +40,14 @@ class _Vectors:
         return {}
 
     def decode(self, outputs: Outputs) -> Any:
-        """What `judge` makes of a pass's `vectors` [B, D]."""
+        """What `compare` makes of a pass's `vectors` [B, D]."""
         vectors = np.full((len(self.rows), outputs[0]['vectors'].shape[1]), np.nan, np.float32)
         for out in outputs:
             real = out['example'] >= 0
             vectors[out['example'][real]] = out['vectors'][real]
-        return self.judge(vectors)
+        return self.compare(vectors)
 
-    def judge(self, vectors: np.ndarray) -> Any:
+    def compare(self, vectors: np.ndarray) -> Any:
         """What comparing the vectors of all `texts`, fp32 [N, D], says."""
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class _Vectors:
         output_file.write_text(folder / 'predictions.json', ''.join(lines))
 
 
-class _Judged(_Vectors):
+class _PairSet(_Vectors):
     """Pairs whose texts are to be given vectors, each distinct text once.
 
     Args:
@@ -93,12 +93,12 @@ class _Judged(_Vectors):
             yield texts | line | {'where': Path(pair.where).name}
 
 
-class Similarity(_Judged):
+class Similarity(_PairSet):
     """Judged by the rank correlation of the cosines of pairs with their human scores."""
 
     metrics = ('spearman',)
 
-    def judge(self, vectors: np.ndarray) -> np.ndarray:
+    def compare(self, vectors: np.ndarray) -> np.ndarray:
         """fp32 [N], the cosine of each pair."""
         return retrieval.cosines(*self.sides(vectors))
 
@@ -123,12 +123,12 @@ class Ranks(NamedTuple):
     nearest: np.ndarray
 
 
-class Retrieval(_Judged):
+class Retrieval(_PairSet):
     """Judged by how near a text's partner is, among all of the other side (`sentences.related_pairs`)."""
 
     metrics = ('acc_ab', 'acc_ba', 'mrr', *(f'recall_{k}' for k in retrieval.RECALLS))
 
-    def judge(self, vectors: np.ndarray) -> Ranks:
+    def compare(self, vectors: np.ndarray) -> Ranks:
         """The ranks in both directions."""
         a, b = self.sides(vectors)
         ab, nearest = retrieval.ranks(a, b)
@@ -147,7 +147,7 @@ class Retrieval(_Judged):
         )
 
 
-class Several(_Vectors):
+class EvaluationSets(_Vectors):
     """Several sets at once, judged each by itself: a metric is the mean over the sets, which count alike
     whatever their sizes, and there is one for each, `<metric>_<name of the set>`."""
 
@@ -159,11 +159,11 @@ class Several(_Vectors):
         if all(hasattr(one, 'ids') for one in sets.values()):
             self.rows = sentences.one_segment([ids for one in sets.values() for ids in one.ids])
 
-    def judge(self, vectors: np.ndarray) -> list:
+    def compare(self, vectors: np.ndarray) -> list:
         """What each of the sets finds."""
         ends = np.cumsum([len(one.texts) for one in self._sets.values()])
         parts = np.split(vectors, ends[:-1])
-        return [one.judge(part) for one, part in zip(self._sets.values(), parts, strict=True)]
+        return [one.compare(part) for one, part in zip(self._sets.values(), parts, strict=True)]
 
     def score(self, decoded: list) -> dict[str, float]:
         """The means, and the metrics of each set; of sets whose scores are known."""
@@ -183,13 +183,13 @@ class Several(_Vectors):
             yield from ({'set': name} | line for line in one.lines(part))
 
 
-Judged = Similarity | Retrieval | Several
+Evaluation = Similarity | Retrieval | EvaluationSets
 EVALUATIONS: dict[str, type[Similarity | Retrieval]] = {'similarity': Similarity, 'retrieval': Retrieval}
 
 
-def judged(
+def read_evaluations(
     config: ConfigDict, vocabulary: Vocabulary | None = None, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, Judged]:
+) -> dict[str, Evaluation]:
     """The splits 'validation' and 'test' that `config.mode` needs, as far as there are any. In training,
     where there is no test file, `data.test_fraction` of dev's pairs is the test set: what is chosen by the
     others, such as a learning rate, is reported on these. No text is on both sides. `ledgers` count by split.
@@ -220,13 +220,13 @@ def judged(
             log.info(
                 'No test file: %s has %s pairs of dev', split, f'{sum(map(len, by_split[split].values())):,}'
             )
-    splits: dict[str, Judged] = {}
+    splits: dict[str, Evaluation] = {}
     for split, sets in by_split.items():
         made = {
             name: EVALUATIONS[data.evaluation](pairs, vocabulary, data.max_length)
             for name, pairs in sets.items()
         }
-        splits[split] = Several(made) if len(made) > 1 else next(iter(made.values()))
+        splits[split] = EvaluationSets(made) if len(made) > 1 else next(iter(made.values()))
     return splits
 
 
@@ -242,10 +242,10 @@ def splits(
     vocabulary: Vocabulary,
     train: Callable[[str, tuple[str, ...]], T],
     ledgers: Mapping[str, Ledger] = NOT_COUNTED,
-) -> dict[str, T | Judged]:
-    """`judged`, and to train first what `train` makes of the path of `data.train` and of the metrics that an
-    evaluation measures. Raises as `judged` and `train` do."""
-    evaluations: dict[str, T | Judged] = dict(judged(config, vocabulary, ledgers))
+) -> dict[str, T | Evaluation]:
+    """`read_evaluations`, and to train first what `train` makes of the path of `data.train` and of the
+    metrics that an evaluation measures. Raises as `read_evaluations` and `train` do."""
+    evaluations: dict[str, T | Evaluation] = dict(read_evaluations(config, vocabulary, ledgers))
     if config.mode != 'train':
         return evaluations
     metrics = metrics_of(config, evaluations.get('validation'))

@@ -82,7 +82,7 @@ def train_batches(
         first = once // size * len(source)
         return packed_batch(source, make, packed, packed.plan.rows[numbers], first, masks, mask)
 
-    return ahead(batch, itertools.count(start_step))
+    return prefetch(batch, itertools.count(start_step))
 
 
 def validation_batches(
@@ -117,7 +117,7 @@ def validation_batches(
             value[~real] = fill.get(name, 0)
         return made
 
-    return ahead(batch, range(start_step, -(-size // batch_size)))
+    return prefetch(batch, range(start_step, -(-size // batch_size)))
 
 
 def packed_batch(
@@ -208,7 +208,7 @@ def text_lengths(
     lengths = np.empty((size, 2), np.int32)
     firsts = range(0, size, MEASURED_TOGETHER)
     with tqdm(total=size, desc=label, unit='text', unit_scale=True) as bar:
-        for first, measured in zip(firsts, ahead(measure, firsts), strict=True):
+        for first, measured in zip(firsts, prefetch(measure, firsts), strict=True):
             lengths[first : first + len(measured)] = measured
             bar.update(len(measured))
     return lengths
@@ -265,7 +265,7 @@ def _plan_rows(
         raise ValueError(f'{folder} is damaged ({error}); remove it, and it is made again') from error
 
 
-def ahead(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
     """`make(step)` for every step, in order, several at a time in threads.
 
     Not tf.data: where Python code takes part, as the reading does, dropping its iterator can hang for ever,

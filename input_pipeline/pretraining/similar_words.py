@@ -231,7 +231,7 @@ class _Sentences:
             words = tf.io.parse_example(records, {'word_ids': tf.io.RaggedFeature(tf.int64)})['word_ids']
             return np.split(words.values.numpy(), words.row_splits.numpy()[1:-1])
 
-        for records in loader.ahead(read, range(0, size, RECORDS)):
+        for records in loader.prefetch(read, range(0, size, RECORDS)):
             for ids in records:
                 yield self._tokens[ids].tolist()
             self.bar.update(len(records))

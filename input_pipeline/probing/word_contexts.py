@@ -84,7 +84,7 @@ def find(
     firsts = range(0, len(source), RECORDS)
     bar = tqdm(desc=f'words in {split}', total=len(firsts), unit=f' x {RECORDS} texts')
     with bar:
-        for occurrences in loader.ahead(read, firsts):
+        for occurrences in loader.prefetch(read, firsts):
             for word, *occurrence in occurrences:
                 seen[word] = seen.get(word, 0) + 1
                 if seen[word] <= most:

@@ -146,10 +146,10 @@ def test_what_is_made_ahead_comes_in_order_and_ends_with_its_user():
             raise ValueError('step 40')
         return step * step
 
-    squares = loader.ahead(make, itertools.count())
+    squares = loader.prefetch(make, itertools.count())
     assert take(squares, 30) == [step * step for step in range(30)]
     squares.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith('loader')]
-    assert list(loader.ahead(make, range(3))) == [0, 1, 4]
+    assert list(loader.prefetch(make, range(3))) == [0, 1, 4]
     with pytest.raises(ValueError, match='step 40'):
-        list(loader.ahead(make, range(100)))
+        list(loader.prefetch(make, range(100)))
