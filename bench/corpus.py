@@ -30,12 +30,12 @@ from segmentation import agreement
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from input_pipeline.corpus import (
     corpus_builder,  # noqa: E402
-    readers,  # noqa: E402
     record_files,  # noqa: E402
-    sources,  # noqa: E402
     vocab_builder,  # noqa: E402
 )
 from input_pipeline.corpus import windows as corpus_windows  # noqa: E402
+from input_pipeline.documents import sources  # noqa: E402
+from input_pipeline.documents.report import Report  # noqa: E402
 from input_pipeline.text import segmenters as text_segmenters  # noqa: E402
 from input_pipeline.text import sentences  # noqa: E402
 from input_pipeline.text.dual_tokenizer import Tokenizer  # noqa: E402
@@ -118,7 +118,7 @@ def stages(folder: Path) -> dict:
         spent.clear()
         for chunk in sources.plan(f'{folder}/*.txt', CHUNK_BYTES):
             with timed('read'):
-                documents = list(sources.read(chunk, readers.Report()))
+                documents = list(sources.read(chunk, Report()))
             with timed('hash'):
                 for document in documents:
                     corpus_builder._digest(document)

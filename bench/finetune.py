@@ -35,7 +35,7 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from bench import harness  # noqa: E402
 from configs import classify, cmrc, common  # noqa: E402
-from input_pipeline.finetuning.buckets import MOST_WIDTHS  # noqa: E402
+from input_pipeline.features.buckets import MOST_WIDTHS  # noqa: E402
 from input_pipeline.text.vocabulary import read_tokens  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -126,7 +126,7 @@ def ours(case: Path) -> dict:
     from clower_jax.training import loop
     from clower_jax.training.source import resolve_source
     from clower_jax.utils import metrics_file
-    from input_pipeline.finetuning import buckets
+    from input_pipeline.features import buckets
     from input_pipeline.finetuning import data as finetuning_data
 
     with tempfile.TemporaryDirectory() as folder:

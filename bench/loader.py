@@ -90,9 +90,9 @@ def measure_start(corpus: Path, pack: bool, step: int) -> dict:
 def measure_reading(corpus: Path, cold: bool, records: int) -> dict:
     """Seconds for each 1,000 records in random order, TEXTS at a time; cold: the page cache is emptied of the
     corpus's files before each 1,000."""
-    from input_pipeline.pretraining import loader
+    from input_pipeline.corpus import record_source
 
-    source = loader.open_split(corpus, 'train')
+    source = record_source.open_split(corpus, 'train')
     numbers = np.random.default_rng(0).integers(len(source), size=(records // TEXTS, TEXTS)).tolist()
     if not cold:
         for drawn in numbers:

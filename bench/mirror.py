@@ -75,7 +75,7 @@ def ours(case: Path) -> dict:
     from clower_jax.training import loop
     from clower_jax.training.source import resolve_source
     from clower_jax.utils import metrics_file
-    from input_pipeline.finetuning import buckets
+    from input_pipeline.features import buckets
     from input_pipeline.finetuning import data as finetuning_data
 
     with tempfile.TemporaryDirectory() as folder:

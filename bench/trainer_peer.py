@@ -24,7 +24,7 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from bench import finetune  # noqa: E402
 from clower_jax.objectives.base import Split  # noqa: E402
-from input_pipeline.finetuning import buckets  # noqa: E402
+from input_pipeline.features import buckets  # noqa: E402
 from input_pipeline.finetuning import data as finetuning_data  # noqa: E402
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens  # noqa: E402
 

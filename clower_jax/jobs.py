@@ -202,9 +202,9 @@ def vectors(job: Job) -> str:
     data = config.data
     if len(data.text_columns) == 1:
         data.text_columns = tuple(data.text_columns[0].split(','))
-    evaluation: Any = sentence_eval.judged(config)['test']  # of the one kind or the other
+    evaluation: Any = sentence_eval.read_evaluations(config)['test']  # of the one kind or the other
     encoder = Encoder.load(config.init_from, config.model.pooling, config.dtype, data.max_length)
-    decoded = evaluation.judge(encoder.encode(evaluation.texts))
+    decoded = evaluation.compare(encoder.encode(evaluation.texts))
     workdir.mkdir(parents=True, exist_ok=True)
     evaluation.write_predictions(workdir, decoded)
     scores = evaluation.score(decoded)

@@ -64,11 +64,10 @@ def data_dir() -> Path:
 @pytest.fixture(scope='session')
 def small_corpus(tmp_path_factory) -> Path:
     """A corpus of short rows made from the embedded text, once for all tests of a process."""
-    from input_pipeline.corpus import corpus_builder, vocab_builder
-    from input_pipeline.pretraining import batches
+    from input_pipeline.corpus import corpus_builder, from_text, vocab_builder
 
     folder = tmp_path_factory.mktemp('small')
-    text = str(batches.EMBEDDED / 'everyday.txt')
+    text = str(from_text.EMBEDDED / 'everyday.txt')
     vocab_builder.build(text, folder / 'vocab.txt', num_words=300)
     corpus_builder.build(
         text, folder / 'vocab.txt', folder / 'corpus', char_length=32, word_length=24, validation_fraction=0.1

@@ -27,9 +27,11 @@ BELOW = {
     'input_pipeline.text': ('input_pipeline.utils',),
     'input_pipeline.metrics': (),
     'input_pipeline.datasets': ('input_pipeline.utils',),
-    'input_pipeline.corpus': ('input_pipeline.text',),
+    'input_pipeline.documents': ('input_pipeline.utils',),
+    'input_pipeline.corpus': ('input_pipeline.text', 'input_pipeline.documents'),
     'input_pipeline.pretraining': ('input_pipeline.corpus', 'input_pipeline.metrics'),
-    'input_pipeline.finetuning': ('input_pipeline.text', 'input_pipeline.datasets', 'input_pipeline.metrics'),
+    'input_pipeline.features': ('input_pipeline.text', 'input_pipeline.datasets'),
+    'input_pipeline.finetuning': ('input_pipeline.features', 'input_pipeline.metrics'),
     'input_pipeline.probing': ('input_pipeline.pretraining', 'input_pipeline.finetuning'),
 }
 # What joins the two packages beside the edges from clower_jax to input_pipeline's text and utils.
@@ -117,6 +119,12 @@ def test_what_joins_the_packages_is_needed():
 def test_one_file_imports(library):
     users = {file for file in PRODUCT_FILES for _, name in imports(file) if name.split('.')[0] == library}
     assert users <= {SOLE_IMPORTERS[library]}
+
+
+@pytest.mark.parametrize('file', PACKAGE_FILES)
+def test_one_way_to_log(file):
+    for line, name in imports(file):
+        assert name != 'absl.logging', f'{file}:{line}: log = logging.getLogger(__name__), as elsewhere'
 
 
 @pytest.mark.parametrize('file', [file for file in PACKAGE_FILES if file not in WRITERS])

@@ -12,6 +12,7 @@ from clower_jax.utils.metrics_file import read_metrics
 from configs import classify, cmrc, drcd, pretrain
 from helpers import workdirs
 from helpers.run import settings, start_run
+from input_pipeline.corpus import from_text
 from input_pipeline.pretraining import batches
 
 TINY = {
@@ -25,7 +26,7 @@ TINY = {
 def own_text(tmp_path_factory):
     """A run on a file of one's own: (workdir, what it printed, and what as errors)."""
     folder = tmp_path_factory.mktemp('own')
-    (folder / 'mine.txt').write_text((batches.EMBEDDED / 'culture.txt').read_text('utf-8'), 'utf-8')
+    (folder / 'mine.txt').write_text((from_text.EMBEDDED / 'culture.txt').read_text('utf-8'), 'utf-8')
     done = start_run(
         'pretrain.py', f'--workdir={folder}/run', **TINY, **{'data.text': f'{folder}/*.txt', 'seed': 3}
     )
@@ -34,7 +35,7 @@ def own_text(tmp_path_factory):
 
 
 def test_the_embedded_corpus_is_large_and_varied_enough():
-    texts = [path.read_text('utf-8') for path in sorted(batches.EMBEDDED.glob('*.txt'))]
+    texts = [path.read_text('utf-8') for path in sorted(from_text.EMBEDDED.glob('*.txt'))]
     documents = [document.strip() for text in texts for document in text.split('\n\n') if document.strip()]
     assert len(set(documents)) == len(documents) >= 100
     assert sum('\u4e00' <= char <= '\u9fff' for text in texts for char in text) >= 20_000
@@ -60,6 +61,7 @@ def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
     )
     assert results['held_out']['loss'] > 0
     assert f'4 batches with {results["rows_read"]} rows' in output and 'documents read' in output
+    assert output.startswith(f'Corpus: making {workdir}/corpus from ')
     last = output.strip().splitlines()[-1]
     assert last.startswith('Next: ') and 'configs/pretrain.py' in last
     assert f'--config.data.corpus={workdir}/corpus' in last

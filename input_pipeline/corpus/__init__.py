@@ -1,1 +1,1 @@
-"""From files of text to a vocabulary and to records on disk."""
+"""From documents to a vocabulary and to records on disk."""

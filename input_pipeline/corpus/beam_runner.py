@@ -187,10 +187,10 @@ class _Workers:
         self._processes: list[subprocess.Popen] = []
         self.done: set[int] = set()  # process ids of those that have been told that all work is done
 
-    def start(self, told: dict[str, str]) -> subprocess.Popen:
-        """Starts a worker; `told` are variables of its environment, by which Beam tells it what to do."""
+    def start(self, variables: dict[str, str]) -> subprocess.Popen:
+        """Starts a worker; `variables` of its environment are added, by which Beam tells it what to do."""
         # The workers import from where this process does. Ctrl-C is for this process, which ends them.
-        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **told}
+        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **variables}
         command = ['sh', '-c', 'trap "" INT; exec "$0" -m input_pipeline.corpus.beam_runner', sys.executable]
         with self._lock:
             if self._ended:
@@ -229,9 +229,11 @@ class _Workers:
         for process in list(self._processes):
             code = process.poll()
             if code or (code == 0 and process.pid not in self.done):
-                how = f'by signal {-code} ({signal.strsignal(-code)})' if code < 0 else f'with status {code}'
+                ending = (
+                    f'by signal {-code} ({signal.strsignal(-code)})' if code < 0 else f'with status {code}'
+                )
                 raise ChildProcessError(
-                    f'a worker (process {process.pid}) ended {how} before its work was done, as it does '
+                    f'a worker (process {process.pid}) ended {ending} before its work was done, as it does '
                     'where memory is short; nothing was written. Run the same command again, with fewer '
                     'workers (--direct_num_workers) or more memory'
                 )
@@ -400,7 +402,7 @@ def _hash(task: tuple[int, Any], hash_fn: Callable[[Any], np.ndarray], folder: e
 def _repeats(bucket: tuple[int, Iterable[Any]]) -> Iterator[tuple[int, np.ndarray]]:
     """(chunk, rows) of all but the first of the equal digests of a bucket."""
     indices, rows, digests = zip(*sorted(bucket[1], key=itemgetter(0)), strict=True)
-    chunk = np.repeat(indices, [len(some) for some in rows])
+    chunk = np.repeat(indices, [len(part) for part in rows])
     row = np.concatenate(rows)
     _, first = np.unique(np.concatenate(digests), axis=0, return_index=True)
     repeat = np.delete(np.arange(len(row)), first)

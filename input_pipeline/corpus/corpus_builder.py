@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,18 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from input_pipeline.corpus import beam_runner, corpus_files, readers, sources
+from input_pipeline.corpus import beam_runner, corpus_files
 from input_pipeline.corpus.manifest import DIGESTS, Tally, one_line, statistics, summary, versions
 from input_pipeline.corpus.record_files import SPLITS, ShardWriter, assemble
 from input_pipeline.corpus.vocab_builder import input_arguments
 from input_pipeline.corpus.windows import check_lengths, encode_documents, pause_ids
+from input_pipeline.documents import readers, sources
+from input_pipeline.documents.report import Report
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import in_batches
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.partial_folder import partial_folder
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -104,7 +108,7 @@ def build(
     hmm = made_with.get('hmm', True) if hmm is None else hmm
     description = segmenters.describe(segmenter, hmm)
     if description != made_with:
-        logging.warning(
+        log.warning(
             '%s: its words come from the segmenter %s, those of the corpus from %s, so more of them '
             'will be missing in the vocabulary',
             vocab,
@@ -205,8 +209,10 @@ def _save_duplicates(job: _Job, chunks: Sequence[readers.Chunk], beam: str | Non
     for name in ('digests', 'duplicates'):
         (job.work_dir / name).mkdir()
     digest = functools.partial(_save_digests, job)
-    found = beam_runner.find_duplicates(digest, chunks, job.work_dir / 'hashes', beam, 'finding duplicates')
-    for chunk, numbers in zip(chunks, found, strict=True):
+    duplicates = beam_runner.find_duplicates(
+        digest, chunks, job.work_dir / 'hashes', beam, 'finding duplicates'
+    )
+    for chunk, numbers in zip(chunks, duplicates, strict=True):
         beam_runner.save(job.duplicates(chunk), numbers)
 
 
@@ -231,7 +237,7 @@ def _digest(document: sources.Document) -> bytes:
 
 def _save_digests(job: _Job, chunk: readers.Chunk) -> np.ndarray:
     """uint64 [documents, 2], which it also writes."""
-    text = b''.join(map(_digest, sources.read(chunk, readers.Report())))
+    text = b''.join(map(_digest, sources.read(chunk, Report())))
     digests = np.frombuffer(text, '<u8').reshape(-1, 2)
     beam_runner.save(job.digests(chunk), digests)
     return digests

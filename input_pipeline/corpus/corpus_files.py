@@ -129,7 +129,7 @@ def check(folder: str | os.PathLike) -> bool:
     """
     manifest = read_manifest(folder)
     if 'files' not in manifest:
-        _say_unlisted(os.fspath(folder))
+        _warn_unlisted(os.fspath(folder))
         return False
     _compare(folder, manifest['files'], lambda listed: 'records' not in listed)
     return True
@@ -151,12 +151,12 @@ def verify(folder: str | os.PathLike) -> str:
 
 
 @functools.cache
-def _say_unlisted(folder: str) -> None:
+def _warn_unlisted(folder: str) -> None:
     log.warning('%s was built before sizes and digests of its files were kept: it cannot be verified', folder)
 
 
 def _compare(folder: str | os.PathLike, files: Listed, digests: Callable[[Mapping[str, Any]], bool]) -> None:
-    def look(item: tuple[str, Mapping[str, Any]]) -> str:
+    def check_one(item: tuple[str, Mapping[str, Any]]) -> str:
         name, listed = item
         path = Path(folder, name)
         if Path(name).name != name or not path.is_file():
@@ -170,7 +170,7 @@ def _compare(folder: str | os.PathLike, files: Listed, digests: Callable[[Mappin
         return ''
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        problems = list(filter(None, pool.map(look, files.items())))
+        problems = list(filter(None, pool.map(check_one, files.items())))
     if problems:
         raise ValueError(refusal(problems))
 
@@ -186,8 +186,8 @@ def count_problem(path: Path, records: int) -> str:
     """What is wrong with a shard that should hold so many records, or ''; reads its end alone."""
     try:
         reader = ArrayRecordReader(os.fspath(path))
-        found = reader.num_records()
+        count = reader.num_records()
         reader.close()  # which says what was wrong
     except RuntimeError as error:
         return f'{path} is damaged ({" ".join(str(error).split()) or "it is no array_record file"})'
-    return '' if found == records else f'{path} has {found:,} records, not {records:,}'
+    return '' if count == records else f'{path} has {count:,} records, not {records:,}'

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.corpus.readers import Report
 from input_pipeline.corpus.record_files import SPLITS, Shard
 from input_pipeline.corpus.windows import SPECIAL_TOKENS, Window, Windows
+from input_pipeline.documents.report import Report
 
 DIGESTS = 1 << 64  # documents are chosen for validation by a digest of their text, which is less than this
 
@@ -66,7 +66,7 @@ def one_line(*reports: Report) -> str:
     """Reports for a message: 'not_utf8 3 (a.txt:7, …); nul 1 (b.txt:1)', and what may help."""
     reasons = [item for report in reports for item in report.to_json().items()]
     text = '; '.join(
-        f'{reason} {found["count"]} ({", ".join(found["examples"])})' for reason, found in reasons
+        f'{reason} {entry["count"]} ({", ".join(entry["examples"])})' for reason, entry in reasons
     )
     return '. '.join(filter(None, [text or 'nothing dropped', advice(reason for reason, _ in reasons)]))
 
@@ -131,9 +131,9 @@ def summary(manifest: dict[str, Any]) -> str:
     tokens, filled = manifest['tokens'], manifest['packing_rate']
     rows = [('documents read', f'{documents["read"]:,}'), ('documents kept', f'{documents["kept"]:,}')]
     for name, reasons in (('dropped', documents['dropped']), ('input', manifest['input_problems'])):
-        for reason, found in reasons.items():
+        for reason, entry in reasons.items():
             rows.append(
-                (f'  {name}: {reason}', f'{found["count"]:,} (first: {", ".join(found["examples"])})')
+                (f'  {name}: {reason}', f'{entry["count"]:,} (first: {", ".join(entry["examples"])})')
             )
     fields = Counter(' and '.join(file['text_fields']) for file in manifest['input'] if 'text_fields' in file)
     if fields:

@@ -11,6 +11,7 @@ pieces of Latin words; a model can start from the same weights, whose rows are t
 
 import argparse
 import functools
+import logging
 import re
 import shlex
 from collections import Counter
@@ -19,16 +20,19 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
-from input_pipeline.corpus import base_block, beam_runner, readers, sources
+from input_pipeline.corpus import base_block, beam_runner
 from input_pipeline.corpus.manifest import advice, one_line
+from input_pipeline.documents import readers, sources
+from input_pipeline.documents.report import Report
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import END, in_batches, segmented
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens, word_key
 from input_pipeline.text.wordpiece import SPECIAL
 from input_pipeline.utils.partial_folder import partial_folder, writing
+
+log = logging.getLogger(__name__)
 
 NUM_WORDS = 40_014  # arXiv 2208.10844, section 4.1
 MIN_COUNT = 2  # what occurs once is as often a typing error, or a slip of the segmenter, as a word
@@ -48,7 +52,7 @@ class _Job:
 class _Counted:
     """Of one chunk; its counts of characters and words are in a file, for they are large."""
 
-    problems: readers.Report
+    problems: Report
     documents: int = 0
     characters: int = 0
     words: int = 0  # running words of two characters or more
@@ -110,7 +114,7 @@ def build(
     with partial_folder(output) as folder:
         work_dir = str(folder)
         count = functools.partial(_count_chunk, _Job(segmenter, hmm, work_dir))
-        total = _Counted(readers.Report())
+        total = _Counted(Report())
         chars: Counter[str] = Counter()
         words: Counter[str] = Counter()
         forgotten = 0
@@ -127,9 +131,7 @@ def build(
                 before = len(words)
                 words = Counter({word: n for word, n in words.items() if n > 1})
                 forgotten += before - len(words)
-                logging.warning(
-                    'more than %d distinct words: those met once so far are forgotten', MAX_COUNTED
-                )
+                log.warning('more than %d distinct words: those met once so far are forgotten', MAX_COUNTED)
     if not chars:
         raise ValueError(f'no text in {input!r}: {one_line(total.problems)}')
 
@@ -184,7 +186,7 @@ def _count_chunk(job: _Job, chunk: readers.Chunk) -> _Counted:
     """Writes the counts of a chunk's normalised words (two characters or more) and of all its characters."""
     cut = segmenters.segmenter(job.segmenter, job.hmm)
     tokenizer = _tokenizer()
-    counted = _Counted(readers.Report())
+    counted = _Counted(Report())
     spelled: Counter[str] = Counter()
     documents = (document.paragraphs for document in sources.read(chunk, counted.problems))
     for batch in in_batches(documents, lambda paragraphs: paragraphs):
@@ -307,8 +309,8 @@ def main(arguments: list[str] | None = None) -> None:
         f'{details["characters"]:,} characters; the rarest occurs {details["rarest_word_count"]:,} times, '
         f'{details["words_below_min_count"]:,} fewer than {flags.min_count} (--min_count)'
     )
-    for reason, found in details['input_problems'].items():
-        print(f'  {reason}: {found["count"]:,}, for example {", ".join(found["examples"])}')
+    for reason, entry in details['input_problems'].items():
+        print(f'  {reason}: {entry["count"]:,}, for example {", ".join(entry["examples"])}')
     if note := advice(details['input_problems']):
         print(note)
     field = f'--text_field {shlex.quote(flags.text_field)} ' if flags.text_field else ''

@@ -88,15 +88,15 @@ def encode_documents(
     all_sentences = _sentences(numbers, lexicon)
     packed: list[tuple[list[list[Piece]], int, int]] = []  # windows, closed by words, sentences
     for start, stop in pairwise(accumulate(counts, initial=0)):
-        found = [sentence for sentence in all_sentences[start:stop] if sentence.chars]
+        sentences = [sentence for sentence in all_sentences[start:stop] if sentence.chars]
         pieces: list[Piece] = []
-        for sentence in found:
+        for sentence in sentences:
             if sentence.chars > char_limit or sentence.tokens > word_limit:
                 pieces += cut(sentence, char_limit, word_limit, pauses, lexicon)
             else:
                 pieces.append(sentence)
         windows, closed = pack(pieces, char_room, word_room, pauses, lexicon) if len(pieces) > 1 else ([], 0)
-        packed.append((windows, closed, len(found)))
+        packed.append((windows, closed, len(sentences)))
     made = iter(_windows([window for windows, _, _ in packed for window in windows], lexicon))
     return [
         Windows([next(made) for _ in windows], count, sum(map(len, paragraphs)), closed)

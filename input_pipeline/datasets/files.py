@@ -29,23 +29,23 @@ def paths(config: ConfigDict) -> dict[str, str]:
     data, mode = config.data, config.mode
     if data.dataset and data.dataset not in hub.SOURCES:
         raise ValueError(f'data.dataset={data.dataset!r} must be empty or one of {", ".join(hub.SOURCES)}')
-    found = {split: data[KEYS[split]] for split in _SPLITS[mode] if data[KEYS[split]]}
-    for split, paths in found.items():
+    by_split = {split: data[KEYS[split]] for split in _SPLITS[mode] if data[KEYS[split]]}
+    for split, paths in by_split.items():
         for path in files_of(paths) if 'evaluation' in data and split != 'train' else [paths]:
             if not hub.is_name(path) and '{language}' not in path and not Path(path).is_file():
                 raise FileNotFoundError(f'data.{KEYS[split]}={paths}: there is no such file, {path}')
-    if data.dataset and not ('train' in found if mode == 'train' else found):
-        for split in set(_SPLITS[mode]) - set(found):
+    if data.dataset and not ('train' in by_split if mode == 'train' else by_split):
+        for split in set(_SPLITS[mode]) - set(by_split):
             names = hub.SOURCES[data.dataset].files.get(KEYS[split], ())
             for path in (str(Path(data.folder, name)) for name in names):
                 parts = by_language(path, languages(data, split))
-                if split not in found and parts and all(Path(part).is_file() for part, _ in parts):
-                    found[split] = path
+                if split not in by_split and parts and all(Path(part).is_file() for part, _ in parts):
+                    by_split[split] = path
     needed = {'train': 'train', 'predict': 'test'}.get(mode)
-    if needed and needed not in found or not found:
+    if needed and needed not in by_split or not by_split:
         missing = hub.missing(data.dataset, data.folder, needed or 'dev')
         raise FileNotFoundError(missing.replace('{language}', data.get('language', '') or 'LANGUAGE'))
-    return {split: found[split] for split in _SPLITS[mode] if split in found}
+    return {split: by_split[split] for split in _SPLITS[mode] if split in by_split}
 
 
 def files_of(paths: str) -> list[str]:

@@ -81,8 +81,8 @@ def read(
         ledger.add('rows', len(table.rows) + table.blank_lines, len(examples), dropped)
     if not examples:
         raise ValueError(f'{path}: every row was dropped: {_listed(counts)}')
-    found = f'text: {", ".join(texts)}; label: {label_column or "none"}'
-    log.info('%s: %s examples (%s)%s', path, f'{len(examples):,}', found, _listed(counts, '; '))
+    columns = f'text: {", ".join(texts)}; label: {label_column or "none"}'
+    log.info('%s: %s examples (%s)%s', path, f'{len(examples):,}', columns, _listed(counts, '; '))
     return examples, dict(counts)
 
 
@@ -148,8 +148,8 @@ def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
             f'columns text and label, or set {KEYS}'
         )
     if len(labels) < 2 or len(labels) > max(20, len(examples) // 2):
-        found = f'{len(labels):,} different labels in {len(examples):,} examples'
-        raise ValueError(f'{examples[0].where}: {found}: is this the label column? Set {KEYS}')
+        observed = f'{len(labels):,} different labels in {len(examples):,} examples'
+        raise ValueError(f'{examples[0].where}: {observed}: is this the label column? Set {KEYS}')
     several = [label for label in labels if _SEVERAL.search(label)]
     if several:
         log.warning(

@@ -162,10 +162,10 @@ def align(questions: Sequence[Question]) -> tuple[list[Question], Counts]:
     counts: Counter[str] = Counter()
     aligned, first = [], ''
     for question in questions:
-        found = [_align(answer, question.context) for answer in question.answers]
-        counts.update(kind for _, kind in found)
-        aligned.append(question._replace(answers=tuple(answer for answer, _ in found)))
-        if not first and any(answer.start < 0 for answer, _ in found):
+        alignments = [_align(answer, question.context) for answer in question.answers]
+        counts.update(kind for _, kind in alignments)
+        aligned.append(question._replace(answers=tuple(answer for answer, _ in alignments)))
+        if not first and any(answer.start < 0 for answer, _ in alignments):
             first = f'; the first that cannot be aligned: {question.where}'
     result = Counts(counts.total(), *(counts[kind] for kind in Counts._fields[1:]))
     if result.total:

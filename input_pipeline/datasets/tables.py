@@ -31,11 +31,10 @@ TEXT_NAMES = (
     *('sentence1', 'premise', 'text1', '文本', '内容', '句子', '评论', '标题'),
 )
 KEYS = '--config.data.text_columns and --config.data.label_column'
+LONGEST_FIELD = (1 << 31) - 1  # characters of a .csv's field: a text may be longer than csv's own 131,072
 LONGEST_NUMBER = 18  # characters: a longer one is a text (Python refuses to read 4,300 digits)
 _EDGES = re.compile(r'^[\s\ufeff]+|[\s\ufeff]+$')  # a second byte-order mark is common
 _HEADER_NAMES = frozenset(TEXT_NAMES).union(*PAIR_NAMES)
-
-csv.field_size_limit((1 << 31) - 1)  # characters, of the whole process: a text may be longer than 131,072
 
 
 class Spec(NamedTuple):
@@ -158,18 +157,22 @@ def _separator(text: str) -> str:
     for mark in ',;':
         numbers = []
         with contextlib.suppress(csv.Error):  # who reads the file says what is wrong with it, and where
-            numbers += [
-                len(row) for row in csv.reader(io.StringIO(text, newline='\n'), delimiter=mark) if row
-            ]
+            numbers += [len(row) for row in _rows(text, mark) if row]
             if numbers[0] > 1 and len(set(numbers)) == 1:
                 return mark
         first[mark] = numbers[0] if numbers else 0
     return max(first, key=first.__getitem__)
 
 
+def _rows(text: str, mark: str, strict: bool = False) -> Any:  # csv's reader, whose class is not public
+    """The rows of a text whose fields may be of any length, which csv is told for the process as a whole."""
+    csv.field_size_limit(LONGEST_FIELD)
+    return csv.reader(io.StringIO(text, newline='\n'), delimiter=mark, strict=strict)
+
+
 def _comma_separated(path: str, text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
     """The same, with `mark` for the comma; a row may go over several lines, and its number is the first's."""
-    reader = csv.reader(io.StringIO(text, newline='\n'), delimiter=mark, strict=True)
+    reader = _rows(text, mark, strict=True)
     while True:
         number = reader.line_num + 1
         try:
@@ -275,7 +278,7 @@ def roles(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
         ValueError: a column is missing, or which is which cannot be told; the message names the columns and
             the config keys to set.
     """
-    texts, label = _found(table, spec)
+    texts, label = _columns_by_name(table, spec)
     required = spec.text_columns[:1] if spec.joined else spec.text_columns
     missing = [column for column in (*required, spec.label_column) if column and column not in table.columns]
     if missing:
@@ -299,20 +302,20 @@ def _unclear(table: Table, problem: str) -> ValueError:
     return ValueError(one_line(f'{table.path}: {problem}; {kind}: {columns}; set {KEYS}'))
 
 
-def _found(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
+def _columns_by_name(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
     """The same, from the names; without a header, from the number of columns and what they hold."""
     if not table.named:
-        return _found_by_position(table, spec)
+        return _columns_by_position(table, spec)
     given = (*spec.text_columns, spec.label_column)
     names = {column.lower(): column for column in reversed(table.columns) if column not in given}
     label = next((names[name] for name in LABEL_NAMES if name in names), '')
     wanted: list[tuple[str, ...]] = [] if spec.pair is False else [*PAIR_NAMES]
     wanted += [(name,) for name in TEXT_NAMES]
-    texts = next((found for found in wanted if names.keys() >= set(found)), ())
+    texts = next((candidate for candidate in wanted if names.keys() >= set(candidate)), ())
     return tuple(names[name] for name in texts), label
 
 
-def _found_by_position(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
+def _columns_by_position(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
     columns = list(table.columns)
     if len(columns) > 2 and not spec.text_columns and _is_running_number(table, columns[0]):
         del columns[0]

@@ -1,1 +1,1 @@
-"""From labelled texts to batches, and from outputs to predictions and scores."""
+"""The tasks: what each reads, what its batches hold beside the rows, its predictions and scores."""

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.finetuning import buckets, sentence_eval, sentences
+from input_pipeline.features import buckets
+from input_pipeline.finetuning import sentence_eval, sentences
 from input_pipeline.text.constants import IGNORED_LABEL, prediction_width
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
@@ -76,9 +77,9 @@ def mask(
 
 def read(
     config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, MaskedTexts | sentence_eval.Judged]:
+) -> dict[str, MaskedTexts | sentence_eval.Evaluation]:
     """The splits that `config.mode` needs, as far as there are any: the distinct texts of `data.train`, and
-    `sentence_eval.judged`. `ledgers` count by split.
+    `sentence_eval.read_evaluations`. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """

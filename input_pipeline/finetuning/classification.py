@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from input_pipeline.datasets import catalog, files, labelled
 from input_pipeline.datasets.labelled import Example
-from input_pipeline.finetuning import buckets, word_inputs
-from input_pipeline.finetuning.buckets import Outputs, Rows
-from input_pipeline.finetuning.word_inputs import WordRows
+from input_pipeline.features import buckets, word_inputs
+from input_pipeline.features.buckets import Outputs, Rows
+from input_pipeline.features.word_inputs import WordRows
 from input_pipeline.metrics import classification
 from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
 from input_pipeline.text.vocabulary import Vocabulary
@@ -88,8 +88,8 @@ class Classification:
         scores = {'macro_f1': classification.macro_f1(self._gold[known], predicted[known], len(self.labels))}
         languages = np.array([example.language for example in self._examples])
         for language in sorted(set(languages[known])) if len(set(languages)) > 1 else ():
-            its = known & (languages == language)
-            scores[f'acc_{language or "other"}'] = float(np.mean(predicted[its] == self._gold[its]))
+            rows = known & (languages == language)
+            scores[f'acc_{language or "other"}'] = float(np.mean(predicted[rows] == self._gold[rows]))
         return scores
 
     def confusion(self, logits: np.ndarray) -> np.ndarray | None:
@@ -178,8 +178,8 @@ def read(
         codes = {}  # several spellings of one label: there is no one code
     inputs = inputs_of(config).of_task(config.task)
     return {
-        name: Classification(found, data.labels, vocabulary, data.max_length, codes, inputs, data)
-        for name, found in examples.items()
+        name: Classification(split_examples, data.labels, vocabulary, data.max_length, codes, inputs, data)
+        for name, split_examples in examples.items()
     }
 
 
@@ -196,8 +196,8 @@ def single_texts(config: ConfigDict) -> dict[str, tuple[list[str], np.ndarray]]:
     if 'validation' not in examples:
         raise ValueError('there are no development examples: set data.dev, or data.dev_fraction')
     return {
-        name: ([x.text_a for x in found], labelled.label_index(found, config.data.labels))
-        for name, found in examples.items()
+        name: ([x.text_a for x in split_examples], labelled.label_index(split_examples, config.data.labels))
+        for name, split_examples in examples.items()
         if name != 'test'
     }
 
@@ -221,21 +221,24 @@ def read_examples(
             raise ValueError(f'{path}: of which language? Give it, --config.data.language=zh')
         examples[name] = [
             example
-            for part, its in parts
+            for part, part_languages in parts
             for example in labelled.read(
-                part, kept._replace(labelled=needs_labels, languages=its), ledgers[name]
+                part, kept._replace(labelled=needs_labels, languages=part_languages), ledgers[name]
             )[0]
         ]
         files.check_size(data, name, len(examples[name]))
     if config.mode == 'predict':  # whatever stands in a label column, it is not known
-        examples = {name: [x._replace(label=None) for x in found] for name, found in examples.items()}
-    for name, found in examples.items():
-        pairs = found[0].text_b is not None
+        examples = {
+            name: [x._replace(label=None) for x in split_examples]
+            for name, split_examples in examples.items()
+        }
+    for name, split_examples in examples.items():
+        pairs = split_examples[0].text_b is not None
         if data.pairs is None:
             data.pairs = pairs
         if data.pairs != pairs:
-            here, there = ('pairs', 'single texts') if pairs else ('single texts', 'pairs')
-            raise ValueError(f'data.{files.KEYS[name]}: {here}, where the training data has {there}')
+            given, expected = ('pairs', 'single texts') if pairs else ('single texts', 'pairs')
+            raise ValueError(f'data.{files.KEYS[name]}: {given}, where the training data has {expected}')
     train = examples.get('train', [])
     data.labels = tuple(data.labels) or labelled.labels_of(data.dataset, train)
     if train and 'validation' not in examples and data.dev_fraction:

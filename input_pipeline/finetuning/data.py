@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.finetuning import auto_mlm, buckets, classification, mirror_bert, mlctl, reading
+from input_pipeline.features import buckets
+from input_pipeline.finetuning import auto_mlm, classification, mirror_bert, mlctl, reading
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 

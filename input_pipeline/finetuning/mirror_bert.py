@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.finetuning import buckets, sentence_eval, sentences
+from input_pipeline.features import buckets
+from input_pipeline.finetuning import sentence_eval, sentences
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 
@@ -126,9 +127,9 @@ def places(lengths: np.ndarray, masked: np.ndarray, uniform: np.ndarray) -> np.n
 
 def read(
     config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, Mirrored | sentence_eval.Judged]:
+) -> dict[str, Mirrored | sentence_eval.Evaluation]:
     """The splits that `config.mode` needs, as far as there are any: the first `data.max_strings` distinct
-    texts of `data.train`, and `sentence_eval.judged`. `ledgers` count by split.
+    texts of `data.train`, and `sentence_eval.read_evaluations`. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """

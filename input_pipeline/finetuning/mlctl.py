@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.datasets import files
-from input_pipeline.finetuning import buckets, sentence_eval, sentences, word_alignment
-from input_pipeline.finetuning.buckets import Rows
+from input_pipeline.features import buckets
+from input_pipeline.features.buckets import Rows
+from input_pipeline.finetuning import sentence_eval, sentences, word_alignment
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.text.segmenters import Segment, segmenter
 from input_pipeline.text.vocabulary import Vocabulary
@@ -59,10 +60,10 @@ class Translations:
             self._alignment = np.zeros((len(pairs), max_aligned, 2), np.int32)
             left_out: Counter[str] = Counter()
             for row, pair in enumerate(pairs):
-                there = words_a[row].max(), words_b[row].max()
+                last_words = words_a[row].max(), words_b[row].max()
                 links = alignment[word_alignment.line_of(pair.where)]
                 read += len(links)
-                kept = word_alignment.one_to_one(links, *there, max_aligned, left_out)
+                kept = word_alignment.one_to_one(links, *last_words, max_aligned, left_out)
                 self._alignment[row, : len(kept)] = np.reshape(kept, (-1, 2))
             used = int((self._alignment[..., 0] > 0).sum())
             self.links = Counts(read, used, left_out)
@@ -93,16 +94,16 @@ def _encode(
 
 def read(
     config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, Translations | sentence_eval.Judged]:
+) -> dict[str, Translations | sentence_eval.Evaluation]:
     """The splits that `config.mode` needs, as far as there are any: the pairs of `data.train`, and
-    `sentence_eval.judged`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
+    `sentence_eval.read_evaluations`. Where there is no dev file, `data.dev_fraction` of train is kept for it.
     `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
-    splits: dict[str, Translations | sentence_eval.Judged] = dict(
-        sentence_eval.judged(config, vocabulary, ledgers)
+    splits: dict[str, Translations | sentence_eval.Evaluation] = dict(
+        sentence_eval.read_evaluations(config, vocabulary, ledgers)
     )
     if config.mode != 'train':
         return splits

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from input_pipeline.datasets import files as datasets_files
 from input_pipeline.datasets import hub, labelled, squad
 from input_pipeline.datasets.squad import Question
-from input_pipeline.finetuning import buckets, reading_windows, span_decoding, word_inputs
-from input_pipeline.finetuning.buckets import Outputs, Rows
-from input_pipeline.finetuning.word_inputs import WordRows
+from input_pipeline.features import buckets, reading_windows, word_inputs
+from input_pipeline.features.buckets import Outputs, Rows
+from input_pipeline.features.word_inputs import WordRows
+from input_pipeline.finetuning import span_decoding
 from input_pipeline.metrics import reading
 from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
 from input_pipeline.text.vocabulary import Vocabulary
@@ -85,9 +86,9 @@ class Reading:
         return [
             [
                 candidate._replace(text=question.context[candidate.start : candidate.end])
-                for candidate in found
+                for candidate in candidates
             ]
-            for question, found in zip(self._originals, best)
+            for question, candidates in zip(self._originals, best)
         ]
 
     def score(self, best: Best) -> dict[str, float]:
@@ -101,8 +102,8 @@ class Reading:
             return {}
         predicted = span_decoding.predictions(self._originals, best)
         score = reading.score_cmrc if self._data.scorer == 'cmrc' else reading.score_drcd
-        found = score(gold, predicted)
-        return {name: found[name] for name in self.metrics}
+        scores = score(gold, predicted)
+        return {name: scores[name] for name in self.metrics}
 
     def confusion(self, best: Best) -> None:
         """None: there are no classes."""
@@ -156,21 +157,21 @@ def read(
         counts.move(ledgers, 'questions', len(files['validation']), 'train', 'validation')
         log.info('No dev file: %d questions of train are kept for evaluation', len(files['validation']))
     inputs, splits = inputs_of(config).of_task(config.task), {}
-    for name, found in files.items():
-        asked, gold = squad.align(found)
+    for name, questions in files.items():
+        asked, gold = squad.align(questions)
         off = {'ambiguous': gold.ambiguous, 'not in the context': gold.absent}
         ledgers[name].add('answers', gold.total, gold.right + gold.repaired, off)
         if name == 'train':
             asked, dropped = squad.trainable(asked)
-            found = asked
+            questions = asked
             ledgers[name].drop('questions', 'no answer that is in its context', dropped)
-            if not found:
+            if not questions:
                 raise ValueError('no question of the training set has an answer that is in its context')
-        without = next((question for question in found if not question.answers), None)
+        without = next((question for question in questions if not question.answers), None)
         if without and (config.mode == 'evaluate' or name == 'validation'):
             raise ValueError(f'{without.where}: the question has no answer; to be evaluated on it needs one')
         if config.data.simplify:
             asked = squad.simplify(asked)
-        splits[name] = Reading(found, asked, vocabulary, config.data, inputs)
+        splits[name] = Reading(questions, asked, vocabulary, config.data, inputs)
         ledgers[name].add('windows', len(splits[name].rows), len(splits[name].rows), {})
     return splits

@@ -15,8 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.datasets import files as datasets_files
-from input_pipeline.finetuning import buckets, sentences
-from input_pipeline.finetuning.buckets import Outputs, Rows
+from input_pipeline.features import buckets
+from input_pipeline.features.buckets import Outputs, Rows
+from input_pipeline.finetuning import sentences
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.metrics import retrieval
 from input_pipeline.text.vocabulary import Vocabulary
@@ -39,31 +40,31 @@ class _Vectors:
         return {}
 
     def decode(self, outputs: Outputs) -> Any:
-        """What `judge` makes of a pass's `vectors` [B, D]."""
-        found = np.full((len(self.rows), outputs[0]['vectors'].shape[1]), np.nan, np.float32)
+        """What `compare` makes of a pass's `vectors` [B, D]."""
+        vectors = np.full((len(self.rows), outputs[0]['vectors'].shape[1]), np.nan, np.float32)
         for out in outputs:
             real = out['example'] >= 0
-            found[out['example'][real]] = out['vectors'][real]
-        return self.judge(found)
+            vectors[out['example'][real]] = out['vectors'][real]
+        return self.compare(vectors)
 
-    def judge(self, vectors: np.ndarray) -> Any:
+    def compare(self, vectors: np.ndarray) -> Any:
         """What comparing the vectors of all `texts`, fp32 [N, D], says."""
         raise NotImplementedError
 
-    def lines(self, found: Any) -> Iterator[dict]:
+    def lines(self, decoded: Any) -> Iterator[dict]:
         """The predictions, an object for each pair."""
         raise NotImplementedError
 
-    def confusion(self, found: Any) -> None:
+    def confusion(self, decoded: Any) -> None:
         """None: there are no classes."""
 
-    def write_predictions(self, folder: Path, found: Any) -> None:
+    def write_predictions(self, folder: Path, decoded: Any) -> None:
         """predictions.json, an object a line."""
-        lines = (json.dumps(line, ensure_ascii=False) + '\n' for line in self.lines(found))
+        lines = (json.dumps(line, ensure_ascii=False) + '\n' for line in self.lines(decoded))
         output_file.write_text(folder / 'predictions.json', ''.join(lines))
 
 
-class _Judged(_Vectors):
+class _PairSet(_Vectors):
     """Pairs whose texts are to be given vectors, each distinct text once.
 
     Args:
@@ -92,12 +93,12 @@ class _Judged(_Vectors):
             yield texts | line | {'where': Path(pair.where).name}
 
 
-class Similarity(_Judged):
+class Similarity(_PairSet):
     """Judged by the rank correlation of the cosines of pairs with their human scores."""
 
     metrics = ('spearman',)
 
-    def judge(self, vectors: np.ndarray) -> np.ndarray:
+    def compare(self, vectors: np.ndarray) -> np.ndarray:
         """fp32 [N], the cosine of each pair."""
         return retrieval.cosines(*self.sides(vectors))
 
@@ -122,12 +123,12 @@ class Ranks(NamedTuple):
     nearest: np.ndarray
 
 
-class Retrieval(_Judged):
+class Retrieval(_PairSet):
     """Judged by how near a text's partner is, among all of the other side (`sentences.related_pairs`)."""
 
     metrics = ('acc_ab', 'acc_ba', 'mrr', *(f'recall_{k}' for k in retrieval.RECALLS))
 
-    def judge(self, vectors: np.ndarray) -> Ranks:
+    def compare(self, vectors: np.ndarray) -> Ranks:
         """The ranks in both directions."""
         a, b = self.sides(vectors)
         ab, nearest = retrieval.ranks(a, b)
@@ -146,7 +147,7 @@ class Retrieval(_Judged):
         )
 
 
-class Several(_Vectors):
+class EvaluationSets(_Vectors):
     """Several sets at once, judged each by itself: a metric is the mean over the sets, which count alike
     whatever their sizes, and there is one for each, `<metric>_<name of the set>`."""
 
@@ -158,15 +159,17 @@ class Several(_Vectors):
         if all(hasattr(one, 'ids') for one in sets.values()):
             self.rows = sentences.one_segment([ids for one in sets.values() for ids in one.ids])
 
-    def judge(self, vectors: np.ndarray) -> list:
+    def compare(self, vectors: np.ndarray) -> list:
         """What each of the sets finds."""
         ends = np.cumsum([len(one.texts) for one in self._sets.values()])
         parts = np.split(vectors, ends[:-1])
-        return [one.judge(part) for one, part in zip(self._sets.values(), parts, strict=True)]
+        return [one.compare(part) for one, part in zip(self._sets.values(), parts, strict=True)]
 
-    def score(self, found: list) -> dict[str, float]:
+    def score(self, decoded: list) -> dict[str, float]:
         """The means, and the metrics of each set; of sets whose scores are known."""
-        scores = {name: one.score(its) for (name, one), its in zip(self._sets.items(), found, strict=True)}
+        scores = {
+            name: one.score(part) for (name, one), part in zip(self._sets.items(), decoded, strict=True)
+        }
         known = {name: score for name, score in scores.items() if score}
         each = {f'{metric}_{name}': x for name, score in known.items() for metric, x in score.items()}
         names = next(iter(known.values()), {})
@@ -174,19 +177,19 @@ class Several(_Vectors):
             metric: float(np.mean([score[metric] for score in known.values()])) for metric in names
         } | each
 
-    def lines(self, found: list) -> Iterator[dict]:
+    def lines(self, decoded: list) -> Iterator[dict]:
         """Those of one set after another, with its name as `set`."""
-        for (name, one), its in zip(self._sets.items(), found, strict=True):
-            yield from ({'set': name} | line for line in one.lines(its))
+        for (name, one), part in zip(self._sets.items(), decoded, strict=True):
+            yield from ({'set': name} | line for line in one.lines(part))
 
 
-Judged = Similarity | Retrieval | Several
+Evaluation = Similarity | Retrieval | EvaluationSets
 EVALUATIONS: dict[str, type[Similarity | Retrieval]] = {'similarity': Similarity, 'retrieval': Retrieval}
 
 
-def judged(
+def read_evaluations(
     config: ConfigDict, vocabulary: Vocabulary | None = None, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, Judged]:
+) -> dict[str, Evaluation]:
     """The splits 'validation' and 'test' that `config.mode` needs, as far as there are any. In training,
     where there is no test file, `data.test_fraction` of dev's pairs is the test set: what is chosen by the
     others, such as a learning rate, is reported on these. No text is on both sides. `ledgers` count by split.
@@ -200,30 +203,30 @@ def judged(
             return sentences.scored_pairs(path, data, config.mode != 'predict', ledger)
         return sentences.related_pairs(path, data, ledger)
 
-    found: dict[str, dict[str, list[Pair]]] = {}
+    by_split: dict[str, dict[str, list[Pair]]] = {}
     for name, paths in datasets_files.paths(config).items():
         if name != 'train':
             files = datasets_files.files_of(paths)
-            found[name] = {stem: read(file, ledgers[name]) for stem, file in zip(_names(files), files)}
-    if config.mode == 'train' and 'validation' in found and 'test' not in found and data.test_fraction:
+            by_split[name] = {stem: read(file, ledgers[name]) for stem, file in zip(_names(files), files)}
+    if config.mode == 'train' and 'validation' in by_split and 'test' not in by_split and data.test_fraction:
         both = {
             name: sentences.split_off(pairs, data.test_fraction)
-            for name, pairs in found['validation'].items()
+            for name, pairs in by_split['validation'].items()
         }
         moved = sum(len(test) for _, test in both.values())
         counts.move(ledgers, 'rows', moved, 'validation', 'test')
         for split, side in (('validation', 0), ('test', 1)):
-            found[split] = {name: sides[side] for name, sides in both.items()}
+            by_split[split] = {name: sides[side] for name, sides in both.items()}
             log.info(
-                'No test file: %s has %s pairs of dev', split, f'{sum(map(len, found[split].values())):,}'
+                'No test file: %s has %s pairs of dev', split, f'{sum(map(len, by_split[split].values())):,}'
             )
-    splits: dict[str, Judged] = {}
-    for split, sets in found.items():
+    splits: dict[str, Evaluation] = {}
+    for split, sets in by_split.items():
         made = {
             name: EVALUATIONS[data.evaluation](pairs, vocabulary, data.max_length)
             for name, pairs in sets.items()
         }
-        splits[split] = Several(made) if len(made) > 1 else next(iter(made.values()))
+        splits[split] = EvaluationSets(made) if len(made) > 1 else next(iter(made.values()))
     return splits
 
 
@@ -239,14 +242,14 @@ def splits(
     vocabulary: Vocabulary,
     train: Callable[[str, tuple[str, ...]], T],
     ledgers: Mapping[str, Ledger] = NOT_COUNTED,
-) -> dict[str, T | Judged]:
-    """`judged`, and to train first what `train` makes of the path of `data.train` and of the metrics that an
-    evaluation measures. Raises as `judged` and `train` do."""
-    found: dict[str, T | Judged] = dict(judged(config, vocabulary, ledgers))
+) -> dict[str, T | Evaluation]:
+    """`read_evaluations`, and to train first what `train` makes of the path of `data.train` and of the
+    metrics that an evaluation measures. Raises as `read_evaluations` and `train` do."""
+    evaluations: dict[str, T | Evaluation] = dict(read_evaluations(config, vocabulary, ledgers))
     if config.mode != 'train':
-        return found
-    metrics = metrics_of(config, found.get('validation'))
-    return {'train': train(datasets_files.paths(config)['train'], metrics)} | found
+        return evaluations
+    metrics = metrics_of(config, evaluations.get('validation'))
+    return {'train': train(datasets_files.paths(config)['train'], metrics)} | evaluations
 
 
 def metrics_of(config: ConfigDict, validation: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from input_pipeline.datasets import catalog, labelled
 from input_pipeline.datasets.labelled import Example
 from input_pipeline.datasets.tables import KEYS, is_number
-from input_pipeline.finetuning.buckets import Rows
+from input_pipeline.features.buckets import Rows
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 
@@ -46,18 +46,18 @@ def texts(path: str, data: ConfigDict, limit: int | None = None, ledger: Ledger 
     # Two columns without names are taken for a text and its label; labels of nearly every row are texts.
     texts_too = not data.label_column and len(labels) > len(examples) / 2 and not _numbers(labels)
     rows = [(x.text_a, x.text_b, x.label if texts_too else None) for x in examples]
-    found = [text for row in rows for text in row if text is not None]
-    unique = dict.fromkeys(filter(None, found))
+    strings = [text for row in rows for text in row if text is not None]
+    unique = dict.fromkeys(filter(None, strings))
     kept = list(unique)[:limit]
-    blank = found.count('')
-    counts = len(kept), blank, len(found) - blank - len(unique), len(unique) - len(kept)
+    blank = strings.count('')
+    counts = len(kept), blank, len(strings) - blank - len(unique), len(unique) - len(kept)
     log.info(
         '%s: %s texts are used; left out: %s blank, %s repeated, %s over data.max_strings', path,
         *(f'{n:,}' for n in counts),
     )  # fmt: skip
     if ledger is not None:
         reasons = ('blank', 'repeated', 'over data.max_strings')
-        ledger.add('texts', len(found), len(kept), dict(zip(reasons, counts[1:], strict=True)))
+        ledger.add('texts', len(strings), len(kept), dict(zip(reasons, counts[1:], strict=True)))
     if not kept:
         raise ValueError(f'{path}: every text is blank')
     return kept
@@ -167,25 +167,25 @@ def _score(example: Example) -> float:
 # ---- token rows ----
 
 
-def token_rows(found: Sequence[str], vocabulary: Vocabulary, max_length: int) -> list[np.ndarray]:
+def token_rows(strings: Sequence[str], vocabulary: Vocabulary, max_length: int) -> list[np.ndarray]:
     """Each text as int32 [CLS] … [SEP], cut at its end to `max_length` tokens; how many is logged."""
-    return [vocabulary.row_of(encoding.ids) for encoding in encodings(found, vocabulary, max_length)]
+    return [vocabulary.row_of(encoding.ids) for encoding in encodings(strings, vocabulary, max_length)]
 
 
-def encodings(found: Sequence[str], vocabulary: Vocabulary, max_length: int) -> list[tokenizers.Encoding]:
+def encodings(strings: Sequence[str], vocabulary: Vocabulary, max_length: int) -> list[tokenizers.Encoding]:
     """Each text as tokens that with [CLS] and [SEP] are at most `max_length`; how many were cut is logged.
     `overflowing` of one holds what was cut off."""
-    encoded = vocabulary.wordpiece.encode_batch(list(found), add_special_tokens=False)
+    encoded = vocabulary.wordpiece.encode_batch(list(strings), add_special_tokens=False)
     for encoding in encoded:
         encoding.truncate(max_length - 2)
     if cut := sum(bool(encoding.overflowing) for encoding in encoded):
-        log.info('%d of %d texts are longer than %d tokens and were cut', cut, len(found), max_length)
+        log.info('%d of %d texts are longer than %d tokens and were cut', cut, len(strings), max_length)
     return encoded
 
 
-def single_rows(found: Sequence[str], vocabulary: Vocabulary, max_length: int) -> Rows:
+def single_rows(strings: Sequence[str], vocabulary: Vocabulary, max_length: int) -> Rows:
     """`token_rows` as `one_segment`."""
-    return one_segment(token_rows(found, vocabulary, max_length))
+    return one_segment(token_rows(strings, vocabulary, max_length))
 
 
 def one_segment(ids: list[np.ndarray]) -> Rows:

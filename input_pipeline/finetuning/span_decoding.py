@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from input_pipeline.datasets.squad import Question
-from input_pipeline.finetuning.reading_windows import Windows
+from input_pipeline.features.reading_windows import Windows
 
 
 class Candidate(NamedTuple):
@@ -93,7 +93,7 @@ def _candidates(scores: np.ndarray, offsets: np.ndarray, context: str, n_best: i
     num_spans = int(np.isfinite(scores).sum())
     flat, width = scores.ravel(), scores.shape[1]
     wanted = n_best
-    found: dict[tuple[int, int], float] = {}  # characters → score
+    score_of: dict[tuple[int, int], float] = {}  # characters → score
     while True:
         wanted = min(wanted, num_spans)
         worst = np.partition(flat, flat.size - wanted)[flat.size - wanted]
@@ -101,16 +101,16 @@ def _candidates(scores: np.ndarray, offsets: np.ndarray, context: str, n_best: i
         for span in spans[np.argsort(-flat[spans], kind='stable')]:
             first, more = divmod(int(span), width)
             # Two tokens may stand for one character, as the letters of a Korean syllable do.
-            found.setdefault((int(offsets[first, 0]), int(offsets[first + more, 1])), float(flat[span]))
-            if len(found) == n_best:
+            score_of.setdefault((int(offsets[first, 0]), int(offsets[first + more, 1])), float(flat[span]))
+            if len(score_of) == n_best:
                 break
-        if len(found) == n_best or wanted == num_spans:
+        if len(score_of) == n_best or wanted == num_spans:
             break
         wanted *= 2
-    weights = np.exp(np.array(list(found.values())) - max(found.values()))
+    weights = np.exp(np.array(list(score_of.values())) - max(score_of.values()))
     return [
         Candidate(context[start:end], start, end, score, float(probability))
-        for ((start, end), score), probability in zip(found.items(), weights / weights.sum())
+        for ((start, end), score), probability in zip(score_of.items(), weights / weights.sum())
     ]
 
 

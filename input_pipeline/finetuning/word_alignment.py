@@ -77,14 +77,14 @@ def read_alignment(path: str, texts: str) -> dict[int, list[tuple[int, int]]]:
             f'{path} has {len(rows)} lines, {texts} has {expected}: line n is to align the words of line n '
             'as python -m input_pipeline.word_groups writes them'
         )
-    found: dict[int, list[tuple[int, int]]] = {}
+    links: dict[int, list[tuple[int, int]]] = {}
     for number, row in enumerate(rows, 1):
         matches = [(item, _LINK.fullmatch(item)) for item in row.split()]
         wrong = next((item for item, match in matches if not match), None)
         if wrong is not None:
             raise ValueError(f'{path}:{number}: {wrong!r} is no link of two words, such as 0-1')
-        found[number] = [(int(match[1]), int(match[2])) for _, match in matches if match]
-    return found
+        links[number] = [(int(match[1]), int(match[2])) for _, match in matches if match]
+    return links
 
 
 def line_of(where: str) -> int:

@@ -27,8 +27,8 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
     `confusion_matrix`.
     """
     matrix = confusion_matrix(labels, predictions, num_classes)
-    found = matrix.sum(0) + matrix.sum(1)  # 2·TP + FP + FN
-    return float(np.mean(2 * np.diag(matrix) / np.maximum(found, 1)))
+    denominator = matrix.sum(0) + matrix.sum(1)  # 2·TP + FP + FN
+    return float(np.mean(2 * np.diag(matrix) / np.maximum(denominator, 1)))
 
 
 def _classes(labels: ArrayLike, predictions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -104,15 +104,15 @@ def word_tokenize(text: str) -> list[str]:
 def sentences(text: str) -> list[str]:
     """The sentences of a lower-case text, without the whitespace between them (NLTK's `sent_tokenize`)."""
     spans = list(_spans(text))
-    found, skip = [], 0
+    texts, skip = [], 0
     for (start, stop), following in zip(spans, [*spans[1:], None]):
         start, skip = start + skip, 0
         if following is not None and (tail := _TAIL.match(text[slice(*following)])):
             # Quotes and brackets after the period go with the sentence that they close.
             stop, skip = following[0] + len(tail[0].rstrip()), tail.end()
         if start < stop:
-            found.append(text[start:stop])
-    return found
+            texts.append(text[start:stop])
+    return texts
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:

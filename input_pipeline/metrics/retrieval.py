@@ -49,9 +49,9 @@ def ranks(queries: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.n
 def retrieval(rank_ab: np.ndarray, rank_ba: np.ndarray) -> dict[str, float]:
     """Of ranks [N] from a to b and back: `acc_ab`, `acc_ba`, how often the own partner is nearest; and of
     a's queries the mean reciprocal rank `mrr` and `recall_1`, `recall_5`, `recall_10`; all 0 to 1."""
-    found = {'acc_ab': rank_ab == 1, 'acc_ba': rank_ba == 1, 'mrr': 1 / rank_ab}
-    found |= {f'recall_{k}': rank_ab <= k for k in RECALLS}
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    measures = {'acc_ab': rank_ab == 1, 'acc_ba': rank_ba == 1, 'mrr': 1 / rank_ab}
+    measures |= {f'recall_{k}': rank_ab <= k for k in RECALLS}
+    return {name: float(np.mean(values)) for name, values in measures.items()}
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

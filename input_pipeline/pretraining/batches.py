@@ -9,20 +9,18 @@ from, nor on the number of processes that read it.
 
 import copy
 import functools
-import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline.corpus import corpus_files, sources
+from input_pipeline.corpus import corpus_files, from_text, record_source
 from input_pipeline.corpus.corpus_files import HOW_TO_BUILD
+from input_pipeline.corpus.from_text import LENGTHS
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining import loader, masking, similar_words
 from input_pipeline.pretraining.baseline_masks import (
@@ -34,13 +32,9 @@ from input_pipeline.pretraining.baseline_masks import (
 from input_pipeline.text.constants import IGNORED_LABEL
 from input_pipeline.text.model_inputs import inputs_of, kind_name
 from input_pipeline.text.vocabulary import Vocabulary
-from input_pipeline.utils import output_file
-from input_pipeline.utils.partial_folder import partial_folder
 
-EMBEDDED = Path(__file__).parent.parent / 'embedded'
 VALIDATION_SEED = 0  # not the run's seed: every run is measured on the same masks
 PADDING = {'sop_labels': -1, 'char_mlm_labels': IGNORED_LABEL, 'word_mlm_labels': IGNORED_LABEL}
-LENGTHS = ('char_length', 'word_length')
 MASKING = ('words', 'ngrams')
 PACKED_ROW = 4  # times the longest text that the corpus may hold; rows twice as long waste over 3 %
 
@@ -68,7 +62,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
         texts = copy.deepcopy(data)
         if data.get('pack', False):  # a row may be longer than any text
             texts.update({name: min(data[name], config.model.max_positions) for name in LENGTHS})
-        data.corpus = os.fspath(corpus_of_text(texts, Path(workdir)))
+        data.corpus = os.fspath(from_text.corpus_of(texts, Path(workdir)))
     manifest = read_manifest(data.corpus)
     packed = data.get('pack', False)
     if packed:
@@ -133,7 +127,7 @@ def batches(
             return iter(())
         raise ValueError(f'{data.corpus} has no training records; build it again with more text')
 
-    source = loader.open_split(data.corpus, split)
+    source = record_source.open_split(data.corpus, split)
     wanted = recipe(config)
     if not train:
         # Every model is measured on the same masks.
@@ -280,90 +274,3 @@ def words_beside(char_length: int, manifest: dict[str, Any]) -> int:
     special = SPECIAL_TOKENS * sum(manifest['records'].values())
     ratio = (manifest['tokens']['word'] + special) / max(manifest['tokens']['char'] + special, 1)
     return max(8 * math.ceil(char_length * ratio / 8), manifest['word_length'])
-
-
-def corpus_of_text(data: ConfigDict, workdir: Path) -> Path:
-    """The folder `<workdir>/corpus`, made of `data.text` unless it holds just that already; says which."""
-    text = os.fspath(EMBEDDED / '*.txt') if data.text == 'embedded' else data.text
-    if data.base_vocab and not epath.Path(data.base_vocab).is_file():
-        raise ValueError(
-            f'data.base_vocab={data.base_vocab} is no file; give the vocab.txt of a Chinese BERT'
-        )
-    made_from = describe_text(text, data)
-    folder = workdir / 'corpus'
-    record = folder / 'made_from.json'
-
-    begun = any(workdir.glob('checkpoints/*'))
-
-    def is_made() -> bool:
-        if not record.is_file():
-            return False
-        try:
-            before = json.loads(record.read_text('utf-8'))
-        except ValueError as error:
-            raise ValueError(
-                f'{record} is damaged ({error}); remove {folder}, and the corpus is made again'
-            ) from error
-        if begun and 'min_count' not in before:  # of an old run, which took every word; it goes on with them
-            before |= {'min_count': made_from['min_count']}
-        return before == made_from
-
-    if is_made():
-        print(f'Corpus: {folder}, made before from {data.text!r}', flush=True)
-        return folder
-    if folder.exists() and not record.is_file():
-        raise ValueError(
-            f'{folder} is in the way: it is to hold the corpus made from data.text, but no run made it. '
-            'Move it away, or give another --workdir, or use it with --config.data.corpus'
-        )
-    if folder.exists() and begun:
-        raise ValueError(
-            f'the run in {workdir} was trained on another text, or on a corpus of other settings, than '
-            f'{data.text!r} now makes: give another --workdir (and --config.init_from={workdir} only if the '
-            'vocabulary is the same)'
-        )
-    why = ', because the text or its settings changed' if folder.exists() else ''
-    print(f'Corpus: making {folder} from {data.text!r}{why}', flush=True)
-
-    # They need Beam, which a run on a finished corpus does not.
-    from input_pipeline.corpus import corpus_builder, vocab_builder
-
-    with partial_folder(folder) as temporary:
-        vocab, made = Path(temporary, 'vocab.txt'), Path(temporary, 'corpus')
-        vocab_builder.build(
-            text,
-            vocab,
-            data.base_vocab or None,
-            data.num_words,
-            data.get('num_chars') or None,  # runs begun before there was this setting have it not
-            min_count=data.min_count,
-            segmenter=data.segmenter,
-            text_field=data.text_field,
-        )
-        corpus_builder.build(
-            text,
-            vocab,
-            made,
-            validation_fraction=data.validation_fraction,
-            text_field=data.text_field,
-            **{name: data[name] for name in LENGTHS if data[name]},
-        )
-        output_file.write_json(made / record.name, made_from)
-        if not is_made():  # else another process of this run was faster, with the same bytes
-            shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
-    return folder
-
-
-def describe_text(text: str, data: ConfigDict) -> dict[str, Any]:
-    """What decides the records made of `text`: the contents of its files, in order, and the settings."""
-    paths = dict.fromkeys(chunk.path for chunk in sources.plan(text, text_field=data.text_field))
-    names = ('num_words', 'min_count', 'segmenter', 'validation_fraction', *LENGTHS)
-    settings = {name: data[name] for name in names}
-    if data.text_field:
-        settings['text_field'] = data.text_field
-    settings |= {'num_chars': data.num_chars} if data.get('num_chars') else {}
-    return settings | {
-        'base_vocab': corpus_files.sha256(data.base_vocab) if data.base_vocab else '',
-        'text': [path if path.startswith('tfds:') else corpus_files.sha256(path) for path in paths],
-    }

@@ -4,48 +4,35 @@ Nothing here has a state. The step is the iterator's whole position, so that sta
 costs nothing, and a process reads only its own rows of the global batch.
 """
 
-import bisect
 import functools
 import itertools
 import logging
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from input_pipeline.corpus import corpus_files
-from input_pipeline.corpus.corpus_files import REMEDY
-from input_pipeline.corpus.record_files import FEATURES
+from input_pipeline.corpus.record_source import NOT_PARSED, Records, RecordSource, open_split, parse
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining import packing
 from input_pipeline.utils.partial_folder import DiskFullError, partial_folder
 
 log = logging.getLogger(__name__)
 
-# TensorFlow only reads: the accelerators are JAX's, and TensorFlow would take all of their memory.
-tf.config.set_visible_devices([], 'GPU')
-
 PREFETCH = 4  # batches that wait, made, for their use
 MAX_THREADS = 16  # of the host's cores: what a batch costs is far below what a training step does
-
-# What TensorFlow makes of a record that it cannot use; it quotes it, which may be no text.
-NOT_PARSED = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
-UNSOUND = 'its views do not go together'
-
 LENGTH_OF = {'char': 'char_ids', 'word': 'word_char_len'}  # a feature as long as the view's tokens
 MEASURED_TOGETHER = 4096  # records
 
 T = TypeVar('T')
-Records = dict[str, tf.RaggedTensor]
 MakeBatch = Callable[[Records, tf.Tensor], dict[str, tf.Tensor]]
 Batch = dict[str, np.ndarray]
 Batches = Iterator[Batch]
@@ -58,76 +45,6 @@ class Packed(NamedTuple):
 
     plan: packing.Plan
     widths: packing.Widths
-
-
-def open_split(folder: str | Path, split: str) -> 'RecordSource':
-    """The raw records of a split: `len(source)` and `source.__getitems__(numbers) -> list[bytes]`.
-
-    Raises ValueError where the folder holds no such data set, the split no records, or a file is missing or
-    not what the manifest says (`corpus_files.check`); `__getitems__` raises it for a damaged record.
-    """
-    folder = Path(folder)
-    checked = (folder / corpus_files.MANIFEST).exists() and corpus_files.check(folder)
-    try:
-        builder = tfds.builder_from_directory(str(folder))
-        source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        info = builder.info.splits[split]
-        shards = dict(zip(map(Path, info.filepaths), info.shard_lengths, strict=True))
-    except Exception as error:  # TFDS raises what its parsers raise
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'{folder} has no readable split {split!r} ({reason}); {REMEDY}') from error
-    # Without a list of the files, how many records a shard should have is all that is known of it.
-    found = () if checked else itertools.starmap(corpus_files.count_problem, shards.items())
-    if problems := list(filter(None, found)):
-        raise ValueError(corpus_files.refusal(problems))
-    return RecordSource(shards, source)
-
-
-class RecordSource:
-    """TFDS's data source, whose errors do not say where and what to do.
-
-    `shards`: the files in order, with their numbers of records.
-    """
-
-    def __init__(self, shards: dict[Path, int], source: Any):  # its class is not public
-        self._shards, self._source = shards, source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitems__(self, numbers: list[int]) -> list[bytes]:  # noqa: N807  # the name that TFDS has
-        try:
-            return self._source.__getitems__(numbers)
-        except (OSError, ValueError, RuntimeError) as error:
-            for number in numbers if len(numbers) > 1 else ():
-                self.__getitems__([number])  # which of them it is
-            raise self.damaged(numbers[0], str(error)) from error
-
-    def damaged(self, number: int, reason: str) -> ValueError:
-        """What to say of a record that cannot be read or makes no sense."""
-        stops = list(itertools.accumulate(self._shards.values()))
-        file = bisect.bisect_right(stops, number)
-        inside = number - (stops[file] - list(self._shards.values())[file])
-        reason = ' '.join(reason.split())
-        return ValueError(f'{list(self._shards)[file]}: record {inside} is damaged ({reason}); {REMEDY}')
-
-    def refusal(self, numbers: Sequence[int], serialized: Sequence[bytes], error: Exception) -> ValueError:
-        """Why no batch comes of these records: which of them is wrong."""
-        for number, record in zip(numbers, serialized):
-            try:
-                parse(tf.constant([record]))
-            except NOT_PARSED as its:
-                return self.damaged(number, _reason(its))
-        longest = max(zip(map(len, serialized), numbers))[1]
-        return self.damaged(longest, f'it is the longest of its batch, of which none comes: {_reason(error)}')
-
-
-def _reason(error: Exception) -> str:
-    """TensorFlow's message without the names of its nodes."""
-    if isinstance(error, UnicodeDecodeError):
-        return 'it is no tf.train.Example'
-    said = re.search(r"assertion failed: \[(.*?)\]|Summarized data: b'(.*?)'", str(error))
-    return (said[1] or said[2]) if said else str(error).partition('\n')[0]
 
 
 def train_batches(
@@ -165,7 +82,7 @@ def train_batches(
         first = once // size * len(source)
         return packed_batch(source, make, packed, packed.plan.rows[numbers], first, masks, mask)
 
-    return ahead(batch, itertools.count(start_step))
+    return prefetch(batch, itertools.count(start_step))
 
 
 def validation_batches(
@@ -200,7 +117,7 @@ def validation_batches(
             value[~real] = fill.get(name, 0)
         return made
 
-    return ahead(batch, range(start_step, -(-size // batch_size)))
+    return prefetch(batch, range(start_step, -(-size // batch_size)))
 
 
 def packed_batch(
@@ -264,32 +181,6 @@ def compiled(make_batch: MakeBatch, size: int | None) -> Make:
     return call
 
 
-def parse(serialized: tf.Tensor) -> Records:
-    """tf.train.Example [B] → the record's features, each a RaggedTensor [B, (n)] of int32.
-
-    Raises tf.errors.InvalidArgumentError for what is no such proto, or a record whose two views do not go
-    together.
-    """
-    parsed = tf.io.parse_example(serialized, {name: tf.io.RaggedFeature(tf.int64) for name in FEATURES})
-    words, chars = parsed['word_ids'].row_lengths(), parsed['char_ids'].row_lengths()
-    smallest = {name: tf.reduce_min(values.flat_values) for name, values in parsed.items()}
-    largest = {name: tf.reduce_max(values.flat_values) for name, values in parsed.items()}
-    sound = [
-        tf.reduce_all(parsed['sentence_words'].row_lengths() >= 2),
-        *(smallest[name] >= (0 if name.endswith('_ids') else 1) for name in FEATURES),
-        *(largest[name] < 1 << 28 for name in FEATURES),
-        tf.reduce_all(parsed['word_char_len'].row_lengths() == words),
-        *(
-            tf.reduce_all(tf.reduce_sum(parsed[name], axis=1) == tf.cast(total, tf.int64))
-            for name, total in zip(
-                ('word_char_len', 'sentence_words', 'whole_word_tokens'), (chars, words, words)
-            )
-        ),
-    ]
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.stack(sound)), [UNSOUND])]):
-        return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
-
-
 def text_lengths(
     source: RecordSource,
     limit: int = 0,
@@ -317,7 +208,7 @@ def text_lengths(
     lengths = np.empty((size, 2), np.int32)
     firsts = range(0, size, MEASURED_TOGETHER)
     with tqdm(total=size, desc=label, unit='text', unit_scale=True) as bar:
-        for first, measured in zip(firsts, ahead(measure, firsts), strict=True):
+        for first, measured in zip(firsts, prefetch(measure, firsts), strict=True):
             lengths[first : first + len(measured)] = measured
             bar.update(len(measured))
     return lengths
@@ -374,7 +265,7 @@ def _plan_rows(
         raise ValueError(f'{folder} is damaged ({error}); remove it, and it is made again') from error
 
 
-def ahead(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
     """`make(step)` for every step, in order, several at a time in threads.
 
     Not tf.data: where Python code takes part, as the reading does, dropping its iterator can hang for ever,

@@ -131,11 +131,11 @@ def plan(lengths: np.ndarray, capacity: tuple[int, int], max_texts: int) -> Plan
     histogram = np.bincount(codes)
     present = np.flatnonzero(histogram)
     shapes = np.stack(np.divmod(present, capacity[1] + 1), axis=1)
-    found = find_patterns(shapes, histogram[present], capacity, max_texts)
+    chosen = find_patterns(shapes, histogram[present], capacity, max_texts)
 
-    copies = np.array([count for _, count in found])
-    patterns = np.full((len(found), max(len(pattern) for pattern, _ in found)), -1)
-    for line, (pattern, _) in zip(patterns, found, strict=True):
+    copies = np.array([count for _, count in chosen])
+    patterns = np.full((len(chosen), max(len(pattern) for pattern, _ in chosen)), -1)
+    for line, (pattern, _) in zip(patterns, chosen, strict=True):
         line[: len(pattern)] = pattern
     # The places for texts of a shape, in the order of `patterns`, take its records in random order: otherwise
     # neighbours in the corpus, of one document, would share a row.
@@ -175,13 +175,13 @@ def find_patterns(
     left = np.append(counts[order], max_texts)
     value = size + size**2
     largest = shapes.max(0)
-    found: list[tuple[list[int], int]] = []
+    chosen: list[tuple[list[int], int]] = []
     seed = age = 0
     while True:
         while not left[seed]:
             seed += 1
         if seed == none:
-            return found
+            return chosen
         if age % REFRESH == 0:
             drawable = np.cumsum(left[:none])
             average = (capacity / (left[:none] @ shapes[:none]) * drawable[-1]).min()  # texts in a row
@@ -213,7 +213,7 @@ def find_patterns(
             age = 0
             continue
         left[kinds] -= uses * times
-        found.append((order[pattern].tolist(), times))
+        chosen.append((order[pattern].tolist(), times))
 
 
 def pack(

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from input_pipeline.corpus import record_source
 from input_pipeline.metrics.retrieval import unit
 from input_pipeline.pretraining import loader
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
@@ -60,7 +61,7 @@ def build(
     length_of = lengths(vocabulary)
     names = {vocabulary.tokens[row]: row for row in np.flatnonzero(length_of).tolist()}
     if vectors is None:
-        found = trained(
+        word_vectors = trained(
             corpus,
             vocabulary.tokens,
             dimensions,
@@ -69,8 +70,8 @@ def build(
             epochs=epochs,
             seed=seed,
         )
-        rows = [row for row in names.values() if vocabulary.tokens[row] in found]
-        matrix = np.array([found[vocabulary.tokens[row]] for row in rows], np.float32)
+        rows = [row for row in names.values() if vocabulary.tokens[row] in word_vectors]
+        matrix = np.array([word_vectors[vocabulary.tokens[row]] for row in rows], np.float32)
     else:
         read = read_vectors(vectors, names)
         rows = sorted(read)
@@ -98,15 +99,15 @@ def build(
 def lengths(vocabulary: Vocabulary) -> np.ndarray:
     """int [V]: the characters of each token that may have a similar word, else 0: those that are 1 to 4
     Chinese characters, each a token of the base block."""
-    found = np.zeros(len(vocabulary), int)
+    length_of = np.zeros(len(vocabulary), int)
     used = {token: row for row, token in enumerate(vocabulary.tokens)}  # of equal rows BERT uses the last
     for row, token in enumerate(vocabulary.tokens[: vocabulary.base_size]):
-        found[row] = len(token) == 1 and is_chinese(token) and used[token] == row
+        length_of[row] = len(token) == 1 and is_chinese(token) and used[token] == row
     for row, pieces in enumerate(vocabulary.pieces(), vocabulary.base_size):
         token = vocabulary.tokens[row]
         plain = len(pieces) == len(token) <= LONGEST and vocabulary.unk not in pieces
-        found[row] = len(token) if plain and all(map(is_chinese, token)) else 0
-    return found
+        length_of[row] = len(token) if plain and all(map(is_chinese, token)) else 0
+    return length_of
 
 
 def most_similar(vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -132,7 +133,7 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
 
     Raises ValueError for a line that is not like this, or not like the others.
     """
-    found: dict[int, np.ndarray] = {}
+    vectors: dict[int, np.ndarray] = {}
     size = 0
     with Path(path).open('rb') as file:
         for number, line in enumerate(file, 1):
@@ -142,7 +143,7 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
                     size = int(values[0])
                     continue
                 word, vector = name.decode(), None
-                if word in rows and rows[word] not in found:
+                if word in rows and rows[word] not in vectors:
                     vector = np.array(values, np.float32)
             except ValueError as error:
                 raise ValueError(f'{path}:{number} is no word and its numbers ({error})') from error
@@ -152,8 +153,8 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
                 size = size or len(vector)
                 if len(vector) != size:
                     raise ValueError(f'{path}:{number} has {len(vector)} numbers, those before have {size}')
-                found[rows[word]] = vector
-    return found
+                vectors[rows[word]] = vector
+    return vectors
 
 
 def write_vectors(path: str | Path, vectors: Mapping[str, np.ndarray], words: Iterable[str]) -> None:
@@ -219,7 +220,7 @@ class _Sentences:
     """The words of every training record, anew for each iteration; `passes` of them fill the bar."""
 
     def __init__(self, corpus: str | Path, tokens: list[str], passes: int):
-        self._source, self._tokens = loader.open_split(corpus, 'train'), np.array(tokens, object)
+        self._source, self._tokens = record_source.open_split(corpus, 'train'), np.array(tokens, object)
         self.bar = tqdm(total=passes * len(self._source), desc='word vectors', unit='text', unit_scale=True)
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -230,7 +231,7 @@ class _Sentences:
             words = tf.io.parse_example(records, {'word_ids': tf.io.RaggedFeature(tf.int64)})['word_ids']
             return np.split(words.values.numpy(), words.row_splits.numpy()[1:-1])
 
-        for records in loader.ahead(read, range(0, size, RECORDS)):
+        for records in loader.prefetch(read, range(0, size, RECORDS)):
             for ids in records:
                 yield self._tokens[ids].tolist()
             self.bar.update(len(records))

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from input_pipeline.corpus import record_source
 from input_pipeline.pretraining import loader
 
 RECORDS = 4096  # read together
@@ -27,11 +28,11 @@ class Contexts(NamedTuple):
     def of(self, words: Sequence[int]) -> 'Contexts':
         """Those of some words, which are numbered anew, in the order of `words`."""
         renumbered = {word: number for number, word in enumerate(words)}
-        mine = np.isin(self.word, words)
-        word = np.array([renumbered[word] for word in self.word[mine].tolist()], np.int64)
-        used, sentence = np.unique(self.sentence[mine], return_inverse=True)
+        selected = np.isin(self.word, words)
+        word = np.array([renumbered[word] for word in self.word[selected].tolist()], np.int64)
+        used, sentence = np.unique(self.sentence[selected], return_inverse=True)
         sentences = [self.sentences[number] for number in used]
-        return Contexts(sentences, word, sentence, self.start[mine], self.length[mine])
+        return Contexts(sentences, word, sentence, self.start[selected], self.length[selected])
 
 
 def find(
@@ -45,22 +46,24 @@ def find(
       words: the base ids that spell each word → its number.
       longest: tokens of a sentence; occurrences in a longer one do not count.
 
-    Raises ValueError as `loader.open_split`.
+    Raises ValueError as `record_source.open_split`.
     """
-    source = loader.open_split(corpus, split)
+    source = record_source.open_split(corpus, split)
     by_length: dict[int, np.ndarray] = {}
     for size in {len(spelled) for spelled in words if spelled}:
         by_length[size] = np.unique(_hashes(np.array([ids for ids in words if len(ids) == size], np.int64)))
 
     def read(first: int) -> list[tuple[int, np.ndarray, int, int]]:
         serialized = source.__getitems__(list(range(first, min(first + RECORDS, len(source)))))
-        flat = {key: rows.values.numpy() for key, rows in loader.parse(tf.constant(serialized)).items()}
+        flat = {
+            key: rows.values.numpy() for key, rows in record_source.parse(tf.constant(serialized)).items()
+        }
         ids, token_length = flat['char_ids'], flat['word_char_len']
         length = _sums(token_length, flat['whole_word_tokens'])  # of each word, in characters
         start = np.cumsum(length) - length
         sentence_length = _sums(token_length, flat['sentence_words'])
         sentence_start = np.cumsum(sentence_length) - sentence_length
-        found = []
+        occurrences = []
         for size, wanted in by_length.items():
             starts = start[length == size]
             spelled = ids[starts[:, None] + np.arange(size)].astype(np.int64)
@@ -71,8 +74,8 @@ def find(
                 sentence = int(np.searchsorted(sentence_start, starts[at], 'right')) - 1
                 begin, count = int(sentence_start[sentence]), int(sentence_length[sentence])
                 if count <= longest:
-                    found.append((word, ids[begin : begin + count], int(starts[at]) - begin, size))
-        return found
+                    occurrences.append((word, ids[begin : begin + count], int(starts[at]) - begin, size))
+        return occurrences
 
     # A sample of fixed size that does not depend on how many there will be (Vitter 1985, algorithm R).
     random = np.random.default_rng(seed)
@@ -81,8 +84,8 @@ def find(
     firsts = range(0, len(source), RECORDS)
     bar = tqdm(desc=f'words in {split}', total=len(firsts), unit=f' x {RECORDS} texts')
     with bar:
-        for found in loader.ahead(read, firsts):
-            for word, *occurrence in found:
+        for occurrences in loader.prefetch(read, firsts):
+            for word, *occurrence in occurrences:
                 seen[word] = seen.get(word, 0) + 1
                 if seen[word] <= most:
                     kept.setdefault(word, []).append(occurrence)
@@ -114,7 +117,7 @@ def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
     """uint64 [N]: of rows of ids [N, n]."""
-    found = np.zeros(len(ids), np.uint64)
+    hashes = np.zeros(len(ids), np.uint64)
     for column in ids.T.astype(np.uint64):
-        found = found * np.uint64(1_000_003) + column
-    return found
+        hashes = hashes * np.uint64(1_000_003) + column
+    return hashes

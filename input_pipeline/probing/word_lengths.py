@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from input_pipeline.corpus import record_source
 from input_pipeline.pretraining import loader
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
 
@@ -17,13 +18,13 @@ def two_character_share(corpus: str | Path, vocabulary: Vocabulary) -> dict[str,
 
     (The paper, section 5.2, has one figure for its corpus, and does not say which of the two it is.)
     """
-    source = loader.open_split(corpus, 'train')
+    source = record_source.open_split(corpus, 'train')
     numbers = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(np.int64)).tolist()
     chinese = np.array([len(token) == 1 and is_chinese(token) for token in vocabulary.tokens])
     lengths = []
     for start in range(0, len(numbers), loader.MEASURED_TOGETHER):
         raw = source.__getitems__(numbers[start : start + loader.MEASURED_TOGETHER])
-        lengths.append(_lengths(loader.parse(tf.constant(raw)), chinese))
+        lengths.append(_lengths(record_source.parse(tf.constant(raw)), chinese))
     words = vocabulary.tokens[vocabulary.base_size :]
     of_words = np.array([len(word) for word in words if all(map(is_chinese, word))])
     return {'corpus': _share(np.concatenate(lengths)), 'vocabulary': _share(of_words)}

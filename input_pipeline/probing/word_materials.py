@@ -68,11 +68,11 @@ class Materials(NamedTuple):
 
 def named(text: str, key: str) -> list[tuple[str, str]]:
     """'a=x,b=y' → [('a', 'x'), ('b', 'y')]. Raises ValueError, with the config's `key`, for anything else."""
-    found = [entry.partition('=') for entry in text.split(',') if entry]
-    for name, _, value in found:
+    entries = [entry.partition('=') for entry in text.split(',') if entry]
+    for name, _, value in entries:
         if not name or not value:
             raise ValueError(f'{key}={text}: write NAME=PATH,NAME=PATH')
-    return [(name, value) for name, _, value in found]
+    return [(name, value) for name, _, value in entries]
 
 
 def gather(config: ConfigDict) -> Materials:
@@ -97,11 +97,11 @@ def gather(config: ConfigDict) -> Materials:
         in_context = held_out.of([])
     paraphrases = {}
     for name, file in named(data.paraphrases, 'data.paraphrases'):
-        found = sentences.related_pairs(file, data)
-        if 0 < data.max_pairs < len(found):
-            chosen = np.random.default_rng(config.seed).choice(len(found), data.max_pairs, replace=False)
-            found = [found[number] for number in np.sort(chosen)]
-        paraphrases[name] = ([pair.text_a for pair in found], [pair.text_b for pair in found])
+        related = sentences.related_pairs(file, data)
+        if 0 < data.max_pairs < len(related):
+            chosen = np.random.default_rng(config.seed).choice(len(related), data.max_pairs, replace=False)
+            related = [related[number] for number in np.sort(chosen)]
+        paraphrases[name] = ([pair.text_a for pair in related], [pair.text_b for pair in related])
     tokens = vocabulary.tokens[: vocabulary.base_size]
     names = [vocabulary.tokens[word] for word in words]
     return Materials(tokens, names, held_out.of(words), pair_words, in_context, pairs, paraphrases)
@@ -125,8 +125,10 @@ def targets(config: ConfigDict, words: Sequence[str], workdir: Path) -> tuple[np
         made_of = path.with_suffix('.json')
         if not (path.is_file() and made_of.is_file() and json.loads(made_of.read_text('utf-8')) == wanted):
             made_of.unlink(missing_ok=True)
-            found = similar_words.trained(config.data.corpus, vocabulary.tokens, seed=config.seed, **WORD2VEC)
-            similar_words.write_vectors(path, found, vocabulary.tokens[vocabulary.base_size :])
+            word_vectors = similar_words.trained(
+                config.data.corpus, vocabulary.tokens, seed=config.seed, **WORD2VEC
+            )
+            similar_words.write_vectors(path, word_vectors, vocabulary.tokens[vocabulary.base_size :])
             output_file.write_json(made_of, wanted)
     vectors = similar_words.read_vectors(path, {word: number for number, word in enumerate(words)})
     if not vectors:

@@ -55,18 +55,18 @@ class Lexicon(dict[str | int, int]):
         self._pool = array('i')
 
     def __missing__(self, word: str | int) -> int:
-        found = self._look_up(word)
+        encoded = self._look_up(word)
         number = self[word] = len(self._words)
         spelling = str(word)
         self._words.append(spelling)
         self.characters += len(spelling)
         start = word_start = len(self._pool)
-        self._pool.extend(found.char_ids)
-        if found.word_ids is not found.char_ids:
+        self._pool.extend(encoded.char_ids)
+        if encoded.word_ids is not encoded.char_ids:
             word_start = len(self._pool)
-            self._pool.extend(found.word_ids)
-        sizes = len(found.char_ids), len(found.word_ids)
-        self._table.extend((start, sizes[0], word_start, sizes[1], found.opens, found.closes))
+            self._pool.extend(encoded.word_ids)
+        sizes = len(encoded.char_ids), len(encoded.word_ids)
+        self._table.extend((start, sizes[0], word_start, sizes[1], encoded.opens, encoded.closes))
         return number
 
     def _column(self, which: int, numbers: np.ndarray) -> np.ndarray:

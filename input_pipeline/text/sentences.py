@@ -33,10 +33,10 @@ def sentences(text: str) -> list[str]:
     """
     parts = _SENTENCE_END.split(_INVISIBLE.sub('', text))  # every second one is an end mark
     marked = END.join((*map(operator.add, parts[:-1:2], parts[1::2]), parts[-1]))
-    found = list(filter(None, marked.split(END)))
-    if max(map(len, found), default=0) > _LONGEST_SENTENCE:
-        found = list(chain.from_iterable(map(_short, found)))
-    return found
+    pieces = list(filter(None, marked.split(END)))
+    if max(map(len, pieces), default=0) > _LONGEST_SENTENCE:
+        pieces = list(chain.from_iterable(map(_short, pieces)))
+    return pieces
 
 
 def _short(sentence: str) -> Iterator[str]:
@@ -72,6 +72,6 @@ def segmented(
 
     All of them go to the segmenter as one text, for they may be short; END keeps sentences apart.
     """
-    found = [sentences(END.join(paragraphs)) for paragraphs in documents]
-    text = END.join((*chain.from_iterable(found), ''))
-    return tokenizer.numbers(segment(text), END), list(map(len, found))
+    sentences_of = [sentences(END.join(paragraphs)) for paragraphs in documents]
+    text = END.join((*chain.from_iterable(sentences_of), ''))
+    return tokenizer.numbers(segment(text), END), list(map(len, sentences_of))

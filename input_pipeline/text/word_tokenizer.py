@@ -61,9 +61,9 @@ class WordTokenizer:
 
     def rows(self, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """[CLS] text [SEP] of each text, at most `max_length` ids, and how many texts lost their end."""
-        found = list(map(self.tokens, texts))
-        rows = [[self.vocabulary.cls, *ids[: max_length - 2], self.vocabulary.sep] for ids in found]
-        return rows, sum(len(ids) > max_length - 2 for ids in found)
+        encoded = list(map(self.tokens, texts))
+        rows = [[self.vocabulary.cls, *ids[: max_length - 2], self.vocabulary.sep] for ids in encoded]
+        return rows, sum(len(ids) > max_length - 2 for ids in encoded)
 
     def __call__(
         self,

@@ -65,9 +65,9 @@ def describe(counts: Mapping[str, Mapping[str, Any]]) -> str:
     return ' · '.join(
         '; '.join(
             [
-                f'{found["read"]:,} {unit} read, {found["kept"]:,} used',
-                *(f'{reason} {count:,}' for reason, count in found['dropped'].items()),
+                f'{entry["read"]:,} {unit} read, {entry["kept"]:,} used',
+                *(f'{reason} {count:,}' for reason, count in entry['dropped'].items()),
             ]
         )
-        for unit, found in counts.items()
+        for unit, entry in counts.items()
     )

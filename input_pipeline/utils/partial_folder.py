@@ -59,8 +59,10 @@ def writing(output: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in NO_ROOM
         # A library, or another process, says it in words, in some line of many.
         lines = reversed([line.strip() for line in str(error).splitlines()])
-        told = (line for line in lines if any(os.strerror(number) in line for number in NO_ROOM))
-        reason = error.reason if isinstance(error, DiskFullError) else next(told, 'no room' if full else '')
+        reasons = (line for line in lines if any(os.strerror(number) in line for number in NO_ROOM))
+        reason = (
+            error.reason if isinstance(error, DiskFullError) else next(reasons, 'no room' if full else '')
+        )
         if not reason:
             raise
         raise DiskFullError(output, reason) from error

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline.corpus.readers import Report
-from input_pipeline.corpus.sources import plan, read
+from input_pipeline.documents.report import Report
+from input_pipeline.documents.sources import plan, read
 
 beam_job = pytest.importorskip(
     'input_pipeline.corpus.beam_runner', reason="needs the extra 'beam'", exc_type=ImportError

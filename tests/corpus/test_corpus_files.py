@@ -9,7 +9,7 @@ import tensorflow as tf
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from configs import pretrain
-from input_pipeline.corpus import corpus_files
+from input_pipeline.corpus import corpus_files, record_source
 from input_pipeline.corpus.record_files import ShardWriter, assemble, examples
 from input_pipeline.pretraining import batches, loader
 
@@ -63,7 +63,7 @@ def test_the_manifest_lists_every_file(corpus):
         assert listed['bytes'] == (corpus / name).stat().st_size
         assert listed['sha256'] == corpus_files.sha256(corpus / name)
     train = sum(file['records'] for name, file in files.items() if name.startswith('clower-train'))
-    assert train == len(loader.open_split(corpus, 'train'))
+    assert train == len(record_source.open_split(corpus, 'train'))
     assert 'all 6 files are intact' in corpus_files.verify(corpus)
 
 
@@ -100,12 +100,12 @@ def test_a_start_sees_sizes_counts_and_what_is_small(corpus):
         for kind, data in damages(path):
             if data != before and (path is not one or kind not in ('flip', 'zero')):
                 path.write_bytes(data)
-                refused(lambda: loader.open_split(corpus, 'train'), str(path))
+                refused(lambda: record_source.open_split(corpus, 'train'), str(path))
         path.write_bytes(before)
     shutil.copy(other, one)
-    refused(lambda: loader.open_split(corpus, 'train'), str(one))
+    refused(lambda: record_source.open_split(corpus, 'train'), str(one))
     one.unlink()
-    refused(lambda: loader.open_split(corpus, 'train'), f'{one} is missing')
+    refused(lambda: record_source.open_split(corpus, 'train'), f'{one} is missing')
 
 
 def test_a_shard_of_the_right_size_with_other_records(corpus):
@@ -159,15 +159,15 @@ def test_a_manifest_that_is_no_object(corpus, text):
 def test_a_corpus_of_before_there_were_digests(corpus, caplog):
     before_digests(corpus)
     for _ in range(2):
-        assert len(loader.open_split(corpus, 'train')) > 0
+        assert len(record_source.open_split(corpus, 'train')) > 0
     assert caplog.text.count('cannot be verified') == 1
     refused(lambda: corpus_files.verify(corpus), 'before digests were kept')
     one, other = shards(corpus)
     whole = one.read_bytes()
     one.write_bytes(whole[:65536])
-    refused(lambda: loader.open_split(corpus, 'train'), str(one))
+    refused(lambda: record_source.open_split(corpus, 'train'), str(one))
     shutil.copy(other, one)
-    refused(lambda: loader.open_split(corpus, 'train'), str(one), 'records')
+    refused(lambda: record_source.open_split(corpus, 'train'), str(one), 'records')
 
 
 def config_of(corpus, **data):
@@ -202,14 +202,14 @@ SOUND = {
 ])  # fmt: skip
 def test_records_that_make_no_sense_are_named(tmp_path, change):
     if change == {'whole_word_tokens': [2]}:  # one word of two tokens is sound
-        loader.parse(tf.constant(examples([SOUND | change])))
+        record_source.parse(tf.constant(examples([SOUND | change])))
         return
     with ShardWriter(tmp_path / 'shard') as writer:
         writer.write(SOUND)
         writer.write(SOUND | change)
     assert writer.shard
     assemble(tmp_path, {'train': [writer.shard]})
-    source = loader.open_split(tmp_path, 'train')
+    source = record_source.open_split(tmp_path, 'train')
     make = loader.compiled(lambda records, examples: {'ids': records['char_ids'].to_tensor()}, 2)
     with pytest.raises(ValueError, match=r'array_record-00000-of-00001: record 1 is damaged \(its views'):
         loader.made_of(source, make, np.arange(2), np.arange(2))

@@ -16,7 +16,8 @@ from clower_jax.objectives import registry
 from clower_jax.training.run_log import Writer
 from configs import similarity as config_file
 from helpers import synthetic, workdirs
-from input_pipeline.pretraining import batches, loader
+from input_pipeline.corpus import record_source
+from input_pipeline.pretraining import batches
 from input_pipeline.probing import word_lengths
 from input_pipeline.text.vocabulary import Vocabulary
 
@@ -62,8 +63,8 @@ def resolved(workdir):
 
 def test_texts_are_in_order_and_nothing_is_masked(resolved):
     made = list(batches.batches(resolved, split='validation'))
-    records = loader.open_split(resolved.data.corpus, 'validation').__getitems__(list(range(EXAMPLES)))
-    records = loader.parse(tf.constant(records))
+    records = record_source.open_split(resolved.data.corpus, 'validation').__getitems__(list(range(EXAMPLES)))
+    records = record_source.parse(tf.constant(records))
     vocabulary = batches.vocabulary(resolved)
     special = [vocabulary.pad, vocabulary.cls, vocabulary.sep]
     for view in ('char', 'word'):
@@ -150,9 +151,9 @@ def test_words_of_any_length_are_measured_though_shorter_ones_are_contrasted(lon
 def test_the_share_of_two_characters_is_counted_word_by_word(long_words, small_corpus):
     for corpus in (long_words, small_corpus):
         vocabulary = Vocabulary.load(corpus / 'vocab.txt')
-        source = loader.open_split(corpus, 'train')
+        source = record_source.open_split(corpus, 'train')
         running = []
-        records = loader.parse(tf.constant(source.__getitems__(list(range(len(source))))))
+        records = record_source.parse(tf.constant(source.__getitems__(list(range(len(source))))))
         for row in range(len(source)):
             char_ids, of_token, of_word = (
                 records[name][row].numpy().tolist()

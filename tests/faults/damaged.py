@@ -12,8 +12,8 @@ import jobs
 from clower_jax.training.loop import make_programs, train
 from configs import pretrain
 from helpers import synthetic
-from input_pipeline.corpus import corpus_files
-from input_pipeline.pretraining import batches, loader
+from input_pipeline.corpus import corpus_files, record_source
+from input_pipeline.pretraining import batches
 
 SHORT = {
     'total_steps': 6, 'log_every': 1, 'eval_every': 0, 'checkpoint_every': 2, 'keep_checkpoints': 3,
@@ -82,7 +82,7 @@ def of_corpora(corpus: Path, scratch: Path, every: int = 1, seed: int = 0) -> di
         config.data.update({'corpus': str(folder), 'text': ''})
         resolved = batches.resolve(config, scratch / 'run')
         tokens = batches.vocabulary(resolved).tokens
-        steps = len(loader.open_split(str(folder), 'train')) // 8
+        steps = len(record_source.open_split(str(folder), 'train')) // 8
         stream = batches.batches(resolved)
         drawn = [{name: value.tobytes().hex() for name, value in next(stream).items()} for _ in range(steps)]
         return json.dumps([drawn, list(tokens)])

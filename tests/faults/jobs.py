@@ -14,8 +14,7 @@ from clower_jax.checkpoints.digests import BEST, FOLDER
 from clower_jax.training.plots import EVENT
 from clower_jax.utils.metrics_file import read_metrics
 from helpers import finetuned
-from input_pipeline.corpus import corpus_builder, vocab_builder
-from input_pipeline.pretraining import batches
+from input_pipeline.corpus import corpus_builder, from_text, vocab_builder
 
 # Lines of metrics.jsonl tell how fast a step was, too.
 RATES = ('examples_per_s', 'tokens_per_s')
@@ -39,7 +38,7 @@ def make_text(folder: Path) -> None:
     """A text of three files and its vocabulary, for the builder of corpora."""
     texts = folder / 'text'
     texts.mkdir(parents=True)
-    lines = (batches.EMBEDDED / 'everyday.txt').read_text('utf-8')
+    lines = (from_text.EMBEDDED / 'everyday.txt').read_text('utf-8')
     for number in range(3):
         (texts / f'{number}.txt').write_text(lines.replace('。', f'{number}。'), 'utf-8')
     vocab_builder.build(str(texts), folder / 'vocab.txt', num_words=300)

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import auto_mlm
 from helpers import finetuned
-from input_pipeline.finetuning import buckets, sentence_eval, sentences
+from input_pipeline.features import buckets
+from input_pipeline.finetuning import sentence_eval, sentences
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.metrics import retrieval
 from input_pipeline.text.vocabulary import Vocabulary
@@ -213,7 +214,7 @@ def test_several_sets_are_judged_one_by_one_and_averaged(tmp_path):
     """A mean over the sets, not over their pairs; a text that is in both has a vector in each."""
     first, second = PAIRS, [PAIRS[1]._replace(score=5.0), PAIRS[0]._replace(score=1.0)]
     alone = [sentence_eval.Similarity(pairs, VOCABULARY, 8) for pairs in (first, second)]
-    both = sentence_eval.Several({'a': alone[0], 'b': alone[1]})
+    both = sentence_eval.EvaluationSets({'a': alone[0], 'b': alone[1]})
     assert both.metrics == ('spearman', 'spearman_a', 'spearman_b')
     found = both.decode(bags(both))
     expected = [one.score(one.decode(bags(one)))['spearman'] for one in alone]
@@ -227,7 +228,7 @@ def test_several_sets_are_judged_one_by_one_and_averaged(tmp_path):
         *(('a', n) for n in range(4)), ('b', 0), ('b', 1),
     ]  # fmt: skip
     unknown = sentence_eval.Similarity([pair._replace(score=None) for pair in PAIRS], VOCABULARY, 8)
-    partly = sentence_eval.Several({'a': alone[0], 'b': unknown})
+    partly = sentence_eval.EvaluationSets({'a': alone[0], 'b': unknown})
     assert partly.score(partly.decode(bags(partly))) == {'spearman': expected[0], 'spearman_a': expected[0]}
 
 
@@ -236,15 +237,17 @@ def test_several_files_are_named_with_commas(tmp_path):
     files = [write(tmp_path / name, f'{A}\t{B}\t1\n{A}\t{A}\t2\n') for name in ('a.tsv', 'x/a.tsv', 'b.tsv')]
     data = {'evaluation': 'similarity', 'dataset': '', 'train': '', 'dev': ','.join(files), 'max_length': 8}
     config = ConfigDict({'mode': 'evaluate', 'data': {**COLUMNS, **data, 'test': files[2]}})
-    splits = sentence_eval.judged(config, VOCABULARY)
+    splits = sentence_eval.read_evaluations(config, VOCABULARY)
     assert splits['validation'].metrics == ('spearman', 'spearman_a_1', 'spearman_a_2', 'spearman_b')
     assert splits['test'].metrics == ('spearman',)
     named = write(tmp_path / 'a,b.tsv', f'{A}\t{B}\t1\n')
     config.data.dev = named
-    assert isinstance(sentence_eval.judged(config, VOCABULARY)['validation'], sentence_eval.Similarity)
+    assert isinstance(
+        sentence_eval.read_evaluations(config, VOCABULARY)['validation'], sentence_eval.Similarity
+    )
     config.data.dev = f'{files[0]},{tmp_path}/none.tsv'
     with pytest.raises(FileNotFoundError, match='data.dev=.*there is no such file, .*/none.tsv'):
-        sentence_eval.judged(config, VOCABULARY)
+        sentence_eval.read_evaluations(config, VOCABULARY)
 
 
 def test_long_texts_are_cut_and_counted(caplog):
@@ -263,7 +266,7 @@ def test_a_rate_is_chosen_on_other_pairs_than_are_reported(tmp_path):
     config.update_from_flattened_dict(
         {'data.train': dev, 'data.dev': dev, 'data.evaluation': 'similarity', 'data.max_length': 8}
     )
-    splits = sentence_eval.judged(config, VOCABULARY)
+    splits = sentence_eval.read_evaluations(config, VOCABULARY)
     sides = {}
     for name, split in splits.items():
         lines = list(split.lines(split.decode(bags(split))))
@@ -273,6 +276,6 @@ def test_a_rate_is_chosen_on_other_pairs_than_are_reported(tmp_path):
     seen = {text for pair in sides['validation'] for text in pair}
     assert not any(text in seen for pair in sides['test'] for text in pair)
     config.mode = 'evaluate'
-    assert len(list(sentence_eval.judged(config, VOCABULARY))) == 1
+    assert len(list(sentence_eval.read_evaluations(config, VOCABULARY))) == 1
     config.mode, config.data.test = 'train', dev
-    assert len(sentence_eval.judged(config, VOCABULARY)['validation'].rows) == len(texts)
+    assert len(sentence_eval.read_evaluations(config, VOCABULARY)['validation'].rows) == len(texts)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from helpers.tokenizer import BASE, nasty_text
 from helpers.windows import VOCABULARY, context_score, question
 from input_pipeline.datasets.squad import align, read_questions, simplify
-from input_pipeline.finetuning.reading_windows import encode, targets
+from input_pipeline.features.reading_windows import encode, targets
 from input_pipeline.finetuning.span_decoding import Candidate, best_answers, nbest_json, predictions
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 

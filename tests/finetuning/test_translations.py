@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import mlctl
+from input_pipeline.features.buckets import Planned
 from input_pipeline.finetuning import mlctl as finetuning_mlctl
 from input_pipeline.finetuning import sentences, word_alignment
-from input_pipeline.finetuning.buckets import Planned
 from input_pipeline.finetuning.sentence_eval import Retrieval
 from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.text.segmenters import segmenter

@@ -23,10 +23,13 @@ from ml_collections import ConfigDict, config_flags
 
 from clower_jax.utils import command_line
 from fuzz.engine import Target
-from input_pipeline.corpus import corpus_files, readers, record_files, sources, windows
+from input_pipeline.corpus import corpus_files, record_files, record_source, windows
 from input_pipeline.datasets import labelled
 from input_pipeline.datasets import squad as datasets_squad
-from input_pipeline.finetuning import mirror_bert, mlctl, reading_windows, sentences, word_alignment
+from input_pipeline.documents import sources
+from input_pipeline.documents.report import Report
+from input_pipeline.features import reading_windows
+from input_pipeline.finetuning import mirror_bert, mlctl, sentences, word_alignment
 from input_pipeline.pretraining import loader, similar_words
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
@@ -112,7 +115,7 @@ def _reads_corpus(path: Path) -> Callable[[bytes], None]:
         if compress and data[:1] not in (b'\x1f', b'\x28'):  # what is damaged is what it holds
             data = compress(data)
         path.write_bytes(data)
-        report = readers.Report()
+        report = Report()
         for chunk in sources.plan(str(path), 300):
             for document in sources.read(chunk, report, 50):
                 assert document.paragraphs and document.source.startswith(str(path))
@@ -260,7 +263,7 @@ def _record(folder: Path) -> Target:
         class Source:
             __getitems__ = staticmethod(lambda numbers: [data])
 
-        split = loader.RecordSource({path: 1}, Source())
+        split = record_source.RecordSource({path: 1}, Source())
         made, lengths = loader.made_of(split, make, np.zeros(1, int), np.zeros(1, int))
         assert made['ids'].shape[1] + 3 == lengths[0, 0] and (made['ids'] >= 0).all()
 

@@ -21,13 +21,14 @@ PLACES = {
     'clower_jax.parallel': (2.1, 7), 'clower_jax.utils': (2.1, 8),
     'input_pipeline': (10.8, 1), 'input_pipeline.probing': (8.0, 1), 'input_pipeline.pretraining': (8.0, 2),
     'input_pipeline.finetuning': (10.8, 2), 'input_pipeline.corpus': (7.2, 3),
-    'input_pipeline.metrics': (9.3, 3), 'input_pipeline.datasets': (12.1, 3),
+    'input_pipeline.documents': (7.2, 4), 'input_pipeline.metrics': (9.1, 3),
+    'input_pipeline.features': (11.0, 3), 'input_pipeline.datasets': (12.1, 4),
     'input_pipeline.text': (10.4, 5), 'input_pipeline.utils': (11.7, 7),
 }  # fmt: skip
 COLOURS = {'clower_jax': '#dbe7f5', 'input_pipeline': '#e3f0dd'}
 # The way of a batch: what there is, and the module that makes the next of it.
 WAY = (
-    ('text', 'input_pipeline/corpus/readers.py'),
+    ('text', 'input_pipeline/documents/readers.py'),
     ('characters\nand words', 'input_pipeline/text/dual_tokenizer.py'),
     ('records', 'input_pipeline/corpus/windows.py'),
     ('masked batch', 'input_pipeline/pretraining/masking.py'),

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from configs import pretrain
-from input_pipeline.pretraining import batches, loader
+from input_pipeline.corpus import record_source
+from input_pipeline.pretraining import batches
 
 LENGTHS = {'char_length': 64, 'word_length': 48}
 
@@ -40,8 +41,8 @@ def config(tmp_path_factory):
 
 def records_of(config, split, numbers=None):
     """The records of a split as lists; numbers None: all, in order."""
-    source = loader.open_split(config.data.corpus, split)
+    source = record_source.open_split(config.data.corpus, split)
     numbers = range(len(source)) if numbers is None else numbers
-    parsed = loader.parse(source.__getitems__(list(numbers)))
+    parsed = record_source.parse(source.__getitems__(list(numbers)))
     columns = {name: values.to_list() for name, values in parsed.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -30,7 +30,7 @@ from clower_jax.training.run_log import Writer
 from clower_jax.training.train_step import make_train_step
 from configs import auto_mlm, classify, cmrc, mirror, mlctl, pretrain
 from helpers import synthetic
-from input_pipeline.corpus import corpus_builder, vocab_builder
+from input_pipeline.corpus import corpus_builder, from_text, vocab_builder
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.pretraining import batches
 from input_pipeline.text.vocabulary import Vocabulary
@@ -65,7 +65,7 @@ STEPPED = (
 
 def corpus(folder: Path) -> Path:
     """A corpus of short rows from the embedded text, and a table of similar words (drawn, not learned)."""
-    text = str(batches.EMBEDDED / 'everyday.txt')
+    text = str(from_text.EMBEDDED / 'everyday.txt')
     vocab_builder.build(text, folder / 'vocab.txt', num_words=300)
     out = folder / 'corpus'
     corpus_builder.build(
@@ -98,7 +98,7 @@ def pretraining(folder: Path) -> Iterator[tuple[str, ConfigDict, list[dict[str, 
 
 def sentences() -> list[str]:
     """Distinct sentences of the embedded text, in its order."""
-    text = (batches.EMBEDDED / 'science.txt').read_text('utf-8')
+    text = (from_text.EMBEDDED / 'science.txt').read_text('utf-8')
     return list(
         dict.fromkeys(line.strip() for line in text.replace('。', '。\n').split('\n') if line.strip())
     )

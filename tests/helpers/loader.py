@@ -12,7 +12,7 @@ LENGTHS = {'char_length': 64, 'word_length': 48}
 
 
 class Memory(list):
-    """Serialised records behind the interface of `loader.open_split`."""
+    """Serialised records behind the interface of `record_source.open_split`."""
 
     def __getitems__(self, numbers):
         return [self[i] for i in numbers]

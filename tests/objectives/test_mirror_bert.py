@@ -26,7 +26,8 @@ from clower_jax.utils import metrics_file, settings
 from configs import mirror as config_file
 from helpers import finetuned
 from helpers.finetune import go, killed_after, validation_rows
-from input_pipeline.finetuning import buckets, data, sentences
+from input_pipeline.features import buckets
+from input_pipeline.finetuning import data, sentences
 from input_pipeline.finetuning import mirror_bert as finetuning_mirror_bert
 from input_pipeline.text.vocabulary import Vocabulary
 

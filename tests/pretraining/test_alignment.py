@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.batches import make_config, records_of
 from helpers.masking import check_batch, chosen_positions, ragged, unmask
+from input_pipeline.corpus import record_source
 from input_pipeline.corpus import windows as corpus_windows
 from input_pipeline.pretraining import batches, loader, masking
 from input_pipeline.text import constants, segmenters
@@ -116,7 +117,7 @@ def real(data_dir, tmp_path_factory):
 @pytest.mark.slow
 def test_real_text(real):
     vocabulary = batches.vocabulary(real)
-    size = len(loader.open_split(real.data.corpus, 'train'))
+    size = len(record_source.open_split(real.data.corpus, 'train'))
     numbers = loader.record_numbers(np.arange(size), size, real.seed).numpy()
     seen = []
     for step, batch in enumerate(itertools.islice(batches.batches(real), size // real.batch_size)):

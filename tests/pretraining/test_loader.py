@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 from helpers.loader import LENGTHS, Memory, assert_same, numbers, serialize, source, take
-from helpers.masking import FakeVocabulary, random_records
-from input_pipeline.corpus.record_files import ShardWriter, assemble
+from helpers.masking import FakeVocabulary
 from input_pipeline.pretraining import loader, masking
 from input_pipeline.text.constants import IGNORED_LABEL
 
@@ -147,43 +146,10 @@ def test_what_is_made_ahead_comes_in_order_and_ends_with_its_user():
             raise ValueError('step 40')
         return step * step
 
-    squares = loader.ahead(make, itertools.count())
+    squares = loader.prefetch(make, itertools.count())
     assert take(squares, 30) == [step * step for step in range(30)]
     squares.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith('loader')]
-    assert list(loader.ahead(make, range(3))) == [0, 1, 4]
+    assert list(loader.prefetch(make, range(3))) == [0, 1, 4]
     with pytest.raises(ValueError, match='step 40'):
-        list(loader.ahead(make, range(100)))
-
-
-def test_tensorflow_sees_no_accelerator():
-    assert not tf.config.get_visible_devices('GPU')
-
-
-def test_a_folder_without_a_data_set_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match='build_corpus'):
-        loader.open_split(tmp_path, 'train')
-
-
-def test_damaged_files_say_what_to_do(tmp_path):
-    records = random_records(0, 300, **LENGTHS)
-    with ShardWriter(tmp_path / 'shard') as shard:
-        for record in records:
-            shard.write(record)
-    assemble(tmp_path, {'train': [shard.shard]})
-    [file] = tmp_path.glob('clower-train*')
-    whole = file.read_bytes()
-    assert len(loader.open_split(tmp_path, 'train')) == 300
-    middle = len(whole) // 2
-    file.write_bytes(whole[:middle] + b'\xff' * 200 + whole[middle + 200 :])
-    broken = rf'^{file}\b.* is damaged \(.*\).* build the corpus again with .*build_corpus$'
-    batches = loader.train_batches(loader.open_split(tmp_path, 'train'), masks(0), 4, (0, 4), seed=0)
-    with pytest.raises(ValueError, match=broken):
-        for _ in zip(range(75), batches):
-            pass
-    file.write_bytes(whole[:-1000])
-    with pytest.raises(ValueError, match=broken):
-        loader.open_split(tmp_path, 'train')
-    file.unlink()
-    with pytest.raises(ValueError, match=f'{file}.* build the corpus again'):
-        loader.open_split(tmp_path, 'train')
+        list(loader.prefetch(make, range(100)))

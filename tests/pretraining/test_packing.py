@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.loader import LENGTHS, Memory, assert_same, serialize, source, take
 from helpers.masking import VOCABULARY, random_records
-from input_pipeline.corpus import corpus_builder, vocab_builder
+from input_pipeline.corpus import corpus_builder, record_source, vocab_builder
 from input_pipeline.pretraining import batches, loader, masking, packing
 
 ROW = (256, 192)
@@ -197,7 +197,7 @@ def test_a_text_in_a_row_is_the_text_alone(kwargs):
         examples = step * 4 + np.arange(4)
         texts = plan.rows[loader.record_numbers(examples, len(plan), 5).numpy()]
         numbers = (texts + (examples // len(plan) * count)[:, None])[texts >= 0]
-        records = loader.parse(source(count).__getitems__(texts[texts >= 0].tolist()))
+        records = record_source.parse(source(count).__getitems__(texts[texts >= 0].tolist()))
         made = masks(5, **kwargs)(records, tf.constant(numbers, tf.int64))
         made = {name: value.numpy() for name, value in made.items()}
         for t, (b, slot) in enumerate(np.argwhere(texts >= 0)):

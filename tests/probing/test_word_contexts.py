@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from input_pipeline.pretraining import loader
+from input_pipeline.corpus import record_source
 from input_pipeline.probing import word_contexts
 from input_pipeline.text.vocabulary import Vocabulary
 
@@ -15,8 +15,8 @@ def vocabulary(small_corpus):
 
 def by_loop(corpus, split, words):
     """Every (word, sentence, start) of a split."""
-    source = loader.open_split(corpus, split)
-    records = loader.parse(source.__getitems__(list(range(len(source)))))
+    source = record_source.open_split(corpus, split)
+    records = record_source.parse(source.__getitems__(list(range(len(source)))))
     found = []
     for number in range(len(source)):
         record = {key: values[number].numpy().tolist() for key, values in records.items()}

@@ -22,7 +22,7 @@ from configs import similarity as similarity_config
 from helpers import workdirs
 from helpers.batches import make_config, text
 from helpers.workdirs import BASE, WORDS
-from input_pipeline.finetuning import buckets, word_inputs
+from input_pipeline.features import buckets, word_inputs
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.pretraining import batches
 from input_pipeline.text import segmenters

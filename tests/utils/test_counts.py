@@ -99,10 +99,11 @@ def test_a_corpus(text, tmp_path, beam):
 
 
 def test_a_long_document_is_cut_and_counted(tmp_path):
-    from input_pipeline.corpus import readers, sources
+    from input_pipeline.documents import sources
+    from input_pipeline.documents.report import Report
 
     (tmp_path / 'a.txt').write_text('\n'.join(['一' * 60] * 5) + '\n\n好', 'utf-8')
-    report = readers.Report()
+    report = Report()
     documents = [d for chunk in sources.plan(str(tmp_path)) for d in sources.read(chunk, report, 100)]
     assert report.documents.read == report.documents.kept == 2 and report.pieces == len(documents) == 6
 

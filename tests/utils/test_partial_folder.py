@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from configs import pretrain
+from input_pipeline.corpus import from_text
 from input_pipeline.pretraining import batches
 from input_pipeline.utils.partial_folder import LOCK, partial_folder
 
@@ -92,7 +93,7 @@ def files_of_at_most(size):
 
 @pytest.mark.parametrize('size', [3_000, 30_000, 100_000])  # no vocabulary, no shard, no whole shard
 def test_a_full_disk_names_the_place(small_corpus, tmp_path, size):
-    text, vocab = str(batches.EMBEDDED / 'everyday.txt'), small_corpus / 'vocab.txt'
+    text, vocab = str(from_text.EMBEDDED / 'everyday.txt'), small_corpus / 'vocab.txt'
     output = tmp_path / 'corpus'
     with pytest.raises(ValueError) as info, files_of_at_most(size):
         build_corpus.build(text, vocab, output, char_length=32, word_length=24)
@@ -105,7 +106,7 @@ def test_a_full_disk_names_the_place(small_corpus, tmp_path, size):
 @pytest.mark.parametrize('size', [2_000, 70_000])  # not what was counted, not the vocabulary itself
 def test_a_full_disk_names_the_place_of_a_vocabulary(tmp_path, size):
     (tmp_path / 'words.txt').write_text('\n'.join(f'w{n} w{n}' for n in range(9_000)))
-    text = str(batches.EMBEDDED / 'everyday.txt') if size == 2_000 else str(tmp_path / 'words.txt')
+    text = str(from_text.EMBEDDED / 'everyday.txt') if size == 2_000 else str(tmp_path / 'words.txt')
     output = tmp_path / 'out' / 'v.txt'
     with pytest.raises(
         ValueError, match=rf'^{output} could not be written: the disk of {tmp_path}/out is full'

@@ -1,11 +1,12 @@
 """Which of a record's fields hold its text."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from absl import logging
-
 from input_pipeline.utils.json_values import one_line
+
+log = logging.getLogger(__name__)
 
 # Of the public corpora: the first listed here that a file has is read. A title is no text by itself.
 KNOWN = (
@@ -28,21 +29,21 @@ def choose(path: str, names: Iterable[str], wanted: str = '') -> tuple[str, ...]
     names = list(names)
     lower = {name.lower(): name for name in reversed(names)}
     asked = [name.strip() for name in wanted.split(',') if name.strip()]
-    found = [name for name in asked if name in names]
+    chosen = [name for name in asked if name in names]
     if not asked:
-        found = [lower[name] for name in KNOWN if name in lower][:1]
+        chosen = [lower[name] for name in KNOWN if name in lower][:1]
     if not names:
         return tuple(asked) or KNOWN[:1]
-    if not found:
+    if not chosen:
         listed = one_line(', '.join(names))
         problem = f'no field {" or ".join(asked)}' if asked else 'no field with a usual name'
         raise ValueError(
             f'{path} has {problem}; its fields are: {listed}. Name the one that holds the text, or '
             'several to be joined, separated by commas: --text_field (of a run: --config.data.text_field)'
         )
-    if missing := set(asked) - set(found):
-        logging.warning('%s: no field %s; it has %s', path, ', '.join(sorted(missing)), ', '.join(names))
-    return tuple(found)
+    if missing := set(asked) - set(chosen):
+        log.warning('%s: no field %s; it has %s', path, ', '.join(sorted(missing)), ', '.join(names))
+    return tuple(chosen)
 
 
 def values(row: Mapping[str, Any], fields: tuple[str, ...]) -> list[Any]:

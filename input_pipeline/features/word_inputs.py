@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.finetuning import buckets
+from input_pipeline.features import buckets
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.lexicon import Encoded
@@ -46,7 +46,7 @@ class WordRows(buckets.Rows):
         names = {'char_words': 'char_ids'}
         if not self._per_character:
             names = {'word_ids': 'char_ids', 'word_segments': 'char_segments'}
-        return super().batch(planned, batch_size) | {name: words[theirs] for name, theirs in names.items()}
+        return super().batch(planned, batch_size) | {name: words[source] for name, source in names.items()}
 
 
 def encode(texts: Sequence[str], vocabulary: Vocabulary, data: ConfigDict) -> list[Encoded]:
@@ -55,15 +55,15 @@ def encode(texts: Sequence[str], vocabulary: Vocabulary, data: ConfigDict) -> li
     `char_ids` are those of BERT's tokenizer, by way of the words.
     """
     cut, tokenizer = segmenters.segmenter(data.segmenter, data.hmm), Tokenizer(vocabulary)
-    found = []
-    for some in in_batches(texts, lambda text: [text]):
+    encoded = []
+    for batch in in_batches(texts, lambda text: [text]):
         tokenizer.trim()
-        numbers, counts = segmented(([text] for text in some), cut, tokenizer)
+        numbers, counts = segmented(([text] for text in batch), cut, tokenizer)
         lexicon = tokenizer.lexicon
         after = np.append(0, np.flatnonzero(numbers == lexicon[END]) + 1)  # each sentence
         stops = after[np.cumsum([0, *counts])].tolist()
-        found += [lexicon.columns(numbers[start:stop]) for start, stop in pairwise(stops)]
-    return found
+        encoded += [lexicon.columns(numbers[start:stop]) for start, stop in pairwise(stops)]
+    return encoded
 
 
 def whole_words(text: Encoded, chars: int) -> np.ndarray:

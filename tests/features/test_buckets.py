@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input_pipeline.finetuning import buckets
+from input_pipeline.features import buckets
 
 lengths_of = st.lists(st.integers(2, 100), min_size=1, max_size=60).map(np.array)
 

@@ -132,14 +132,14 @@ def encode(
 
 def _tokens(texts: Sequence[str], wordpiece: tokenizers.Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
     """int32 ids [T] and offsets [T, 2] of each text."""
-    found = []
+    encoded = []
     for start in range(0, len(texts), _TEXTS):
         batch = texts[start : start + _TEXTS]
         for text, encoding in zip(batch, wordpiece.encode_batch(batch, add_special_tokens=False)):
             offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
             _take_marks(offsets, text)
-            found.append((np.array(encoding.ids, np.int32), offsets))
-    return found
+            encoded.append((np.array(encoding.ids, np.int32), offsets))
+    return encoded
 
 
 def _take_marks(offsets: np.ndarray, text: str) -> None:

@@ -22,6 +22,7 @@ has several. Byte order marks and CRLF are accepted.
 
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -31,29 +32,20 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from absl import logging
 from etils import epath
 
-from input_pipeline.corpus import readers, text_fields
-from input_pipeline.corpus.readers import (
-    END,
-    Chunk,
-    Report,
-    damaged,
-    fields_of,
-    json_kind,
-    locate,
-    tfds_builder,
-)
+from input_pipeline.documents import readers, text_fields
+from input_pipeline.documents.readers import END, Chunk, damaged, fields_of, json_kind, tfds_builder
+from input_pipeline.documents.report import Report
 from input_pipeline.utils.compressed import is_compressed
 
-__all__ = ['FORMATS', 'Chunk', 'Document', 'Report', 'locate', 'plan', 'read']
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Document:
     """Paragraphs, none of them empty, without line ends and outer white space; and where the document begins:
-    'file:line', 'file:object n', 'file:row n', or 'file@byte', which `locate` turns into 'file:line'."""
+    'file:line', 'file:object n', 'file:row n', or 'file@byte', which `report.locate` makes 'file:line'."""
 
     paragraphs: list[str]
     source: str
@@ -79,8 +71,8 @@ def plan(pattern: str, chunk_bytes: int = 16 << 20, text_field: str = '') -> lis
     patterns = [part.strip() for part in pattern.split(',') if part.strip()]
     if not patterns:
         raise ValueError(f'no input is given: name a file, a folder or a glob; known formats: {FORMATS}')
-    found = sorted({path for part in patterns for path in _paths(part)})
-    paths = {path if ':' in path else os.path.realpath(path): path for path in reversed(found)}
+    matches = sorted({path for part in patterns for path in _paths(part)})
+    paths = {path if ':' in path else os.path.realpath(path): path for path in reversed(matches)}
     chunks = itertools.chain.from_iterable(
         _chunks(path, chunk_bytes, text_field) for path in sorted(paths.values())
     )
@@ -179,7 +171,7 @@ def _folder(folder: str) -> list[str]:
             f'but {len(others)} of other formats{example}'
         )
     if others:
-        logging.warning('%s: %d files of unknown formats are not read%s', folder, len(others), example)
+        log.warning('%s: %d files of unknown formats are not read%s', folder, len(others), example)
     return known
 
 

@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from input_pipeline.corpus import readers
-from input_pipeline.corpus.readers import Report, locate
-from input_pipeline.corpus.sources import plan, read
+from input_pipeline.documents import readers
+from input_pipeline.documents.report import Report, locate
+from input_pipeline.documents.sources import plan, read
 
 # Two documents; the first has two paragraphs.
 PARAGRAPHS = [['春眠不觉晓，', '处处闻啼鸟。'], ['夜来风雨声。']]

@@ -1,0 +1,1 @@
+"""From files of text, in any of their formats, to documents and what is dropped of them."""
