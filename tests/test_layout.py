@@ -129,8 +129,8 @@ def test_one_way_to_log(file):
 
 @pytest.mark.parametrize('file', [file for file in PACKAGE_FILES if file not in WRITERS])
 def test_files_are_written_whole(file):
-    """What a later command reads is whole or not there: what is written to is `atomic_write(…) as partial` or in
-    `atomic_folder(…) as folder`."""
+    """What a later command reads is whole or not there: what is written to is `atomic_write(…) as partial`
+    or in `atomic_folder(…) as folder`."""
     tree, partial = parse(file), set()
     for node in ast.walk(tree):
         if (
