@@ -21,6 +21,7 @@ from clower_jax.objectives import registry
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import finetune, init_state, loop
 from clower_jax.training.source import resolve_source, with_trained_settings
+from clower_jax.utils import metrics_file
 from clower_jax.utils.settings import training_configs
 from input_pipeline.datasets import files
 from input_pipeline.finetuning import classification, sentence_eval
@@ -79,9 +80,12 @@ def pretraining(job: Job) -> str:
     )
     if job.stop.requested and finetune.latest_step(workdir) < resolved.total_steps:
         return NOT_FINISHED
+    if not held_out:  # it was at its end, where it may have been killed before there were results
+        held_out = metrics_file.last_evaluation(workdir, resolved.total_steps)
     results = pretraining_results(resolved, workdir) | {'held_out': held_out}
-    if first_step < resolved.total_steps and jax.process_index() == 0:
-        output_file.write_json(workdir / 'results.json', results)
+    path = workdir / 'results.json'
+    if jax.process_index() == 0 and (first_step < resolved.total_steps or not path.is_file()):
+        output_file.write_json(path, results)
     return f'{read_and_skipped(results)}\n{_after_pretraining(job, held_out)}'
 
 

@@ -30,3 +30,9 @@ def rows_until(workdir: str | Path, step: int) -> list[dict]:
     """The rows of a workdir's metrics.jsonl up to a step; none where a run begins, at step 0."""
     rows = read_metrics(Path(workdir, 'metrics.jsonl')) if step else []
     return [row for row in rows if row['step'] <= step]
+
+
+def last_evaluation(workdir: str | Path, step: int) -> dict[str, float]:
+    """Metrics of the held-out set at a step, as metrics.jsonl has them; {} where there are none."""
+    rows = [row for row in rows_until(workdir, step) if row['split'] == 'validation' and row['step'] == step]
+    return {name: value for name, value in rows[-1].items() if name not in ('step', 'split')} if rows else {}

@@ -78,3 +78,12 @@ def test_a_signal_saves_and_leaves(small_corpus, tmp_path, number, status):
 def test_a_finished_run_says_so(in_one_go, small_corpus):
     output = finish(in_one_go, small_corpus)
     assert f'already at step {STEPS} of {STEPS}' in output
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_its_last_checkpoint_and_its_results_gets_them(in_one_go, small_corpus):
+    path = in_one_go / 'results.json'
+    before = path.read_bytes()
+    path.unlink()
+    finish(in_one_go, small_corpus)
+    assert path.read_bytes() == before
