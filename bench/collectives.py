@@ -14,29 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.sharding import AxisType, Mesh  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
+from jax.sharding import AxisType  # noqa: E402
 
-from bench import harness, step_case  # noqa: E402
-from clower_jax.checkpoints.train_state import TrainState, abstract_state  # noqa: E402
-from clower_jax.objectives.pretraining import Pretrain  # noqa: E402
+from bench import harness  # noqa: E402
+from bench.compiled import compiled_step  # noqa: E402
 from clower_jax.parallel import sharding  # noqa: E402
 from clower_jax.parallel.collectives import collectives as collectives_of  # noqa: E402
-from clower_jax.training import optim  # noqa: E402
-from clower_jax.training.train_step import make_train_step  # noqa: E402
 from configs import common, pretrain  # noqa: E402
-
-
-def compiled_step(config: ConfigDict, mesh: Mesh, batch: dict[str, np.ndarray]) -> str:
-    """The compiled program of a training step, as HLO text."""
-    task, optimizer = Pretrain.from_config(config, mesh), optim.optimizer(config)
-    state = abstract_state(
-        mesh, lambda: TrainState.create(task.init(jax.random.key(0)), optimizer, config.dtype)
-    )
-    placed = sharding.shard_batch(mesh, batch, config.batch_size)
-    step = make_train_step(task, optimizer, optim.learning_rate(config))
-    return step.lower(state, placed, jax.random.key(0)).compile().as_text()
 
 
 def main() -> None:
@@ -56,11 +40,11 @@ def main() -> None:
         config.batch_size = flags.rows * number
         config.model.vocab_size, config.model.base_vocab_size = 4000, 2000
         config.data.char_length, config.data.word_length = 128, 80
-        batch = step_case.synthetic_batch(config)
         devices = jax.devices()[:number]
         mesh = jax.make_mesh((number, 1, 1), sharding.AXES, (AxisType.Auto,) * 3, devices=devices)
-        found = collectives_of(compiled_step(config, mesh, batch))
-        shapes = jax.eval_shape(Pretrain.from_config(config, mesh).init, jax.random.key(0))
+        step, task, _ = compiled_step(config, mesh)
+        found = collectives_of(step.as_text())
+        shapes = jax.eval_shape(task.init, jax.random.key(0))
         parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
         total: collections.Counter = collections.Counter()
         for one in found:

@@ -4,7 +4,7 @@
     python bench/compiled.py --chips h100 --cells base --batch 96    one of them
 
 For each cell and chip, in a process of its own: whether it compiles and in how many seconds; memory on one
-device by kind and the largest batch that fits; bytes that the kernels of one step move, an example, by group;
+device by kind; bytes that the kernels of one step move, an example, by group;
 kernels, library calls, collectives; and the bound on the time that follows. Products are bounded by their
 FLOPs or their bytes, whichever takes longer; all other kernels by their bytes; `overlap` is the bound where
 the two go on at the same time, `no overlap` where one waits for the other. No time is measured.
@@ -28,9 +28,11 @@ from ml_collections import ConfigDict  # noqa: E402
 from bench import harness, hlo, step_case, topologies  # noqa: E402
 from clower_jax.checkpoints.train_state import TrainState, abstract_state  # noqa: E402
 from clower_jax.objectives import registry  # noqa: E402
+from clower_jax.objectives.base import Objective  # noqa: E402
 from clower_jax.parallel import precision, sharding  # noqa: E402
 from clower_jax.training import optim  # noqa: E402
 from clower_jax.training.train_step import make_train_step  # noqa: E402
+from clower_jax.utils import flops  # noqa: E402
 from configs import classify, cmrc, common, pretrain  # noqa: E402
 
 CHIPS = ('h100', 'h100:8', 'v5e:4x4', 'v5p:2x2x2', 'v6e:4x4')
@@ -128,8 +130,9 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeSt
     }
 
 
-def compiled_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, float]:
-    """(the compiled training step of a config whose sizes are known, seconds that compiling took)."""
+def compiled_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Objective, float]:
+    """(the compiled training step of a config whose sizes are known, its objective, seconds that compiling
+    took)."""
     with jax.default_matmul_precision(precision.matmul_precision(config.dtype)):
         task, optimizer = registry.from_config(config, mesh), optim.optimizer(config)
         state = abstract_state(
@@ -139,7 +142,7 @@ def compiled_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, float]:
         step = make_train_step(task, optimizer, optim.learning_rate(config))
         began = time.perf_counter()
         compiled = step.lower(state, abstract_batch(config, mesh), key).compile()
-        return compiled, time.perf_counter() - began
+        return compiled, task, time.perf_counter() - began
 
 
 def measure(cell: str, chip: str, batch: int = 0, text_file: str | None = None) -> dict[str, Any]:
@@ -149,15 +152,17 @@ def measure(cell: str, chip: str, batch: int = 0, text_file: str | None = None) 
     config = CELLS[cell](mesh.size)
     if batch:
         config.batch_size = batch * mesh.size
-    compiled, seconds = compiled_step(config, mesh)
+    compiled, task, seconds = compiled_step(config, mesh)
     memory = compiled.memory_analysis()
     text = compiled.as_text()
     if text_file:
         Path(text_file).write_text(text)
     program = hlo.Program(text)
     rows = config.batch_size // mesh.size
-    task = registry.from_config(config, mesh)
-    flops = task.step_flops(config) / mesh.size
+    # Of fine-tuning, whose steps differ in length, those of the encoder over rows that are full.
+    step_flops = task.step_flops(config) / mesh.size
+    if not step_flops:
+        step_flops = 3 * rows * flops.encoder_flops(config, config.data.max_length)
     kernels = [kernel for kernel in program.kernels if not kernel.collective]
     libraries: dict[str, int] = {}
     for kernel in kernels:
@@ -180,14 +185,14 @@ def measure(cell: str, chip: str, batch: int = 0, text_file: str | None = None) 
         'traffic': program.traffic,
         'groups': program.other(GROUPS),
         'collectives': program.collectives,
-        'flops': flops,
+        'flops': step_flops,
         'jax': jax.__version__,
     }
     return figures | {'bound': bound(figures)}
 
 
 def bound(figures: dict[str, Any]) -> dict[str, float]:
-    """Seconds of one step at least, and the share of the chip's bf16 peak that this would be; see above."""
+    """Seconds of one step at least; see above."""
     chip = topologies.CHIPS[figures['chip'].partition(':')[0]]
     traffic = figures['traffic']
     products = max(figures['flops'] / chip.flops, traffic.get('products', 0) / chip.bandwidth)

@@ -11,42 +11,23 @@ import collections
 import dataclasses
 import functools
 import itertools
-import math
 import re
 from collections.abc import Iterator
 
-BYTES = {
-    **dict.fromkeys(('pred', 's8', 'u8', 's4', 'u4', 'f8e4m3fn', 'f8e5m2'), 1),
-    **dict.fromkeys(('bf16', 'f16', 's16', 'u16'), 2),
-    **dict.fromkeys(('f32', 's32', 'u32'), 4),
-    **dict.fromkeys(('f64', 's64', 'u64', 'c64'), 8),
-}
-COLLECTIVES = (
-    *('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute'),
-    'collective-broadcast',
-)
+from clower_jax.parallel import collectives
+
 # What moves nothing.
 FREE = frozenset(
     'parameter tuple get-tuple-element constant bitcast after-all partition-id replica-id opt-barrier'.split()
 )
 SEEN_THROUGH = ('bitcast', 'convert', 'copy')
 PRODUCTS = ('dot', 'convolution', 'ragged-dot')
-_ARRAY = re.compile(rf'\b({"|".join(BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)')
-
-
-def arrays_of(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """(dtype, shape) of the arrays of a type in main memory."""
-    return [
-        (dtype, tuple(int(n) for n in shape.split(',') if n))
-        for dtype, shape, layout in _ARRAY.findall(re.sub(r'/\*.*?\*/', '', text))
-        if 'S(1)' not in layout
-    ]
 
 
 def bytes_of(text: str) -> int:
     """Bytes of a type's arrays in main memory."""
-    return sum(BYTES[dtype] * math.prod(shape) for dtype, shape in arrays_of(text))
+    return collectives.bytes_of(collectives.arrays_of(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +79,7 @@ class Kernel:
     def collective(self) -> str:
         """Which collective it is, or ''."""
         operation = self.instruction.operation.removesuffix('-start')
-        return operation if operation in COLLECTIVES else ''
+        return operation if operation in collectives.OPERATIONS else ''
 
     @property
     def library(self) -> str:
@@ -158,9 +139,7 @@ class Program:
         if one.operation in PRODUCTS or re.search(r'custom_call_target="[^"]*(gemm|cublas|matmul)', one.rest):
             return True
         inside = [inner for name in one.called('calls') for inner in self.computations.get(name, ())]
-        return one.operation in ('fusion', 'fusion-start') and any(
-            inner.operation in PRODUCTS or self._is_product(inner) for inner in inside if inner is not one
-        )
+        return one.operation in ('fusion', 'fusion-start') and any(map(self._is_product, inside))
 
     def _moved(self, one: Instruction, types: dict[str, str]) -> int:
         if one.operation == 'dynamic-slice':
@@ -246,9 +225,7 @@ def _kind(kernel: Kernel) -> str:
 
 def _reads_slice(user: Instruction, parameter: Instruction, by_name: dict[str, Instruction]) -> bool:
     """Whether of a fusion's parameter only a part is read, or nothing because a slice of it is replaced."""
-    if user.operation == 'dynamic-update-slice':
-        return _through(by_name[user.operands[0]], by_name) == parameter
-    if user.operation == 'gather':
+    if user.operation in ('dynamic-update-slice', 'gather'):
         return _through(by_name[user.operands[0]], by_name) == parameter
     return user.operation == 'dynamic-slice'
 

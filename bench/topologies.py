@@ -4,8 +4,6 @@ Start Python with the environment of `ENVIRONMENT`. NVIDIA GPUs want `pip instal
 `pip install 'jax[tpu]'`. `jax.default_backend()` is 'cpu' all the while.
 """
 
-import math
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,22 +21,21 @@ ENVIRONMENT = {
 
 
 class Chip(NamedTuple):
-    """One kind of device, and what it can do: bf16 FLOP/s that large products reach, bytes/s and bytes of its
-    main memory."""
+    """One kind of device, and what it can do: bf16 FLOP/s that large products reach, bytes/s of its main
+    memory."""
 
     platform: str
     flops: float
     bandwidth: float
-    memory: float
 
 
 # H100: 790 TFLOP/s and 3.0 TB/s were measured by others with large products and copies; TPUs: the makers'
 # peaks, of which programs reach less.
 CHIPS = {
-    'h100': Chip('cuda', 790e12, 3.0e12, 80e9),
-    'v5e': Chip('tpu', 197e12, 0.819e12, 16e9),
-    'v5p': Chip('tpu', 459e12, 2.765e12, 95e9),
-    'v6e': Chip('tpu', 918e12, 1.64e12, 32e9),
+    'h100': Chip('cuda', 790e12, 3.0e12),
+    'v5e': Chip('tpu', 197e12, 0.819e12),
+    'v5p': Chip('tpu', 459e12, 2.765e12),
+    'v6e': Chip('tpu', 918e12, 1.64e12),
 }
 # What XLA wants to know of an H100 SXM, in its own words (stream_executor's DeviceDescription).
 _H100 = {
@@ -68,7 +65,6 @@ def devices(name: str) -> list[Any]:
     chip, _, shape = name.partition(':')
     if chip not in CHIPS:
         raise ValueError(f'there is no chip {chip!r}; there are {", ".join(CHIPS)}')
-    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key.startswith('TPU')})
     if CHIPS[chip].platform == 'tpu':
         found = topologies.get_topology_desc(platform='tpu', topology_name=f'{chip}:{shape or "2x2"}')
         return list(found.devices)
@@ -84,5 +80,4 @@ def mesh(name: str) -> Mesh:
     """All devices along `data`."""
     found = devices(name)
     shape = (len(found),) + (1,) * (len(sharding.AXES) - 1)
-    assert math.prod(shape) == len(found)
     return Mesh(np.array(found).reshape(shape), sharding.AXES, axis_types=(AxisType.Auto,) * len(shape))
