@@ -2,9 +2,11 @@
 
     python -m clower_jax.convert export --checkpoint runs/pretrain-base --output clower-char
     python -m clower_jax.convert import --source bert-base-chinese --output runs/bert-base-chinese
+    python -m clower_jax.convert push --folder clower-char --repository OWNER/clower-char
 
 The first writes a folder that transformers loads with no code of ours, the second a workdir that runs start
-from, that fine-tuned heads are evaluated in, and that can be exported again.
+from, that fine-tuned heads are evaluated in, and that can be exported again; the third uploads what the first
+wrote to the Hugging Face hub.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from clower_jax.checkpoints.orbax_store import Checkpoints
-from clower_jax.interop import export, hf_bert, vocab_alignment
+from clower_jax.interop import export, hf_bert, hub, vocab_alignment
 from clower_jax.interop.init_weights import Report, load_initial
 from clower_jax.interop.weight_sources import SourceInfo, is_workdir, source_info
 from clower_jax.models.bert import EncoderConfig
@@ -127,7 +129,7 @@ def _draw(init: Callable[[jax.Array], dict], paths: list[str]) -> dict[str, jax.
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The two commands; errors are messages."""
+    """The three commands; errors are messages."""
     parser = argparse.ArgumentParser(prog='python -m clower_jax.convert', description=__doc__.split('\n')[0])
     commands = parser.add_subparsers(dest='command', required=True)
     export_parser = commands.add_parser('export', help='a run → a Hugging Face folder')
@@ -166,6 +168,10 @@ def main(argv: list[str] | None = None) -> None:
         '--source', required=True, help='the folder, or the prefix of a TensorFlow checkpoint'
     )
     import_parser.add_argument('--output', required=True, help='the workdir to make')
+    push_parser = commands.add_parser('push', help='an exported folder → the Hugging Face hub')
+    push_parser.add_argument('--folder', required=True, help='that export wrote')
+    push_parser.add_argument('--repository', required=True, help='OWNER/NAME; made where there is none')
+    push_parser.add_argument('--private', action='store_true', help='make it a private one')
     args = vars(parser.parse_args(argv))
     jax.config.update('jax_platforms', 'cpu')  # nothing is computed here that an accelerator would help with
     command = args.pop('command')
@@ -173,6 +179,8 @@ def main(argv: list[str] | None = None) -> None:
         if command == 'export':
             folder = export.export(args.pop('checkpoint'), **args)
             print(f'{folder} is ready; its README.md, a model card, says how to use it')
+        elif command == 'push':
+            print(f'Uploaded: {hub.push(args["folder"], args["repository"], args["private"])}')
         else:
             report = import_weights(args['source'], args['output'])
             for text, names in (('Left at random values', report.random), ('Not used', report.unused)):

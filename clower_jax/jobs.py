@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 
 from clower_jax.experiments import figure3, grid, probe, word_view
 from clower_jax.inference.encoder import Encoder
-from clower_jax.interop import export, vocab_alignment, weight_sources
+from clower_jax.interop import export, hub, vocab_alignment, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import finetune, init_state, loop
 from clower_jax.training.source import resolve_source, with_trained_settings
 from clower_jax.utils import metrics_file
-from clower_jax.utils.settings import training_configs
+from clower_jax.utils.config_checks import training_configs
+from clower_jax.utils.run_config import read_run_config
 from input_pipeline.datasets import files
 from input_pipeline.finetuning import classification, sentence_eval
 from input_pipeline.finetuning.data import prepare
@@ -58,7 +59,17 @@ def run(job: Job) -> str:
     """
     for config in training_configs(job.config):
         init_state.check(config)
+        config.init_from = _pinned(config.init_from, job.workdir)
     return JOBS.get(job.config.task, fine_tuning)(job)
+
+
+def _pinned(init_from: str, workdir: Path) -> str:
+    """A name on the hub with the revision that the run in `workdir` began with, else with today's."""
+    if hub.is_name(init_from) and (workdir / 'config.json').is_file():
+        begun_with = read_run_config(workdir).get('init_from') or ''
+        if begun_with.startswith(f'{init_from}@'):
+            return begun_with
+    return hub.pinned(init_from)
 
 
 def pretraining(job: Job) -> str:
@@ -212,7 +223,7 @@ def vectors(job: Job) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     evaluation.write_predictions(workdir, decoded)
     scores = evaluation.score(decoded)
-    results = {'init_from': Path(config.init_from).name, 'evaluation': data.evaluation, 'test': scores}
+    results = {'init_from': hub.base_name(config.init_from), 'evaluation': data.evaluation, 'test': scores}
     output_file.write_json(workdir / 'results.json', results)
     lines = [f'{name} {value:.4f}' for name, value in scores.items()]
     return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from clower_jax.utils import folder_files
+from clower_jax.utils.run_config import read_run_config
 
 
 def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -21,11 +21,10 @@ def load(workdir: str | Path, step: int) -> tuple[dict[str, np.ndarray], list[st
 
     Raises ValueError where there is no run in `workdir` or the step is none of its steps.
     """
-    path = Path(workdir) / 'config.json'
-    if not path.is_file():
+    if not Path(workdir, 'config.json').is_file():
         raise ValueError(f'{workdir} is not a workdir: it has no config.json')
-    config = ConfigDict(folder_files.read_json(path))
-    if config.get('task', 'pretrain') != 'pretrain':
+    config = ConfigDict(read_run_config(workdir))
+    if config.task != 'pretrain':
         raise ValueError(f'{workdir} is of fine-tuning; only the batches of pre-training are shown as text')
     if not 1 <= step <= config.total_steps:
         raise ValueError(f'--step {step}: the run in {workdir} has the steps 1 to {config.total_steps}')

@@ -15,17 +15,16 @@ The paper's settings were not at hand: these are ours.
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
 from configs import common
 
 
 def get_config() -> ConfigDict:
     """The config; there are no variants."""
     config = common.sentences('auto_mlm', evaluation='retrieval')
+    config.update(defaults(data='mask_rate', loss='mlm_weight'))
     config.batch_size = 64
     config.num_epochs = 1.0
     config.data.max_length = 64
     config.data.test_fraction = 0.5
-    config.data.mask_rate = 0.15  # of the tokens of a text
-    config.loss.temperature = 0.05
-    config.loss.mlm_weight = 1.0  # of the masked tokens; the contrast has 1
     return config

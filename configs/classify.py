@@ -20,6 +20,7 @@ fine-tuned model on other data:
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from clower_jax.utils.config_keys import defaults
 from configs import common
 
 # Name: tokens, batch size, learning rate, epochs. Table 1 of the paper.
@@ -41,18 +42,11 @@ def get_config(variant: str = '') -> ConfigDict:
         raise ValueError(f'configs/classify.py has no variant {variant!r}; it has {", ".join(SETTINGS)}')
     config = common.finetune(variant, select='acc')
     config.task = 'classify'
-    # What a class is told from: 'pooler', as in BERT; 'cls', the vector of [CLS] itself, as the paper has it
-    # (section 3.3), or 'mean', over all tokens, neither of which a Hugging Face classifier computes.
-    config.model.classify_from = 'pooler'
-    config.model.new_pooler = False  # drawn anew, though init_from has one that pre-training trained
-    config.data.labels = ()  # in the order of the logits; empty: the data set's, or those found in train
-    config.data.text_columns = ()  # names of the column(s) with the text(s); empty: found by the header
-    config.data.label_column = ''  # likewise
-    # Of files in several languages, or with {language} in their names: those that are read, as a,b; empty:
-    # all. The second one is for test; where empty, as the first (configs/transfer.py).
-    config.data.language = 'zh' if variant == 'xnli' else ''
-    config.data.test_language = ''
-    config.data.pairs = placeholder(bool)  # whether rows are pairs; found out
+    data = 'labels text_columns label_column language test_language'
+    config.update(defaults(data=data, model='classify_from new_pooler'))
+    if variant == 'xnli':
+        config.data.language = 'zh'
+    config.data.pairs = placeholder(bool)  # found out
     if variant:
         config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]
         config.num_epochs = float(epochs)

@@ -12,6 +12,7 @@ seeds: --config.seeds=5, with mean and standard deviation. A fine-tuned model on
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
 from configs import common
 
 
@@ -23,10 +24,6 @@ def get_config(variant: str = '') -> ConfigDict:
     config.task = 'span'
     config.batch_size, config.num_epochs, config.optim.learning_rate = 8, 5.0, 3e-5
     config.data.max_length = 512
-    config.data.stride = 128  # tokens of the context from one window's start to the next; BERT's
-    config.data.max_question_length = 64  # tokens; BERT's
-    config.data.max_answer_length = 100  # tokens of a predicted answer; 3 % of the trial set's are longer
-    config.data.n_best = 20  # answers of each question in nbest.json
-    config.data.scorer = 'cmrc'  # or drcd
-    config.data.simplify = False  # read the text in Simplified characters; answers stay as written
+    data = 'stride max_question_length max_answer_length n_best scorer simplify'
+    config.update(defaults(data=data))
     return config

@@ -26,6 +26,7 @@ Small encoders want a higher learning rate than BERT-base: see docs/results/arch
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
 from configs import common
 
 # The authors': tokens, temperature, epochs, pooling, and whether a span is masked.
@@ -55,26 +56,24 @@ def get_config(variant: str = '') -> ConfigDict:
     if not (name in SETTINGS and more in ([], ['drophead']) or variant in RELATIVES):
         known = ', '.join([*(f'{name}, {name},drophead' for name in SETTINGS), *RELATIVES])
         raise ValueError(f'configs/mirror.py has the variants {known}, and no {variant!r}')
-    length, temperature, epochs, pooling, masks = SETTINGS.get(name, SETTINGS['word'])
+    length, temperature, epochs, pooling, masked = SETTINGS.get(name, SETTINGS['word'])
     config = common.sentences('mirror', evaluation='similarity')
+    masks = 'mask_span mask_shortest latin_mask_span latin_mask_shortest'
+    data = f'max_strings shuffle_positions {masks}'
+    config.update(defaults(data=data, model='projection feature_cutoff', loss='within'))
     config.batch_size = 200
     config.log_every = 10
     config.num_epochs = epochs
     config.loss.temperature = temperature
-    config.loss.within = True  # whether the other texts of the same side are negatives, too
     config.model.pooling = pooling
-    config.model.projection = False  # whether a vector goes through BERT's pooler in training
-    config.model.feature_cutoff = 0.0  # probability of each feature of the first side's embeddings to be 0
     config.optim.warmup_fraction = 0.0
-    config.data.max_strings = 10_000  # distinct texts of train, from its start
     config.data.max_length = length
     config.data.buckets = 3  # few: each is compiled, and there are 50 steps
-    config.data.shuffle_positions = False  # of the tokens of the second side
-    # Characters that one [MASK] replaces in one side of a pair, 0: none; in texts of so many or more. Of a
-    # text with more Latin letters than Chinese characters, the authors'; of others those of
-    # docs/results/archive/mirror_cpu.
-    config.data.mask_span, config.data.mask_shortest = (5, 10) if masks else (0, 0)
-    config.data.latin_mask_span, config.data.latin_mask_shortest = (5, 30) if masks else (0, 0)
+    if masked:
+        # Of a text with more Latin letters than Chinese characters, the authors'; of others those of
+        # docs/results/archive/mirror_cpu.
+        config.data.mask_span, config.data.mask_shortest = 5, 10
+        config.data.latin_mask_span, config.data.latin_mask_shortest = 5, 30
     if name in RELATIVES:
         config.select, config.eval_every = 'spearman', 125
         config.update_from_flattened_dict(RELATIVES[name])

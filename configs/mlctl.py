@@ -20,22 +20,19 @@ and --config.data.alignment=pairs.align. The paper's settings were not at hand: 
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
 from configs import common
 
 
 def get_config() -> ConfigDict:
     """The config; there are no variants."""
     config = common.sentences('mlctl', evaluation='retrieval')
+    loss = 'contrast word_weight within_words align_threshold'
+    config.update(defaults(data='alignment max_aligned', loss=loss))
     config.batch_size = 64
     config.num_epochs = 1.0
     config.data.max_length = 64
     config.data.dev_fraction = 0.05
-    config.data.segmenter = 'jieba'  # or rjieba; of Chinese text
-    config.data.alignment = ''  # a file of links between words; empty: the model finds them
-    config.data.max_aligned = 20  # pairs of words that count, of a pair of texts
-    config.loss.contrast = 'cz_nce'  # or info_nce
+    config.data.segmenter = 'jieba'  # of Chinese text
     config.loss.temperature = 0.1
-    config.loss.word_weight = 1.0  # of the contrast of words; that of sentences has 1
-    config.loss.within_words = False  # whether the words of the same language are negatives, too
-    config.loss.align_threshold = -1.0  # the least cosine of words that the model aligns; -1: any
     return config

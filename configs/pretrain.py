@@ -57,8 +57,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
 from configs import common
 
+LOSS_KEYS = (
+    'mlm_candidates sop_weight sop_on contrast_weight contrast_on temperature same_word_negatives '
+    'contrast_scope cmlm_vectors'
+)
+DATA_KEYS = (
+    'corpus text base_vocab num_chars text_field num_words min_count segmenter validation_fraction '
+    'char_length word_length mask_rate masking similar_words explored_masks explore_whole max_anchors '
+    'max_anchor_length eval_examples pack max_texts'
+)
 NO_CONTRAST = {'loss.contrast_on': 'none'}
 ONE_ENCODER = {'model.kind': 'bert'} | NO_CONTRAST
 # The baselines and ablations of the paper, and other systems: what differs from CLOWER.
@@ -93,50 +103,8 @@ def get_config(variant: str = '') -> ConfigDict:
         raise ValueError(f'{variant!r}: give one size and one system at most')
     config = common.run()
     config.task = 'pretrain'
-    config.microbatches = 1  # parts of a batch that are encoded one after another: memory of one part
     config.model = common.model('base')
-    config.loss = ConfigDict(
-        {
-            # shared: a softmax over every row (the paper); branch: characters over the base rows only.
-            'mlm_candidates': 'shared',
-            'sop_weight': 1.0,  # λ of the paper
-            'sop_on': 'both',  # which encoders predict the order: both, char, word or none
-            'contrast_weight': 1.0,  # μ of the paper
-            'contrast_on': 'both',  # token: words and their characters; sentence: [CLS]; both; none
-            'temperature': 0.05,  # τ of the paper
-            'same_word_negatives': True,  # the same word elsewhere in the batch is a negative (the paper)
-            'contrast_scope': 'global',  # negatives from all devices; local: from each data shard
-            'cmlm_vectors': 15,  # model.kind=cmlm: projections of the other sentence's vector; its paper's
-        }
-    )
-    config.data = ConfigDict(
-        {
-            'corpus': '',  # a folder that build_corpus wrote
-            'text': '',  # where corpus is empty: text files to build one from, or 'embedded'
-            'base_vocab': '',  # for text: a BERT vocabulary to extend; empty: built from the text
-            'num_chars': 0,  # for text: characters of base_vocab that are kept (the paper: 5466); 0: all rows
-            'text_field': '',  # for text: the field, or a,b, that holds it in .json, .parquet; empty: found
-            'num_words': 40014,  # for text: size of the word block; the paper's
-            'min_count': 2,  # for text: what occurs less often is no word
-            'segmenter': 'jieba',  # for text: jieba or rjieba
-            'validation_fraction': 0.01,  # for text: share of the documents held out
-            'char_length': 0,  # tokens with [CLS] and [SEP]; 0: the corpus's (the paper: 512)
-            'word_length': 0,
-            'mask_rate': 0.15,  # of each view's tokens; the paper's
-            # words: whole words, [MASK] for most; ngrams: MacBERT's, a similar word for most.
-            'masking': 'words',
-            'similar_words': '',  # for ngrams: a file that input_pipeline.similar_words wrote
-            'explored_masks': 1,  # disjoint masks of each text, rows of the same batch; for one encoder
-            'explore_whole': False,  # whether they share the whole text; else each has mask_rate of it
-            'max_anchors': 20,  # words per sequence that are contrasted; the paper's
-            'max_anchor_length': 4,  # their characters, from 2; 0: any number; the paper's
-            'eval_examples': 0,  # of the held-out set; 0: all
-            # Several texts in a row: batch_size counts rows, char_length and word_length are a row's, 0 being
-            # 4 times the corpus's and the words that go with it.
-            'pack': False,
-            'max_texts': 8,  # in a row, which holds about five on average
-        }
-    )
+    config.update(defaults('microbatches', loss=LOSS_KEYS, data=DATA_KEYS))
     sizes[chosen[0] if chosen else ''](config)
     for name in names:
         config.update_from_flattened_dict(SYSTEMS.get(name, {}))

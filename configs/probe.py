@@ -17,6 +17,7 @@ Writes probe.md, probe.json and probe.png, anew after every model. Interrupted, 
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
 from configs import classify
 
 TASKS = ('tnews', 'chnsenticorp', 'thucnews')
@@ -24,22 +25,11 @@ TASKS = ('tnews', 'chnsenticorp', 'thucnews')
 
 def get_config() -> ConfigDict:
     """The only one."""
-    return ConfigDict(
-        {
-            'task': 'probe',
-            'models': '',  # NAME=FOLDER,NAME=FOLDER
-            'reference': '',  # the name that the others are compared with; empty: the first
-            'tasks': ','.join(TASKS),
-            'train_sizes': (100, 1000, 10_000),  # labels: the points of the learning curve
-            'draws': 5,  # random choices of so many labels, the same for all models
-            'selection_rows': 1000,  # of the training file, that the penalty is chosen by
-            'eval_rows': 10_000,  # of the development file, that are reported, chosen at random; 0: all
-            'seed': 0,  # of every choice of rows, and of the bootstrap
-            'resamples': 10_000,  # of the bootstrap
-            'dtype': 'float32',  # what the encoders compute in
-            'data': {**{name: data(name) for name in TASKS}, 'own': data('')},
-        }
-    )
+    names = 'models reference tasks train_sizes draws selection_rows eval_rows seed resamples'
+    config = defaults(f'task {names} dtype')
+    config.task, config.tasks = 'probe', ','.join(TASKS)
+    config.data = ConfigDict({**{name: data(name) for name in TASKS}, 'own': data('')})
+    return config
 
 
 def data(name: str) -> ConfigDict:

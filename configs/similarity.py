@@ -12,21 +12,13 @@ characters, as the paper does. Several pre-trained models side by side, each wit
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
+
 
 def get_config() -> ConfigDict:
     """The only one."""
-    return ConfigDict(
-        {
-            'task': 'similarity',
-            'init_from': '',  # the workdir of a pre-training run
-            'models': '',  # or of several: NAME=WORKDIR,NAME=WORKDIR
-            'seed': 0,  # of which word is whose control
-            'batch_size': 32,
-            'dtype': 'float32',
-            'data': {
-                'corpus': '',  # a corpus with the vocabulary of the models; empty: each model's own
-                'eval_examples': 1024,  # of its held-out set; 0: all
-                'max_anchors': 20,  # words of a text, chosen at random
-            },
-        }
-    )
+    data = 'corpus eval_examples max_anchors'
+    config = defaults('task init_from models seed batch_size dtype', data=data)
+    config.task = 'similarity'
+    config.data.eval_examples = 1024
+    return config

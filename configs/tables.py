@@ -26,6 +26,7 @@ All models classify from the same vector, --config.classify_from: cls, the vecto
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
 from configs import classify, cmrc, common, drcd, pretrain
 
 SINGLE = ('chnsenticorp', 'thucnews', 'tnews')
@@ -37,23 +38,15 @@ def get_config(variant: str = '') -> ConfigDict:
     """The whole grid of the paper, or with 'cpu' one that a small machine can do."""
     if variant not in ('', 'cpu'):
         raise ValueError(f'configs/tables.py has no variant {variant!r}; it has cpu')
-    config = ConfigDict(
-        {
-            'task': 'tables',
-            'models': 'bert_wwm,bert_wwm_sop,mm_bert,mm_bert_sop,clower,no_tcl,no_scl',
-            'tasks': ','.join((*SINGLE, *PAIRS, *READING)),
-            'seeds': 5,
-            'reference': 'clower',  # what the others are compared with
-            'paper': '',  # a file with figures beside the paper's own
-            'classify_from': 'cls',  # of every task that is classification: cls, pooler or mean
-            'pretrain': pretrain.get_config('paper'),
-            'finetune': {
-                **{name: classify.get_config(name) for name in classify.SETTINGS},
-                'cmrc': cmrc.get_config(),
-                'drcd': drcd.get_config(),
-            },
-        }
-    )
+    config = defaults('task models tasks seeds reference paper classify_from')
+    config.task = 'tables'
+    config.models = 'bert_wwm,bert_wwm_sop,mm_bert,mm_bert_sop,clower,no_tcl,no_scl'
+    config.tasks = ','.join((*SINGLE, *PAIRS, *READING))
+    config.seeds = 5
+    config.reference = 'clower'
+    config.pretrain = pretrain.get_config('paper')
+    config.finetune = ConfigDict({name: classify.get_config(name) for name in classify.SETTINGS})
+    config.finetune.cmrc, config.finetune.drcd = cmrc.get_config(), drcd.get_config()
     for name in classify.SETTINGS:
         config.finetune[name].model.classify_from = config.get_ref('classify_from')
     if variant == 'cpu':

@@ -14,6 +14,8 @@ all texts. Several sets at once, and their mean: --config.data.test=a.tsv,b.tsv.
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
+
 VARIANTS = ('similarity', 'retrieval')
 
 
@@ -21,20 +23,9 @@ def get_config(variant: str = '') -> ConfigDict:
     """The config for 'similarity' or 'retrieval'."""
     if variant not in VARIANTS:
         raise ValueError(f'configs/vectors.py has the variants {", ".join(VARIANTS)}, and no {variant!r}')
-    return ConfigDict(
-        {
-            'task': 'vectors',
-            'mode': 'evaluate',
-            'init_from': '',  # the encoder
-            'dtype': 'float32',  # of the products: float32, bfloat16 or float16
-            'model': {'pooling': ''},  # mean or cls; empty: what the encoder was trained with, else mean
-            'data': {
-                'evaluation': variant,
-                'test': '',  # pairs, or several files of them
-                'max_length': 128,  # tokens of a text, special ones included
-                'text_columns': (),  # names of the two columns with the texts; empty: found by the header
-                'label_column': '',  # of scores, or of what pairs are (1: they mean the same); likewise
-                **dict.fromkeys(('dataset', 'folder', 'train', 'dev'), ''),
-            },
-        }
-    )
+    data = 'evaluation test max_length text_columns label_column dataset folder train dev'
+    config = defaults('task mode init_from dtype', data=data, model='pooling')
+    config.task, config.mode = 'vectors', 'evaluate'
+    config.model.pooling = ''
+    config.data.evaluation = variant
+    return config

@@ -12,28 +12,13 @@ other seeds: their mean is reported, and each. The command goes on model by mode
 
 from ml_collections import ConfigDict
 
+from clower_jax.utils.config_keys import defaults
+
 
 def get_config() -> ConfigDict:
     """The only one."""
-    return ConfigDict(
-        {
-            'task': 'words',
-            'models': '',  # NAME=FOLDER,NAME=FOLDER: Hugging Face BERTs or workdirs
-            'reference': '',  # names, comma-separated, that the others are compared with; empty: the first
-            'seed': 0,
-            'dtype': 'float32',
-            'folds': 5,  # of the words: each is held out once
-            'samples': 1000,  # of the bootstrap
-            'data': {
-                'corpus': '',  # a folder that build_corpus wrote
-                'vectors': '',  # word vectors in word2vec's text format; empty: trained on the corpus
-                'occurrences': 8,  # of a word, at most, whose vectors are averaged
-                'min_occurrences': 3,  # of a word in held-out text, or it is left out of the regression
-                'pairs': '',  # NAME=FILE,…: two words and people's score a line
-                'paraphrases': '',  # NAME=FILE,…: two texts a line, and a label, 1 for the same meaning
-                'max_pairs': 3000,  # of paraphrases of a file, drawn at random; 0: all
-                'text_columns': (),  # found out where empty, as label_column is
-                'label_column': '',
-            },
-        }
-    )
+    data = 'corpus vectors occurrences min_occurrences pairs paraphrases max_pairs'
+    names = 'task models reference seed dtype folds samples'
+    config = defaults(names, data=f'{data} text_columns label_column')
+    config.task = 'words'
+    return config

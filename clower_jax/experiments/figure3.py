@@ -18,7 +18,8 @@ from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.ops import losses
 from clower_jax.ops.linear import rows_at
 from clower_jax.parallel import precision
-from clower_jax.utils import figures, folder_files
+from clower_jax.utils import figures
+from clower_jax.utils.run_config import read_run_config
 from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,11 @@ def config_of(config: ConfigDict, workdir: Path) -> ConfigDict:
 
     Raises ValueError where there is no such run, or it has no word encoder.
     """
-    path = workdir / 'config.json'
-    if not weight_sources.is_workdir(workdir) or not path.is_file():
+    if not weight_sources.is_workdir(workdir) or not (workdir / 'config.json').is_file():
         raise ValueError(f'{workdir} is no workdir of a pre-training run')
-    run_config = ConfigDict(folder_files.read_json(path))
-    kind = run_config.model.get('kind', 'clower')
-    if run_config.get('task', 'pretrain') != 'pretrain' or KINDS[kind].views != VIEWS:
+    run_config = ConfigDict(read_run_config(workdir))
+    if run_config.task != 'pretrain' or KINDS[run_config.model.kind].views != VIEWS:
         raise ValueError(f'{workdir} has no word encoder, whose vectors could be compared')
-    run_config.model.kind = kind
     if config.data.corpus:
         run_config.data.corpus = config.data.corpus
     elif not Path(run_config.data.corpus, 'manifest.json').is_file() and (workdir / 'corpus').is_dir():

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from clower_jax.experiments import tables
 from clower_jax.experiments.tables import SPLITS, Cell, Grid, columns_of
 from clower_jax.utils import folder_files
-from clower_jax.utils import settings as utils_settings
+from clower_jax.utils.config_checks import flatten
+from clower_jax.utils.run_config import upgrade_config
 from input_pipeline.utils import output_file
 
 log = logging.getLogger(__name__)
@@ -124,13 +125,10 @@ def _finished_cell(folder: Path, settings: dict[str, Any]) -> Mapping[str, Any] 
     path = folder / SETTINGS
     if not path.is_file():
         return None
-    current_settings = utils_settings.flatten(settings)
-    # A setting that there was not yet is of no account, unless it is another than what was done without it.
-    saved_settings = {
-        key: utils_settings.LEGACY_DEFAULTS.get(key.partition('.')[2], value)
-        for key, value in current_settings.items()
-    }
-    saved_settings |= utils_settings.flatten(folder_files.read_json(path))
+    current_settings = flatten(settings)
+    saved = folder_files.read_json(path)
+    saved |= {name: upgrade_config(saved[name]) for name in ('pretrain', 'finetune') if saved.get(name)}
+    saved_settings = current_settings | flatten(saved)  # a key that there was not yet is of no account
     keys = [key for key in sorted(saved_settings) if saved_settings[key] != current_settings.get(key)]
     if keys:
         changed = ', '.join(f'{key}: {saved_settings[key]} → {current_settings.get(key)}' for key in keys)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from clower_jax.interop import (
     hf_bert,
+    hub,
     init_weights,
     sentence_folder,
     vocab_alignment,
@@ -110,11 +111,11 @@ class Encoder:
         """The encoder of a folder.
 
         Args:
-          folder: a Hugging Face BERT, exported or anybody's; a folder of sentence-transformers, of which
-            all is done that its modules say; a workdir, of which it is the character encoder, of a
-            fine-tuned one the encoder that was fine-tuned, with its best parameters; or a TensorFlow
-            checkpoint. Texts are tokenised as transformers does it with the folder; by an exported word
-            encoder they are read as words, cut as in its training.
+          folder: a Hugging Face BERT, exported or anybody's, or its name on the hub; a folder of
+            sentence-transformers, of which all is done that its modules say; a workdir, of which it is the
+            character encoder, of a fine-tuned one the encoder that was fine-tuned, with its best parameters;
+            or a TensorFlow checkpoint. Texts are tokenised as transformers does it with the folder; by an
+            exported word encoder they are read as words, cut as in its training.
           pooling: 'mean' over a text's tokens, [CLS] and [SEP] included, or 'cls', or 'embeddings', the mean
             of the rows of the token table; several, with commas, stand side by side in one vector. Empty:
             what the encoder was trained with, where it was trained to give vectors, else 'mean'.
@@ -129,7 +130,7 @@ class Encoder:
         precise = precision.compute_dtype(dtype)
         if pooling and not set(pooling.split(',')) <= set(POOLINGS):
             raise ValueError(f'pooling={pooling!r} must be one of {", ".join(POOLINGS)}, or several, as a,b')
-        recipe = sentence_folder.read(Path(folder), pooling)
+        recipe = sentence_folder.read(hub.local_folder(folder), pooling)
         folder = recipe.transformer
         info = weight_sources.source_info(folder)
         kind = KINDS[info.kind]

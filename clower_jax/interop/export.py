@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from clower_jax.interop import hf_bert, model_card, sentence_folder, vocab_alignment, wordpiece
+from clower_jax.interop import hf_bert, hub, model_card, sentence_folder, vocab_alignment, wordpiece
 from clower_jax.interop.init_weights import TOKEN_ROWS, load_token_rows, open_checkpoints
 from clower_jax.interop.weight_sources import is_workdir, source_info
 from clower_jax.models.clower import PAD_ID
@@ -19,8 +19,9 @@ from clower_jax.models.kinds import KINDS, kind_of
 from clower_jax.objectives.pretraining import predicts_order, trains_pooler
 from clower_jax.objectives.registry import SENTENCE_TASKS
 from clower_jax.parallel import precision
-from clower_jax.utils import folder_files, output_folder
+from clower_jax.utils import output_folder
 from clower_jax.utils.metrics_file import read_metrics
+from clower_jax.utils.run_config import read_run_config
 from input_pipeline.text.wordpiece import SPECIAL
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def export(
             f'{workdir} is a fine-tuned model: it has no word rows to keep, and one head or none. Leave out '
             '--keep_word_rows and --heads'
         )
-    config = folder_files.read_json(workdir / 'config.json')
+    config = read_run_config(workdir)
     if reason := export_obstacle(kind, task, info.classify_from):
         raise ValueError(f'{workdir} {reason}')
     if KINDS[kind].num_tables > 1 and encoder == 'char' and keep_word_rows:
@@ -115,7 +116,8 @@ def export(
     same_ids, part_of = find_initial_bert(config, tokens)
     if ids_of:
         params, tokens = restore_source_ids(ids_of, params, tokens)
-        rows, same_ids, part_of = len(tokens), Path(ids_of).resolve().name, ''
+        ids_of = ids_of if hub.is_name(ids_of) else Path(ids_of).resolve()
+        rows, same_ids, part_of = len(tokens), hub.base_name(ids_of), ''
     if part_of:
         log.warning(
             'The vocabulary is a part of that of %s: --ids_of gives its tokens the ids there', part_of
@@ -211,12 +213,13 @@ def find_initial_bert(config: Mapping[str, Any], tokens: list[str]) -> tuple[str
     source = config.get('init_from') or ''
     while source not in visited and is_workdir(source):
         visited.add(source)
-        source = folder_files.read_json(Path(source, 'config.json')).get('init_from') or ''
+        source = read_run_config(source).get('init_from') or ''
     try:
         info = source_info(source) if source not in {'', *visited} else None
     except (ValueError, OSError):
         info = None
-    source_tokens, name = info.tokens[: info.base_size] if info else [], Path(source).resolve().name
+    source_tokens = info.tokens[: info.base_size] if info else []
+    name = hub.base_name(source if hub.is_name(source) else Path(source).resolve())
     return name * (source_tokens == tokens), name * (
         source_tokens != tokens and set(tokens) <= set(source_tokens)
     )
@@ -337,8 +340,8 @@ def segmenter_of(workdir: str | Path) -> dict[str, Any]:
     more where known."""
     info = source_info(workdir)
     if not is_workdir(workdir):
-        return hf_bert.read_segmenter(Path(workdir)) or {'name': 'jieba'}
-    config = folder_files.read_json(Path(workdir, 'config.json'))
+        return hf_bert.read_segmenter(info.folder) or {'name': 'jieba'}
+    config = read_run_config(workdir)
     if info.task != 'pretrain':
         return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}
     return _segmenter(

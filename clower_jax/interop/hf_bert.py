@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from clower_jax.models.bert import LAYER_NORM_EPSILON
+from clower_jax.utils.config_keys import KEYS
 from clower_jax.utils.folder_files import Entry, check_entries, check_texts, read_bytes, read_json, short
-from clower_jax.utils.settings import RANGES
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ FIXED = {
 MAX_LABELS = 100_000
 # Of config.json: what is read of it, beside `FIXED`.
 ENTRIES = {
-    **{hf_name: Entry((int,), 1, RANGES[name][1]) for name, (hf_name, _) in SIZES.items()},
-    **{hf_name: Entry((float,), *RANGES[name]) for name, (hf_name, _) in RATES.items()},
-    'num_hidden_layers': Entry((int,), *RANGES['num_layers']),
-    'vocab_size': Entry((int,), 1, RANGES['vocab_size'][1]),
+    **{hf_name: KEYS[f'model.{name}'].entry(1) for name, (hf_name, _) in SIZES.items()},
+    **{hf_name: KEYS[f'model.{name}'].entry() for name, (hf_name, _) in RATES.items()},
+    'num_hidden_layers': KEYS['model.num_layers'].entry(),
+    'vocab_size': KEYS['model.vocab_size'].entry(1),
     'num_labels': Entry((int,), 1, MAX_LABELS),
     **dict.fromkeys(('model_type', 'problem_type'), Entry((str,))),
     **dict.fromkeys(('id2label', CLOWER_KEY), Entry((dict,))),
@@ -63,7 +63,7 @@ TOKENIZER_SETTINGS = {
     'model_max_length': Entry((float,), 1, math.inf),  # where it is not known, 1e30
     'tokenizer_class': Entry((str,)),
 }
-ROW = Entry((int,), 0, RANGES['vocab_size'][1])  # of the token table
+ROW = KEYS['model.vocab_size'].entry()  # of the token table
 TASKS = {'BertForSequenceClassification': 'classify', 'BertForQuestionAnswering': 'span'}
 
 

@@ -3,29 +3,15 @@
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from clower_jax.interop import card_examples
+from clower_jax.interop import card_examples, hub
 from clower_jax.interop.weight_sources import is_workdir
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.registry import SENTENCE_TASKS
+from clower_jax.utils.config_keys import KEYS
 
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
-SETTINGS = (
-    *(f'model.{name}' for name in ('hidden_size', 'num_layers', 'num_heads', 'intermediate_size')),
-    *('total_steps', 'batch_size', 'optim.learning_rate', 'optim.warmup_steps', 'optim.schedule'),
-    *('optim.weight_decay', 'optim.clip_norm', 'dtype', 'seed', 'model.dropout'),
-    *(f'data.{name}' for name in ('char_length', 'word_length', 'max_length', 'stride', 'mask_rate')),
-    *('loss.mlm_candidates', 'loss.sop_on', 'loss.sop_weight'),
-    *('data.masking', 'data.explored_masks', 'loss.cmlm_vectors'),
-    *('model.kind', 'loss.contrast_on', 'loss.contrast_weight', 'loss.temperature'),
-    *('model.pooling', 'model.projection', 'model.drophead', 'model.feature_cutoff'),
-    *('data.mask_span', 'data.mask_shortest', 'data.shuffle_positions'),
-    *('loss.same_word_negatives', 'loss.contrast_scope'),
-)
-
-
 PUBLISHERS = ('google-bert', 'hfl')  # whose models Chinese BERTs mostly start from, as model hubs name them
 PIPELINES = {
     'BertModel': 'feature-extraction',
@@ -284,7 +270,8 @@ def _settings(card: CardData) -> str:
         for name, entry in (value.items() if isinstance(value, dict) else [('', value)])
     }
     rows = [('step exported', f'{card.step:,}')]
-    rows += [(f'`{key}`', _setting_over_time(card, key, flat[key])) for key in SETTINGS if key in flat]
+    listed = [key for key, declared in KEYS.items() if declared.card and key in flat]
+    rows += [(f'`{key}`', _setting_over_time(card, key, flat[key])) for key in listed]
     return _table(('setting', 'value'), rows)
 
 
@@ -343,7 +330,10 @@ def _initial(card: CardData) -> str:
 
 def _hub_id(init_from: str) -> str:
     """What model hubs call the initial weights, where that is sure. They were read from a disk, and a path of
-    two parts may be any folder: only under a publisher's own name it is taken for a copy of his model."""
+    two parts may be any folder: only under a publisher's own name it is taken for a copy of his model. What
+    was fetched from a hub has its revision behind its name."""
+    if '@' in init_from:
+        return init_from.partition('@')[0]
     if _basename(init_from) == 'bert-base-chinese':
         return 'google-bert/bert-base-chinese'
     owner, _, name = init_from.partition('/')
@@ -352,7 +342,7 @@ def _hub_id(init_from: str) -> str:
 
 
 def _basename(path: str) -> str:
-    return Path(str(path).rstrip('/')).name
+    return hub.base_name(str(path).rstrip('/'))
 
 
 def _yaml(value: Sequence[str]) -> str:

@@ -8,34 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from clower_jax.checkpoints.digests import BEST, FOLDER, steps
-from clower_jax.interop import hf_bert, tf_checkpoint, weight_files
+from clower_jax.interop import hf_bert, hub, tf_checkpoint, weight_files
 from clower_jax.models.kinds import KINDS
 from clower_jax.objectives.pretraining import trains_pooler
-from clower_jax.utils.folder_files import Entry, check_entries, check_texts, read_json
-from clower_jax.utils.settings import RANGES
+from clower_jax.utils.config_keys import KEYS
+from clower_jax.utils.folder_files import Entry, check_entries, check_texts
+from clower_jax.utils.run_config import read_run_config
 
 POOLER = '/pooler.dense/'
 CONFIGS = ('config.json', 'bert_config.json')  # Google's name is the second
 # Of a run's config.json: what has to be there, and what may be.
 RUN_MODEL = {
-    **{name: Entry((int,), *RANGES[name]) for name in hf_bert.SIZES},
-    **{name: Entry((int,), 1, RANGES[name][1]) for name in ('hidden_size', 'num_heads')},
-    **{name: Entry((int,), 1, RANGES[name][1]) for name in ('vocab_size', 'base_vocab_size')},
-    **{name: Entry((float,), *RANGES[name]) for name in hf_bert.RATES},
+    **{name: KEYS[f'model.{name}'].entry() for name in (*hf_bert.SIZES, *hf_bert.RATES)},
+    **{name: KEYS[f'model.{name}'].entry(1) for name in ('hidden_size', 'num_heads')},
+    **{name: KEYS[f'model.{name}'].entry(1) for name in ('vocab_size', 'base_vocab_size')},
 }
 RUN = {**dict.fromkeys(('task', 'init_from'), Entry((str,))), 'imported': Entry((dict,))}
 RUN_CHOICES = dict.fromkeys(('kind', 'pooling', 'classify_from'), Entry((str,)))
 RUN_DATA = {
     'labels': Entry((list,)),
-    'max_length': Entry((int,), *RANGES['max_length']),
+    'max_length': KEYS['data.max_length'].entry(),
     'segmenter': Entry((str,)),
     'hmm': Entry((bool,)),
 }
 # 'encoder.layer.0.…' of Hugging Face, 'char_encoder/encoder.layer.0/…' of ours.
 _LAYER = re.compile(r'(?:\w+_encoder/)?encoder\.layer\.(\d{1,9})\b')
 HOW_TO_GET_ONE = (
-    'To fetch the Chinese BERT that the paper starts from: '
-    'hf download google-bert/bert-base-chinese --local-dir bert-base-chinese'
+    'The Chinese BERT that the paper starts from is google-bert/bert-base-chinese on the Hugging Face hub, '
+    'whose name will do where the hub can be reached'
 )
 
 
@@ -103,7 +103,7 @@ def is_workdir(folder: str | Path) -> bool:
 
 def find_source(source: str | Path) -> Source:
     """Raises ValueError as `source_info`."""
-    folder = Path(source)
+    folder = hub.local_folder(source)
     if is_workdir(folder):
         return _workdir_source(folder)
     seeds = sorted(str(path.parent) for path in folder.glob(f'seed-*/{FOLDER}'))
@@ -151,15 +151,15 @@ def _locate_bert(source: Path) -> tuple[str, Path, Path] | None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.json. Raises ValueError where what is read of it is missing, or of another type or size
-    than it should be, naming the file and the key."""
-    config = read_json(path)
+    """A run's config.json, upgraded. Raises ValueError where what is read of it is missing, or of another
+    type or size than it should be, naming the file and the key."""
+    config = read_run_config(path.parent)
     for section in ('model', 'data'):
         if not isinstance(config.get(section, {}), dict):
             raise ValueError(f'{path}: {section} should be an object')
     model, data = config.get('model', {}), config.setdefault('data', {})
     missing = [f'model.{name}' for name in RUN_MODEL if name not in model]
-    if config.get('task') == 'classify' and 'labels' not in data:
+    if config['task'] == 'classify' and 'labels' not in data:
         missing.append('data.labels')
     if missing:
         raise ValueError(f'{path} lacks {", ".join(missing)}: it is no config.json of a run, or was damaged')
@@ -199,7 +199,7 @@ def _workdir_source(folder: Path) -> Source:
     config = read_config(path)
     names = (*hf_bert.SIZES, 'vocab_size', 'base_vocab_size')
     model = {name: config['model'][name] for name in names}
-    task = config.get('task', 'pretrain')  # runs of version 0.1 do not say
+    task = config['task']
     tokens = hf_bert.read_tokens(folder / 'vocab.txt')
     labels = list(config['data']['labels']) if task == 'classify' else None
     rates = {name: config['model'][name] for name in hf_bert.RATES}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clower_jax.utils.settings import DTYPES
+from clower_jax.utils.config_keys import DTYPES
 
 Tree = TypeVar('Tree')
 

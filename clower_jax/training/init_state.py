@@ -28,8 +28,9 @@ from clower_jax.interop import hf_bert, init_weights, vocab_alignment, weight_so
 from clower_jax.objectives.base import Objective, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.training import optim
-from clower_jax.utils import folder_files, settings
-from clower_jax.utils.settings import BATCH_SETTINGS, LEGACY_DEFAULTS, flatten
+from clower_jax.utils import config_checks, config_keys
+from clower_jax.utils.config_checks import flatten
+from clower_jax.utils.run_config import read_run_config
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a setting that no data could make good, on these devices. Cheap: call it before
     making a corpus."""
-    settings.check(config)
+    config_checks.check(config)
     _check_memory(config)
     if config.total_steps:
         optim.learning_rate(config)
@@ -85,10 +86,10 @@ def check_workdir(config: ConfigDict, workdir: str | Path) -> None:
     if not init_weights.has_checkpoint(workdir):
         return
     before, _ = _saved_settings(Path(workdir), newest_intact(Path(workdir, FOLDER)).step or 0)
-    task = before.get('task', 'pretrain')  # runs of version 0.1 do not say
-    if task != config.task:
+    if before['task'] != config.task:
         raise ValueError(
-            f'{workdir} is of the task {task!r}, the config of {config.task!r}: give another --workdir'
+            f'{workdir} is of the task {before["task"]!r}, the config of {config.task!r}: give another '
+            '--workdir'
         )
     now = flatten(json.loads(config.to_json()))
     # What is 0 or empty of these is found out from the data.
@@ -205,9 +206,8 @@ def _saved_settings(workdir: Path, step: int) -> tuple[dict, list[dict]]:
 
     Raises ValueError where its config.json is missing or damaged.
     """
-    path = workdir / 'config.json'
     try:
-        saved = folder_files.read_json(path)
+        saved = read_run_config(workdir)
     except ValueError as error:
         raise ValueError(
             f'{error}. It says how the steps in {workdir} were taken: put it back from a copy, or begin anew '
@@ -258,11 +258,10 @@ def _check_changed_settings(workdir: Path, config: ConfigDict, step: int) -> dic
 
 
 def _check_batch_settings(workdir: str | Path, before: dict, now: dict) -> None:
-    # A setting that there was not yet is of no account, unless it is another than what was done without it.
     conflicts = [
-        f'{key}: {before.get(key)} → {now[key]}'
-        for key in BATCH_SETTINGS
-        if key in now and before.get(key, LEGACY_DEFAULTS.get(key, now[key])) != now[key]
+        f'{key}: {before[key]} → {value}'
+        for key, value in now.items()
+        if config_keys.find(key).batches and before.get(key, value) != value
     ]
     if conflicts:
         raise ValueError(

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.interop import export, hf_bert, init_weights, weight_sources
 from clower_jax.models.kinds import KINDS
-from clower_jax.utils import folder_files
+from clower_jax.utils.run_config import read_run_config
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 
 # What a fine-tuned model is used with as it was trained.
@@ -26,8 +26,7 @@ def with_trained_settings(config: ConfigDict, workdir: Path, given: Collection[s
     Raises ValueError where a class is to be told from another vector than it was in training.
     """
     config = copy.deepcopy(config)
-    path = workdir / 'config.json'
-    saved = folder_files.read_json(path) if path.is_file() else {}
+    saved = read_run_config(workdir) if (workdir / 'config.json').is_file() else {}
     for section, names in (('data', TEXT_SETTINGS), ('model', ('pooling', 'projection'))):
         saved_section = saved.get(section, {})
         for name in names:

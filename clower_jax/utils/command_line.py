@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import textwrap
-import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from clower_jax.utils import settings
+from clower_jax.utils import config_checks, config_keys
 
 HELP_FLAGS = ('help', 'helpshort', 'helpfull', 'h')
 NOT_JOBS = ('__init__.py', 'common.py')  # of the folder of configs
@@ -55,7 +54,7 @@ def parse(argv: Sequence[str], about: str) -> None:
     if rest[1:]:
         refuse(f'unknown arguments: {" ".join(rest[1:])}; a key is set as --config.KEY=VALUE')
     try:
-        settings.check_job(flags.FLAGS.config)
+        config_checks.check_job(flags.FLAGS.config)
     except ValueError as error:
         refuse(str(error))
 
@@ -98,7 +97,7 @@ def unknown_key(key: str, config: ConfigDict, config_file: str) -> str:
     while parents and not isinstance(_lookup(config, parents), ConfigDict):
         parents.pop()
     section = '.'.join(['config', *parents])
-    similar = similar_keys(key, list(settings.flatten(config.to_dict())))
+    similar = similar_keys(key, list(config_checks.flatten(config.to_dict())))
     suggestion = f'did you mean {" or ".join(f"--config.{name}" for name in similar)}? ' if similar else ''
     return (
         f'--config.{key}: {config_file} has no such key; {suggestion}{section} has '
@@ -129,9 +128,8 @@ def similar_keys(key: str, keys: Sequence[str]) -> list[str]:
 
 
 def help_of(config_file: str) -> str:
-    """What a config is for, and every key with its value and its comment."""
+    """What a config is for, and every key with its value and what it is for."""
     file, config = Path(config_file.partition(':')[0]), load(config_file)
-    comments = key_comments(file)
     lines = [ast.get_docstring(ast.parse(file.read_text(encoding='utf-8'))) or '', '']
     lines += [f'Keys of --config={config_file}, each set as --config.KEY=VALUE:', '']
 
@@ -144,85 +142,13 @@ def help_of(config_file: str) -> str:
                 add(value, f'{name}.')
             else:
                 column = f'  {name}={value}'
-                text = textwrap.wrap(comments.get(name, ''), HELP_WIDTH - 40)
+                text = textwrap.wrap(config_keys.find(name).about, HELP_WIDTH - 40)
                 if len(column) < 39 and text:
                     column = f'{column:40}{text.pop(0)}'
                 lines.extend([column, *(' ' * 40 + line for line in text)])
 
     add(config, '')
     return '\n'.join(lines)
-
-
-def key_comments(file: Path) -> dict[str, str]:
-    """Dotted key → the comment that stands beside it, or above it, where `get_config` of a file of configs,
-    or a function that it calls, sets the key. The last one that is said of a key counts."""
-    comments: dict[str, str] = {}
-    _Comments(file, comments).walk('get_config', '')
-    return comments
-
-
-class _Comments:
-    """The comments of one file, gathered in `comments` in the order in which its functions set the keys."""
-
-    def __init__(self, file: Path, comments: dict[str, str]):
-        self._comments = comments
-        text = file.read_text(encoding='utf-8')
-        tree = ast.parse(text)
-        self._functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-        imported = [x.name for node in tree.body if isinstance(node, ast.ImportFrom) for x in node.names]
-        self._files = {name: path for name in imported if (path := file.with_name(f'{name}.py')).is_file()}
-        self._beside: dict[int, str] = {}  # by line
-        self._alone: dict[int, str] = {}
-        for token in tokenize.generate_tokens(iter(text.splitlines(keepends=True)).__next__):
-            if token.type == tokenize.COMMENT:
-                alone = not token.line[: token.start[1]].strip()
-                kept = self._alone if alone else self._beside
-                kept[token.start[0]] = token.string.lstrip('# ')
-
-    def walk(self, function: str, prefix: str) -> None:
-        """Follows a function of the file that sets the keys below `prefix`."""
-        for node in self._functions[function].body:
-            if isinstance(node, ast.Return) and node.value:
-                self._value(node.value, prefix)
-            elif isinstance(node, ast.Assign):
-                for target in node.targets:
-                    root, _, path = ast.unparse(target).partition('.')
-                    if root == 'config':
-                        name = '.'.join(filter(None, (prefix.rstrip('.'), path)))
-                        self._value(node.value, f'{name}.' if name else '')
-                        has_nested_comments = isinstance(
-                            node.value, ast.Dict | ast.Call
-                        )  # of keys with their own comments
-                        self._note(
-                            name,
-                            node.lineno,
-                            node.lineno if has_nested_comments else node.end_lineno or node.lineno,
-                        )
-
-    def _value(self, node: ast.expr, prefix: str) -> None:
-        if isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values):
-                if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                    self._value(value, f'{prefix}{key.value}.')
-                    last = key.lineno if isinstance(value, ast.Dict | ast.Call) else value.end_lineno
-                    self._note(f'{prefix}{key.value}', key.lineno, last or key.lineno)
-        elif isinstance(node, ast.Call):
-            owner, _, name = ast.unparse(node.func).rpartition('.')
-            if name == 'ConfigDict' and node.args:
-                self._value(node.args[0], prefix)
-            elif not owner and name in self._functions:
-                self.walk(name, prefix)
-            elif owner in self._files:
-                _Comments(self._files[owner], self._comments).walk(name, prefix)
-
-    def _note(self, name: str, first: int, last: int) -> None:
-        previous = first - 1
-        while previous in self._alone:
-            previous -= 1
-        parts = [self._alone[line] for line in range(previous + 1, first)]
-        parts += [self._beside[line] for line in range(first, last + 1) if line in self._beside]
-        if name and parts:
-            self._comments[name] = ' '.join(parts)
 
 
 def _usage(about: str) -> str:

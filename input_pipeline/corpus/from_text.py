@@ -73,7 +73,7 @@ def corpus_of(data: ConfigDict, workdir: Path) -> Path:
             vocab,
             data.base_vocab or None,
             data.num_words,
-            data.get('num_chars') or None,  # runs begun before there was this setting have it not
+            data.num_chars or None,
             min_count=data.min_count,
             segmenter=data.segmenter,
             text_field=data.text_field,
@@ -100,7 +100,7 @@ def describe(text: str, data: ConfigDict) -> dict[str, Any]:
     settings = {name: data[name] for name in names}
     if data.text_field:
         settings['text_field'] = data.text_field
-    settings |= {'num_chars': data.num_chars} if data.get('num_chars') else {}
+    settings |= {'num_chars': data.num_chars} if data.num_chars else {}
     return settings | {
         'base_vocab': corpus_files.sha256(data.base_vocab) if data.base_vocab else '',
         'text': [path if path.startswith('tfds:') else corpus_files.sha256(path) for path in paths],

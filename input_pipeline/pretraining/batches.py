@@ -60,11 +60,11 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
                 "--config.data.text='text/*.txt'"
             )
         texts = copy.deepcopy(data)
-        if data.get('pack', False):  # a row may be longer than any text
+        if data.pack:  # a row may be longer than any text
             texts.update({name: min(data[name], config.model.max_positions) for name in LENGTHS})
         data.corpus = os.fspath(from_text.corpus_of(texts, Path(workdir)))
     manifest = read_manifest(data.corpus)
-    packed = data.get('pack', False)
+    packed = data.pack
     if packed:
         data.char_length = data.char_length or PACKED_ROW * manifest['char_length']
         words = words_beside(data.char_length, manifest)
@@ -115,7 +115,7 @@ def batches(
         raise ValueError(f'data.eval_examples is {data.eval_examples}; it must be 0 (all) or more')
     manifest = read_manifest(data.corpus)
     check_lengths(data, manifest)
-    of_text = {name: (manifest if data.get('pack', False) else data)[name] for name in LENGTHS}
+    of_text = {name: (manifest if data.pack else data)[name] for name in LENGTHS}
     if not 1 <= data.max_anchors <= of_text['word_length']:
         raise ValueError(
             f'data.max_anchors is {data.max_anchors}; it must be between 1 and the words of a text, '
@@ -138,13 +138,13 @@ def batches(
         seed=config.seed if train else VALIDATION_SEED,
         mask_rate=data.mask_rate,
         max_anchors=data.max_anchors,
-        max_anchor_length=data.get('max_anchor_length', 4),  # of old runs
+        max_anchor_length=data.max_anchor_length,
         recipe=wanted,
         **of_text,
     )
     limit = 0 if train else data.eval_examples
     packed = None
-    if data.get('pack', False):
+    if data.pack:
         capacity = (data.char_length, data.word_length)
         plan = loader.plan_rows(data.corpus, split, capacity, data.max_texts, limit, wanted.views)
         share = wanted.selection.share(data.mask_rate)
@@ -165,7 +165,7 @@ def recipe(config: ConfigDict) -> masking.Recipe:
     """
     masks, whole, words = check_masks(config)
     inputs = inputs_of(config)
-    contrast = config.loss.get('contrast_on', 'both')  # which old runs do not have
+    contrast = config.loss.contrast_on
     wanted = masking.Recipe(
         views=inputs.views, anchors=contrast in ('both', 'token'), swap=config.loss.sop_on != 'none'
     )
@@ -181,16 +181,18 @@ def recipe(config: ConfigDict) -> masking.Recipe:
 
 
 def check_masks(config: ConfigDict) -> tuple[int, bool, str]:
-    """`data.explored_masks`, `data.explore_whole` and `data.masking`, or what they are in old runs. Raises
-    ValueError where they do not go together with each other and the model."""
+    """`data.explored_masks`, `data.explore_whole` and `data.masking`.
+
+    Raises ValueError where they do not go together with each other and the model.
+    """
     data, inputs = config.data, inputs_of(config)
-    masks, words = data.get('explored_masks', 1), data.get('masking', 'words')
+    masks, words = data.explored_masks, data.masking
     if masks > 1 and 'word' in inputs.views:
         raise ValueError(
             f'data.explored_masks={masks} divides the characters of a text into masks, and a '
             f'model.kind={kind_name(config)} reads its words, too: take model.kind=bert'
         )
-    whole = data.get('explore_whole', False)
+    whole = data.explore_whole
     if whole and masks == 1:
         raise ValueError('data.explore_whole=True needs masks that share a text: data.explored_masks=6, say')
     if masks * data.mask_rate > 1 and not whole:
@@ -206,7 +208,7 @@ def check_masks(config: ConfigDict) -> tuple[int, bool, str]:
         )
     if words not in MASKING:
         raise ValueError(f'data.masking={words!r} must be one of {", ".join(MASKING)}')
-    if inputs.context and (data.get('pack', False) or words != 'words'):
+    if inputs.context and (data.pack or words != 'words'):
         raise ValueError(
             f'model.kind={kind_name(config)} reads two sentences apart: it goes with data.masking=words and '
             "data.pack=False (and data.char_length=0, which then is the corpus's)"

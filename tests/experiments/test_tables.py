@@ -17,7 +17,7 @@ from clower_jax.experiments import grid as experiments_grid
 from clower_jax.experiments import tables
 from clower_jax.experiments.tables import Cell
 from clower_jax.training import finetune, init_state
-from clower_jax.utils import settings
+from clower_jax.utils import config_checks
 from configs import pretrain
 from configs import tables as config_file
 from helpers import finetuned
@@ -415,6 +415,7 @@ def test_a_pooler_is_drawn_anew_for_all_or_read_by_none(tmp_path):
 
     def grid(workdir, classify_from):
         config = grid_config(tasks='tnews')
+        config.finetune.tnews.task = 'classify'
         config.finetune.tnews.model = {'classify_from': classify_from, 'new_pooler': False}
         experiments_grid.run(config, workdir, lambda model, folder: {'init_from': model}, finetune)
         return [ran.pop(0) for _ in range(len(ran))]
@@ -425,7 +426,8 @@ def test_a_pooler_is_drawn_anew_for_all_or_read_by_none(tmp_path):
     # Cells of before there was the setting took whatever pooler there was.
     for path in tmp_path.glob('pooler/cells/*/*/cell.json'):
         cell = json.loads(path.read_text('utf-8'))
-        del cell['finetune']['model']
+        for key in ('classify_from', 'new_pooler'):
+            del cell['finetune']['model'][key]
         path.write_text(json.dumps(cell), 'utf-8')
     with pytest.raises(ValueError, match='finetune.model.classify_from: pooler → cls'):
         grid(tmp_path / 'pooler', 'cls')
@@ -520,7 +522,7 @@ def test_a_real_grid(tmp_path, monkeypatch):
         task.data[split] = str(tmp_path / f'{split}.tsv')
     task.data.update(dataset='', max_length=32)
     task.update(total_steps=2, batch_size=8)
-    for part in settings.training_configs(config):
+    for part in config_checks.training_configs(config):
         init_state.check(part)
     summary = finetune.summary
 

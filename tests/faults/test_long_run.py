@@ -5,7 +5,7 @@ import long_run
 
 def lines(rss, descriptors, seconds=0.1, count=100):
     return [
-        {'rss_mb': rss(n), 'descriptors': descriptors(n), 'threads': 30, 'seconds_per_step': seconds}
+        {'rss_mb': rss(n), 'descriptors': descriptors(n), 'threads': 30, 'cpu_seconds_per_step': seconds}
         for n in range(count)
     ]  # fmt: skip
 

@@ -6,7 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from clower_jax.utils.run_config import upgrade_config
 from configs import pretrain
 from helpers.batches import LENGTHS, make_config, records_of, text
 from helpers.loader import assert_same
@@ -125,8 +127,9 @@ def test_a_corpus_of_text_for_packed_rows_has_texts_that_the_model_can_read(tmp_
 
 
 def test_a_config_from_before_packing(config):
-    old = copy.deepcopy(config)
-    del old.data.pack, old.data.max_texts
+    saved = config.to_dict()
+    del saved['data']['pack'], saved['data']['max_texts']
+    old = ConfigDict(upgrade_config(saved))
     assert_same(take(batches.resolve(old, 'unused'), 1)[0], take(config, 1)[0])
 
 

@@ -1,0 +1,104 @@
+"""Models of the Hugging Face hub by their names: OWNER/NAME, or OWNER/NAME@REVISION."""
+
+import functools
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError
+
+from clower_jax.interop import weight_files
+from clower_jax.utils.folder_files import reason
+
+_NAME = re.compile(r'(?P<repository>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?')
+# What is read of a model beside its weights, in the folder itself or one below (sentence-transformers).
+SMALL_FILES = ('*.json', '*.txt', '*.md')
+WEIGHTS = ('model*.safetensors', 'pytorch_model*.bin')  # those of the first kind that there is
+
+
+def is_name(source: str | Path) -> bool:
+    """Whether a text is a name on the hub: neither is it a path here, nor is there a folder OWNER, in which a
+    path was mistyped."""
+    path = Path(source)
+    return bool(_NAME.fullmatch(str(source))) and not path.exists() and not path.parent.exists()
+
+
+def base_name(source: str | Path) -> str:
+    """What a source is called: the last part of its path, or of its name on the hub, without a revision."""
+    match = _NAME.fullmatch(str(source))
+    return match['repository'].rpartition('/')[2] if match and match['revision'] else Path(source).name
+
+
+def local_folder(source: str | Path) -> Path:
+    """The folder of a source: itself where it is a path, else that in which the hub's cache holds the model,
+    fetched where need be.
+
+    Raises ValueError where the hub has no such model or revision, or cannot be reached and the cache does not
+    hold it.
+    """
+    return _fetch(str(source)) if is_name(source) else Path(source)
+
+
+def pinned(source: str) -> str:
+    """A name with the revision that it now stands for: 'OWNER/NAME@<40 hex digits>'. Any other source as it
+    is. Raises ValueError as `local_folder`."""
+    if not is_name(source):
+        return source
+    # The cache has a folder for each commit, called by it.
+    return f'{_NAME.fullmatch(source)["repository"]}@{local_folder(source).name}'  # type: ignore[index]
+
+
+def push(folder: str | Path, repository: str, private: bool = False) -> str:
+    """Uploads a folder that `export` wrote, as the model OWNER/NAME, which is made where there is none;
+    returns the address of the commit.
+
+    Raises ValueError where the folder is no model, or the hub refuses.
+    """
+    if not weight_files.has_weights(Path(folder)):
+        raise ValueError(f'{folder} is no exported model: make one with python -m clower_jax.convert export')
+    api = huggingface_hub.HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder).commit_url)
+    except (HfHubHTTPError, huggingface_hub.errors.HFValidationError) as error:
+        raise ValueError(
+            f'{repository} cannot be written on {api.endpoint} ({reason(error)}): log in with "hf auth '
+            'login", or set HF_TOKEN'
+        ) from error
+
+
+@functools.lru_cache
+def _fetch(source: str) -> Path:
+    match = _NAME.fullmatch(source)
+    repository, revision = match['repository'], match['revision']  # type: ignore[index]
+    api = huggingface_hub.HfApi()
+    try:
+        info = api.model_info(repository, revision=revision)
+    except HfHubHTTPError as error:
+        raise ValueError(
+            f'{source!r} is neither a folder here nor a model on {api.endpoint} ({reason(error)}): check the '
+            'name; a private or gated model wants "hf auth login" or HF_TOKEN'
+        ) from error
+    except Exception as unreachable:  # whatever the transport of the hub's library raises
+        try:
+            return Path(
+                huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
+            )
+        except OSError as error:
+            raise ValueError(
+                f'{source!r} is no folder here, {api.endpoint} cannot be reached ({reason(unreachable)}), '
+                'and the cache does not hold it: give a folder'
+            ) from error
+    names = _needed([file.rfilename for file in info.siblings or []])
+    folder = huggingface_hub.snapshot_download(repository, revision=info.sha, allow_patterns=names)
+    return Path(folder)
+
+
+def _needed(names: list[str]) -> list[str]:
+    """Of a model's files those that are read here."""
+
+    def of(*patterns: str) -> list[str]:
+        return [name for name in names if any(fnmatch(Path(name).name, pattern) for pattern in patterns)]
+
+    return of(*SMALL_FILES) + next(filter(None, map(of, WEIGHTS)), [])
