@@ -82,17 +82,19 @@ def _fetch(source: str) -> Path:
         ) from error
     except Exception as unreachable:  # whatever the transport of the hub's library raises
         try:
-            return Path(
-                huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
-            )
+            return Path(api.snapshot_download(repository, revision=revision, local_files_only=True))
         except OSError as error:
             raise ValueError(
                 f'{source!r} is no folder here, {api.endpoint} cannot be reached ({reason(unreachable)}), '
                 'and the cache does not hold it: give a folder'
             ) from error
     names = _needed([file.rfilename for file in info.siblings or []])
-    folder = huggingface_hub.snapshot_download(repository, revision=info.sha, allow_patterns=names)
-    return Path(folder)
+    try:
+        return Path(api.snapshot_download(repository, revision=revision, allow_patterns=names))
+    except (HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f'{source} was not fetched from {api.endpoint} ({reason(error)}): try again'
+        ) from error
 
 
 def _needed(names: list[str]) -> list[str]:

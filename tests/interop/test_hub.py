@@ -1,0 +1,151 @@
+"""Models by their names on the hub, from a server that answers as it does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+from clower_jax import Encoder, convert
+from clower_jax.interop import hub, weight_sources
+from helpers import hub_server
+
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / 'docs' / 'results' / 'clower-mini'
+NAME = 'somebody/clower-mini'
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub with a model, the only one that is asked, and an empty cache; away from the project's folders."""
+    with hub_server.serve() as served:
+        served.revisions = [served.add_folder(NAME, SMALL)]
+        monkeypatch.setattr(constants, 'ENDPOINT', served.url)
+        template = f'{served.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
+        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+        monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
+        monkeypatch.setenv('HF_TOKEN', served.token)
+        monkeypatch.chdir(tmp_path)
+        hub._fetch.cache_clear()
+        yield served
+    hub._fetch.cache_clear()
+
+
+def test_a_name_stands_for_its_folder(server):
+    info = weight_sources.source_info(NAME)
+    assert info.folder.name == server.revisions[0] and info.tokens == weight_sources.source_info(SMALL).tokens
+    texts = ['今天天气很好', '语言模型']
+    assert np.array_equal(Encoder.load(NAME).encode(texts), Encoder.load(SMALL).encode(texts))
+
+
+def test_a_pinned_name_stays_with_its_commit(server):
+    first = hub.pinned(NAME)
+    assert first == f'{NAME}@{server.revisions[0]}' and hub.pinned(first) == first
+    files = {path.name: path.read_bytes() for path in SMALL.iterdir() if path.is_file()}
+    second = server.add(NAME, files | {'README.md': b'new'})
+    hub._fetch.cache_clear()
+    assert hub.local_folder(NAME).name == second
+    assert hub.local_folder(first).name == server.revisions[0]
+
+
+def test_of_several_kinds_of_weights_one_is_fetched(server, tmp_path):
+    small = {'config.json': b'{}', 'vocab.txt': b'x', '1_Pooling/config.json': b'{}'}
+    weights = {
+        'model.safetensors': b'1',
+        'pytorch_model.bin': b'2',
+        'tf_model.h5': b'3',
+        'onnx/model.onnx': b'4',
+    }
+    server.add('somebody/all', small | weights)
+    folder = hub.local_folder('somebody/all')
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir()}
+    assert found == {*small, 'model.safetensors'}
+    server.add('somebody/old', small | {'pytorch_model.bin': b'2', 'tf_model.h5': b'3'})
+    assert (hub.local_folder('somebody/old') / 'pytorch_model.bin').read_bytes() == b'2'
+
+
+def test_a_cached_model_needs_no_hub(server, monkeypatch):
+    pinned = hub.pinned(NAME)
+    monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
+    for name in (NAME, pinned):
+        hub._fetch.cache_clear()
+        assert hub.local_folder(name).name == server.revisions[0]
+    with pytest.raises(
+        ValueError, match=r"^'nobody/nothing' is no folder here, http://127.0.0.1:9 cannot be re"
+    ):
+        hub.local_folder('nobody/nothing')
+
+
+@pytest.mark.parametrize('name', ['nobody/nothing', f'{NAME}@v9'])
+def test_what_the_hub_has_not_is_one_line(server, name):
+    with pytest.raises(
+        ValueError, match=f"^'{name}' is neither a folder here nor a model on {server.url}"
+    ) as caught:
+        weight_sources.source_info(name)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_path_is_never_looked_up(server, tmp_path):
+    (tmp_path / 'runs').mkdir()
+    for path in ('runs/pretrian', './a/b', '/a/b', '../a', 'bert', 'a/b/c', tmp_path, ''):
+        assert not hub.is_name(path), path
+    with pytest.raises(ValueError, match="'runs/pretrian' is neither a workdir"):
+        weight_sources.source_info('runs/pretrian')
+    assert not server.requests
+    assert hub.is_name(NAME) and hub.is_name(f'{NAME}@main') and hub.is_name('a/b@refs/pr/1')
+
+
+def test_names():
+    assert hub.base_name(f'{NAME}@0123') == 'clower-mini' == hub.base_name('runs/clower-mini')
+    assert hub.base_name('/x/a@b') == 'a@b'
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_commit_that_it_began_with(server, tmp_path):
+    """Through run.py, as a user does it; then the model on the hub changes, and the run goes on."""
+    rows = ''.join(f'{text}\t{label}\n' for text, label in [('今天很好', '好'), ('今天不好', '坏')] * 8)
+    (tmp_path / 'train.tsv').write_text('text\tlabel\n' + rows, 'utf-8')
+    command = [
+        sys.executable, str(ROOT / 'run.py'), f'--config={ROOT}/configs/classify.py', '--workdir=run',
+        f'--config.init_from={NAME}', '--config.data.train=train.tsv', '--config.data.dev=train.tsv',
+        '--config.batch_size=8', '--config.data.max_length=16',
+    ]  # fmt: skip
+    env = os.environ | {
+        'HF_ENDPOINT': server.url, 'HF_HUB_CACHE': str(tmp_path / 'cache'), 'PYTHONPATH': str(ROOT),
+    }  # fmt: skip
+
+    def run(steps):
+        done = subprocess.run(
+            [*command, f'--config.total_steps={steps}'], env=env, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads((tmp_path / 'run' / 'config.json').read_text('utf-8'))['init_from']
+
+    pinned = f'{NAME}@{server.revisions[0]}'
+    assert run(2) == pinned
+    server.add(NAME, {'README.md': b'gone'})
+    before = len(server.requests)
+    assert run(4) == pinned and len(server.requests) == before
+
+
+def test_push_uploads_what_export_wrote(server, capsys):
+    convert.main(['push', '--folder', str(SMALL), '--repository', 'me/mine'])
+    assert f'{server.url}/me/mine/commit/' in capsys.readouterr().out
+    assert Encoder.load('me/mine').size == Encoder.load(SMALL).size
+
+
+def test_push_says_what_is_missing(server, tmp_path, monkeypatch):
+    with pytest.raises(
+        ValueError, match='is no exported model: make one with python -m clower_jax.convert export'
+    ):
+        hub.push(tmp_path, 'me/mine')
+    server.token = 'another'
+    with pytest.raises(
+        ValueError, match=f'^me/mine cannot be written on {server.url} .*hf auth login'
+    ) as caught:
+        hub.push(SMALL, 'me/mine')
+    assert '\n' not in str(caught.value)
