@@ -39,6 +39,7 @@ JOINS = {
     'clower_jax/jobs.py': {
         f'input_pipeline.{name}' for name in ('datasets', 'pretraining', 'finetuning', 'probing')
     },
+    'clower_jax/api.py': {'input_pipeline.finetuning'},
     'clower_jax/replay.py': {'input_pipeline.pretraining'},
     'clower_jax/experiments/word_view.py': {'input_pipeline.metrics', 'input_pipeline.probing'},
 }
@@ -53,6 +54,7 @@ WRITERS = {
     'input_pipeline/utils/output_file.py': 'it is how the others write',
     'input_pipeline/utils/partial_folder.py': 'a lock, which holds nothing',
     'input_pipeline/corpus/beam_runner.py': 'of one result that two workers write, each has its own name',
+    'clower_jax/api.py': 'a temporary folder',
     'clower_jax/interop/export.py': 'the folder is written whole',
     'clower_jax/interop/sentence_folder.py': 'the folder is written whole',
 }
