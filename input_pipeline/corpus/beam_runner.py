@@ -136,7 +136,7 @@ def _run(
     logging.getLogger('apache_beam.runners').setLevel(logging.CRITICAL)
 
     def run() -> None:
-        with _interruptible(), beam.Pipeline(runner, options) as pipeline:
+        with _interruptible(), _as_outside_notebooks(), beam.Pipeline(runner, options) as pipeline:
             transform(pipeline | beam.Create(list(enumerate(chunks))) | beam.Reshuffle(), folder)
 
     with _progress(folder, chunks, label):
@@ -147,6 +147,21 @@ def _run(
         failure.add_note(f'Raised by a worker:\n{trace}')
         raise failure
     return folder
+
+
+@contextlib.contextmanager
+def _as_outside_notebooks() -> Iterator[None]:
+    """In a notebook Beam watches over interactive pipelines. Ours are none, and what it imports for that
+    fails with pandas 3."""
+    ipython: Any = sys.modules.get('IPython')
+    if ipython is None:
+        yield
+        return
+    get_ipython, ipython.get_ipython = ipython.get_ipython, lambda: None
+    try:
+        yield
+    finally:
+        ipython.get_ipython = get_ipython
 
 
 def _runner(beam_args: str | None) -> tuple[Any, PipelineOptions, '_Workers | None']:

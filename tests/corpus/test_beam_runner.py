@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import types
 from hashlib import blake2b
 from pathlib import Path
 
@@ -107,6 +108,15 @@ def test_results_do_not_depend_on_the_workers(text, tmp_path):
         repeats = list(beam_job.find_duplicates(digests, chunks, tmp_path / 'work', beam_args))
         assert [rows.tolist() for rows in repeats] == expected_repeats
         assert {rows.dtype for rows in repeats} == {np.dtype(np.int64)}
+
+
+def test_a_notebook_is_as_good_as_a_shell(tmp_path, monkeypatch):
+    notebook = types.ModuleType('IPython')
+    notebook.get_ipython = object
+    monkeypatch.setitem(sys.modules, 'IPython', notebook)
+    results = beam_job.run_chunks(process_id, [1, 2], str(tmp_path))
+    assert list(results) == [os.getpid()] * 2
+    assert notebook.get_ipython is object
 
 
 @pytest.mark.slow
