@@ -161,6 +161,9 @@ def main(argv: list[str] | None = None) -> None:
     export_parser.add_argument(
         '--overwrite', action='store_true', help='replace an older export that nobody changed'
     )
+    export_parser.add_argument(
+        '--onnx', action='store_true', help='also for ONNX Runtime (needs the extra onnx)'
+    )
     import_parser = commands.add_parser(
         'import', help='a Hugging Face folder or TensorFlow checkpoint → a workdir'
     )

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from clower_jax.interop import hf_bert, hub, model_card, sentence_folder, vocab_alignment, wordpiece
+from clower_jax.interop import (
+    hf_bert,
+    hub,
+    model_card,
+    onnx_export,
+    sentence_folder,
+    vocab_alignment,
+    wordpiece,
+)
 from clower_jax.interop.init_weights import TOKEN_ROWS, load_token_rows, open_checkpoints
 from clower_jax.interop.weight_sources import is_workdir, source_info
 from clower_jax.models.clower import PAD_ID
@@ -32,6 +40,7 @@ FILES = {
     *('README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'),
     *('vocab.txt', 'word_vocab.txt', 'word_vocab.json'),
     *sentence_folder.FILES,
+    *(str(Path(onnx_export.MODEL).parent), onnx_export.MODEL),
 }
 
 
@@ -46,6 +55,7 @@ def export(
     overwrite: bool = False,
     ids_of: str | Path = '',
     base_model: str = '',
+    onnx: bool = False,
 ) -> Path:
     """Writes the folder `output`: weights, config.json, the tokenizer's files and a model card.
 
@@ -65,6 +75,7 @@ def export(
         ids; rows of the table and of the MLM head's bias that the run has not stay as they are there. Empty:
         the run's own ids.
       base_model: what model hubs call the initial weights, for the model card; empty: known, or not said.
+      onnx: also as `onnx/model.onnx`, checked against PyTorch; it needs the extra 'onnx'.
 
     Returns:
       `output`.
@@ -155,12 +166,15 @@ def export(
                 step=step,
                 license=license,
                 config=config,
+                onnx=onnx,
                 manifest=manifest,
                 held_out=_read_held_out(workdir, step),
                 results=_read_results(workdir),
             )
         )
         (folder / 'README.md').write_text(card, encoding='utf-8')
+        if onnx:
+            onnx_export.write(folder)
     return output
 
 

@@ -39,8 +39,9 @@ class CardData(NamedTuple):
     pooler: whether there is one. ids_of: the name of the BERT whose tokens have the same ids, or ''; part_of:
     of one that has these tokens and others, under other ids.
     base_model: what model hubs call the initial weights, where the user said so.
-    config: the run's config.json. manifest: of its corpus; held_out: metrics at `step`, the step exported;
-    results: a fine-tuned run's results.json; each empty or None where there is none.
+    config: the run's config.json. onnx: whether the folder has the model in ONNX, too.
+    manifest: of its corpus; held_out: metrics at `step`, the step exported; results: a fine-tuned run's
+    results.json; each empty or None where there is none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class CardData(NamedTuple):
     step: int
     license: str
     config: dict[str, Any]
+    onnx: bool
     manifest: dict[str, Any] | None
     held_out: dict[str, float]
     results: dict[str, Any] | None
@@ -230,6 +232,11 @@ def _usage(card: CardData) -> str:
         )
         part_of = f' It is a part of that of `{card.part_of}`, with ids of its own.' if card.part_of else ''
         parts.append(f'Token ids are those of `vocab.txt`{same_ids}.{part_of}')
+    if card.onnx:
+        parts.append(
+            '`onnx/model.onnx` computes the same in ONNX Runtime: `input_ids`, `attention_mask` and '
+            '`token_type_ids`, int64, batch × length.'
+        )
     return '\n\n'.join(parts)
 
 
