@@ -1,6 +1,7 @@
 """The jobs of run.py: each joins data, a model and the loop, and returns what came of it.
 
-A command, which like replay.py and encode.py may import both packages.
+A command, which like replay.py and encode.py may import both packages. What one job alone needs is imported
+by it: TensorFlow, which reads pre-training's records, takes longer to import than all else.
 """
 
 import copy
@@ -14,7 +15,6 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from clower_jax.experiments import figure3, grid, probe, word_view
 from clower_jax.inference.encoder import Encoder
 from clower_jax.interop import export, hub, vocab_alignment, weight_sources
 from clower_jax.objectives import registry
@@ -27,8 +27,6 @@ from clower_jax.utils.run_config import read_run_config
 from input_pipeline.datasets import files
 from input_pipeline.finetuning import classification, sentence_eval
 from input_pipeline.finetuning.data import prepare
-from input_pipeline.pretraining import batches
-from input_pipeline.probing import word_lengths
 from input_pipeline.utils import output_file
 from input_pipeline.utils.counts import describe
 
@@ -74,6 +72,8 @@ def _pinned(init_from: str, workdir: Path) -> str:
 
 def pretraining(job: Job) -> str:
     """Pre-training (configs/pretrain.py)."""
+    from input_pipeline.pretraining import batches
+
     config, workdir = job.config, job.workdir
     init_state.check_workdir(config, workdir)
     if not config.data.corpus:  # before one is made
@@ -102,6 +102,8 @@ def pretraining(job: Job) -> str:
 
 def pretraining_results(config: ConfigDict, workdir: Path) -> dict:
     """How much a finished pre-training has read and skipped, and its corpus kept and dropped."""
+    from input_pipeline.pretraining import batches
+
     documents = batches.read_manifest(config.data.corpus)['documents']
     dropped = {reason: drop['count'] for reason, drop in documents['dropped'].items()}
     return {
@@ -123,6 +125,8 @@ def read_and_skipped(results: dict) -> str:
 
 def tables(job: Job) -> str:
     """Models × tasks × seeds (configs/tables.py)."""
+    from clower_jax.experiments import grid
+
     config, workdir, stop = job.config, job.workdir, job.stop
     known = ('random', 'clower', *job.systems)
     for name in grid.listed(config.models):
@@ -149,6 +153,8 @@ def tables(job: Job) -> str:
 def _model_of_grid(job: Job, model: str, folder: Path) -> dict | None:
     """What the fine-tuning configs take of a model of the grid, which may be trained for it in `folder`;
     None where that was stopped."""
+    from input_pipeline.pretraining import batches
+
     name, _, source = model.partition('=')
     if source:
         return {'init_from': source}
@@ -169,6 +175,10 @@ def _model_of_grid(job: Job, model: str, folder: Path) -> dict | None:
 
 def similarity(job: Job) -> str:
     """The paper's Figure 3 (configs/similarity.py)."""
+    from clower_jax.experiments import figure3
+    from input_pipeline.pretraining import batches
+    from input_pipeline.probing import word_lengths
+
     config, workdir = job.config, job.workdir
     distances, descriptions = {}, {}
     for name, folder in figure3.models(config).items():
@@ -190,11 +200,15 @@ def similarity(job: Job) -> str:
 
 def words(job: Job) -> str:
     """What frozen character encoders know of words (configs/words.py)."""
+    from clower_jax.experiments import word_view
+
     return word_view.run(job.config, job.workdir)
 
 
 def probes(job: Job) -> str:
     """Linear probes of frozen encoders (configs/probe.py)."""
+    from clower_jax.experiments import grid, probe
+
     config, workdir = job.config, job.workdir
     probe.models(config)  # before any text is read
     texts = {}

@@ -1,6 +1,8 @@
 """From Python what run.py does: the same files, the same figures."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -74,6 +76,26 @@ def test_a_config_is_checked_first(tmp_path):
     with pytest.raises(ValueError, match=r'^optim.learning_rate=-1.0 must be from 0.0 to 1000.0$'):
         clower_jax.finetune(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_fine_tuning_needs_no_tensorflow(tmp_path):
+    """It takes longer to import than all else together, and reads pre-training's records alone."""
+    program = f"""
+import sys, pathlib, clower_jax
+from clower_jax import convert
+from helpers import finetuned
+folder = pathlib.Path({str(tmp_path)!r})
+config = finetuned.classify_config(folder, total_steps=1)
+clower_jax.finetune(config, folder / 'run')
+clower_jax.predict(folder / 'run', ['一'])
+convert.main(['export', '--checkpoint', str(folder / 'run'), '--output', str(folder / 'exported')])
+clower_jax.Encoder.load(folder / 'exported').encode(['一'])
+print(*{{'tensorflow', 'apache_beam', 'transformers', 'datasets'}} & set(sys.modules), sep=',')
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ''
 
 
 @pytest.mark.slow
