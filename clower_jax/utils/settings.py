@@ -73,6 +73,7 @@ BATCH_SETTINGS = (
     *('data.train', 'data.dev', 'data.folder', 'data.dataset', 'data.dev_fraction', 'data.test_fraction'),
     *('data.max_length', 'data.buckets', 'data.labels', 'data.text_columns', 'data.label_column'),
     *('data.language', 'data.stride', 'data.max_question_length', 'data.simplify', 'data.max_strings'),
+    'data.scheme',
     *('data.mask_span', 'data.mask_shortest', 'data.latin_mask_span', 'data.latin_mask_shortest'),
     *('data.shuffle_positions', 'data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
 )
@@ -136,6 +137,7 @@ def check(config: ConfigDict) -> None:
         'mode': ('train', 'evaluate', 'predict'),
         'optim.schedule': SCHEDULES,
         'data.scorer': ('cmrc', 'drcd'),
+        'data.scheme': ('BIO', 'BIOES'),
         'data.evaluation': ('similarity', 'retrieval'),
         'model.pooling': ('mean', 'cls'),
         'model.classify_from': ('cls', 'pooler', 'mean'),
