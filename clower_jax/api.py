@@ -90,7 +90,7 @@ def evaluate(workdir: str | Path, test: str | Path) -> dict[str, float]:
 
 
 class Predictor:
-    """A fine-tuned classifier or reader of texts, in memory: for texts that come bit by bit.
+    """A fine-tuned classifier, tagger or reader of texts, in memory: for texts that come bit by bit.
 
     Args:
       workdir: of the run; of several seeds that of one.
@@ -102,7 +102,7 @@ class Predictor:
     def __init__(self, workdir: str | Path, which: str = ''):
         self._workdir, self._which = Path(workdir), which
         config = _config_of(workdir, 'predict')
-        if config.task not in ('classify', 'span'):
+        if config.task not in ('classify', 'span', 'tag'):
             raise ValueError(f'{workdir} makes vectors, not predictions: clower_jax.Encoder.load reads it')
         config.data.dataset = ''  # whose files have a form of their own
         for name in {'text_columns', 'label_column', 'language', 'test_language'} & set(config.data):
@@ -115,10 +115,12 @@ class Predictor:
         """A prediction for each text.
 
         Args:
-          texts: to classify: texts, or pairs of them, as in training. To read: pairs (question, context).
+          texts: to classify: texts, or pairs of them, as in training. To tag: texts. To read: pairs
+            (question, context).
 
         Returns:
-          To classify: 'label' and its 'probability'. To read: 'answer', a part of the context.
+          To classify: 'label' and its 'probability'. To tag: 'entities', each with 'text', 'type', 'start'
+          and 'end' (exclusive). To read: 'answer', a part of the context.
 
         Raises ValueError where they are of the wrong kind.
         """
@@ -127,7 +129,7 @@ class Predictor:
         if isinstance(texts, str) or not all(_is_text(text) for text in texts):
             raise ValueError('texts must be a list of texts, or of pairs of texts')
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, 'texts.jsonl' if self._config.task == 'classify' else 'questions.json')
+            path = Path(folder, 'questions.json' if self._config.task == 'span' else 'texts.jsonl')
             path.write_text(self._file_of(texts), 'utf-8')
             config = copy.deepcopy(self._config)
             config.data.test = str(path)
@@ -147,10 +149,12 @@ class Predictor:
             answers = json.loads(written)
             return [{'answer': answers[str(number)]} for number in range(len(texts))]
         lines = [json.loads(line) for line in written.splitlines()]
+        if self._config.task == 'tag':
+            return [{'entities': _entities(line['label'])} for line in lines]
         return [{name: line[name] for name in ('label', 'probability')} for line in lines]
 
     def _file_of(self, texts: Sequence[Text]) -> str:
-        if self._config.task == 'classify':
+        if self._config.task != 'span':
             rows = [
                 {'text': text} if isinstance(text, str) else dict(zip(('text_a', 'text_b'), text))
                 for text in texts
@@ -169,6 +173,17 @@ class Predictor:
 def predict(workdir: str | Path, texts: Sequence[Text]) -> list[dict[str, Any]]:
     """`Predictor` for texts that are there at once."""
     return Predictor(workdir)(texts)
+
+
+def _entities(by_type: dict[str, dict[str, list]]) -> list[dict[str, Any]]:
+    """CLUENER's {type: {text: [[first, last]]}} as a list, in the order of the text."""
+    listed = [
+        {'text': text, 'type': name, 'start': first, 'end': last + 1}
+        for name, texts in by_type.items()
+        for text, places in texts.items()
+        for first, last in places
+    ]
+    return sorted(listed, key=lambda entity: entity['start'])
 
 
 def _is_text(text: Any) -> bool:

@@ -122,3 +122,19 @@ def test_pretrain_a_model_and_look_at_it(tmp_path):
     assert clower_jax.Encoder.load(tmp_path).encode(['今天天气很好']).shape == (1, 32)
     with pytest.raises(ValueError, match='is of pre-training'):
         clower_jax.predict(tmp_path, ['一'])
+
+
+@pytest.mark.slow
+def test_entities_of_texts(tmp_path):
+    config = finetuned.tag_config(tmp_path, **STEPS)
+    clower_jax.finetune(config, tmp_path / 'run')
+    lines = (tmp_path / 'run' / 'predictions.json').read_text('utf-8').splitlines()
+    written = [json.loads(line) for line in lines]
+    given = clower_jax.predict(tmp_path / 'run', [line['text'] for line in written])
+    for entities, line in zip(given, written, strict=True):
+        count = sum(len(places) for texts in line['label'].values() for places in texts.values())
+        assert len(entities['entities']) == count
+        for entity in entities['entities']:
+            place = [entity['start'], entity['end'] - 1]
+            assert place in line['label'][entity['type']][entity['text']]
+            assert line['text'][entity['start'] : entity['end']] == entity['text']

@@ -89,3 +89,18 @@ spans = [(first, last) for first in tokens for last in tokens if first <= last <
 first, last = max(spans, key=lambda span: scores.start_logits[0, span[0]] + scores.end_logits[0, span[1]])
 print(context[offsets[first][0] : offsets[last][1]])
 """
+TAG = """
+from transformers import pipeline
+
+find = pipeline('token-classification', model='FOLDER', aggregation_strategy='simple')
+text = '今天天气很好。'
+for entity in find(text):
+    print(entity['entity_group'], text[entity['start'] : entity['end']], entity['score'])
+"""
+TAG_BIOES = """
+from transformers import pipeline
+
+tag = pipeline('token-classification', model='FOLDER')
+for token in tag('今天天气很好。'):
+    print(token['entity'], token['word'], token['score'])
+"""

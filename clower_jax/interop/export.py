@@ -20,7 +20,7 @@ from clower_jax.interop import (
     vocab_alignment,
     wordpiece,
 )
-from clower_jax.interop.init_weights import TOKEN_ROWS, load_token_rows, open_checkpoints
+from clower_jax.interop.init_weights import TASK_HEADS, TOKEN_ROWS, load_token_rows, open_checkpoints
 from clower_jax.interop.weight_sources import is_workdir, source_info
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.kinds import KINDS, kind_of
@@ -244,7 +244,7 @@ def state_dict(params: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndar
 
     The decoder of the MLM head is tied to the token table and therefore not among them.
     """
-    bare = not any(path.startswith(('char_mlm', 'word_mlm', 'classifier', 'qa_outputs')) for path in params)
+    bare = not any(path.startswith(('char_mlm', 'word_mlm', *TASK_HEADS)) for path in params)
     tensors = {}
     for path, value in params.items():
         name = hf_bert.tensor_name(path).replace(hf_bert.SENTENCE_ORDER, hf_bert.NEXT_SENTENCE)

@@ -64,7 +64,12 @@ TOKENIZER_SETTINGS = {
     'tokenizer_class': Entry((str,)),
 }
 ROW = KEYS['model.vocab_size'].entry()  # of the token table
-TASKS = {'BertForSequenceClassification': 'classify', 'BertForQuestionAnswering': 'span'}
+TASKS = {
+    'BertForSequenceClassification': 'classify',
+    'BertForQuestionAnswering': 'span',
+    'BertForTokenClassification': 'tag',
+}
+LABELLED = ('classify', 'tag')  # tasks whose head has a label for each of its logits
 
 
 def tensor_name(path: str) -> str:
@@ -84,6 +89,7 @@ def tensor_name(path: str) -> str:
         # Not 'cls.': a next-sentence head, which has that name, answers another question than ours.
         'char_sop': 'sop.',
         'word_sop': 'sop.',
+        'tagger': 'classifier.',
     }.get(part, f'{part}.')  # a head has its own name
     module, _, leaf = rest.rpartition('/')
     leaf = 'weight' if leaf in ('kernel', 'embedding', 'scale') else leaf

@@ -39,11 +39,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-HEADS = ('classifier/', 'qa_outputs/')
+TASK_HEADS = ('classifier/', 'qa_outputs/', 'tagger/')
 ENCODER = ('embeddings/', 'coarse_embeddings/', 'char_encoder/', 'word_encoder/')
 COARSE = 'coarse_embeddings/'  # of words, in AMBERT
 TOKEN_ROWS = ('word_embeddings/embedding', '_mlm/bias')  # ends of paths: a row, or an entry, for each token
-HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span'}
+HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span', 'tagger': 'tag'}
 
 
 class Report(NamedTuple):
@@ -134,7 +134,7 @@ def load_initial(
             value = value.T if path.endswith('/kernel') else value
             if path.endswith(TOKEN_ROWS):
                 value = align(value, len(leaf))  # AMBERT's characters have base rows alone
-            if value.shape != leaf.shape and path.startswith(HEADS):
+            if value.shape != leaf.shape and path.startswith(TASK_HEADS):
                 reason = f'the source has the shape {value.shape}, the model {leaf.shape}'
         if reason:
             random.append(path if reason == 'absent' else f'{path} ({reason})')
@@ -210,7 +210,7 @@ def _skip_reason(
     required = HEAD_TASK.get(path.partition('/')[0])
     if required and info.task != required:
         return 'the source has one of that name for something else'
-    if required == 'classify' and labels is not None and info.labels and info.labels != list(labels):
+    if required in hf_bert.LABELLED and labels is not None and info.labels and info.labels != list(labels):
         return f'its labels are {", ".join(info.labels)} in the source'
     if required == 'classify' and info.classify_from != classify_from:
         return f'in the source it reads {info.classify_from}, here {classify_from}'

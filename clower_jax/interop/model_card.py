@@ -19,6 +19,7 @@ PIPELINES = {
     'BertForPreTraining': 'fill-mask',
     'BertForSequenceClassification': 'text-classification',
     'BertForQuestionAnswering': 'question-answering',
+    'BertForTokenClassification': 'token-classification',
 }
 NO_LICENSE = (
     'Not stated. It depends on the text and on the initial weights that this model was trained with; whoever '
@@ -113,8 +114,11 @@ def snippets(card: CardData) -> list[str]:
         tuned = {
             'BertForSequenceClassification': card_examples.CLASSIFY,
             'BertForQuestionAnswering': card_examples.ANSWER,
+            'BertForTokenClassification': card_examples.TAG,
         }
         examples = [tuned[architecture]] if architecture in tuned else []
+        if architecture == 'BertForTokenClassification' and _is_bioes(card):
+            examples = [card_examples.TAG_BIOES]
         examples += (
             [card_examples.VECTORS] if not examples and (card.pooler or architecture == 'BertModel') else []
         )
@@ -131,6 +135,11 @@ def _describe(card: CardData) -> str:
         return f'A Chinese BERT ({shape}), fine-tuned to classify texts with {len(labels)} labels: {shown}.'
     if card.architecture == 'BertForQuestionAnswering':
         return f'A Chinese BERT ({shape}), fine-tuned to find the answer to a question in a text.'
+    if card.architecture == 'BertForTokenClassification':
+        labels = card.config['data']['labels']
+        types = list(dict.fromkeys(label[2:] for label in labels if label[1:2] == '-'))
+        shown = ', '.join(f'`{type_}`' for type_ in types[:20]) + (' …' if len(types) > 20 else '')
+        return f'A Chinese BERT ({shape}), fine-tuned to find entities in texts: {shown}.'
     if 'imported' in card.config:
         return f'A Chinese BERT ({shape}), converted from `{_initial(card)}` and not trained further.'
     if card.config.get('task') in SENTENCE_TASKS:
@@ -159,6 +168,10 @@ def _describe(card: CardData) -> str:
     return f'The {view} encoder ({shape}) {kind.card} pre-trained {contrast} ({PAPER}).'
 
 
+def _is_bioes(card: CardData) -> bool:
+    return any(label.startswith('S-') for label in card.config['data']['labels'])
+
+
 def _describe_masks(card: CardData) -> str:
     data = card.config.get('data', {})
     text = MASKS[data.get('masking', 'words')]
@@ -174,6 +187,7 @@ def _describe_limits(card: CardData) -> str:
     task = {
         'BertForSequenceClassification': 'It gives any text one of its labels, also a text of another kind.',
         'BertForQuestionAnswering': 'It points at a part of the text, also where the text holds no answer.',
+        'BertForTokenClassification': 'It has a tag for every token; an entity may be any run of them.',
     }.get(card.architecture, 'It is made to be fine-tuned, or to give vectors; it does not generate text.')
     return (
         f'For Chinese text, lower-cased, up to {positions} tokens at a time{_describe_trained_length(card)}. '
@@ -208,6 +222,11 @@ def _usage(card: CardData) -> str:
         parts.append(
             'There is no pooler: `AutoModel` draws one at random and says so; `last_hidden_state` does not '
             'depend on it.'
+        )
+    if card.architecture == 'BertForTokenClassification' and _is_bioes(card):
+        parts.append(
+            'Tags are BIOES: an entity is one token, S-, or begins with B- and ends with E-. The aggregation '
+            'of the pipeline knows BIO alone.'
         )
     if card.encoder == 'word':
         parts.append(

@@ -45,8 +45,10 @@ class SourceInfo:
 
     model: hidden_size, num_layers, num_heads, intermediate_size, max_positions, vocab_size, base_vocab_size.
     tokens: all of them, by id; the first `base_size` are the base block.
-    labels: of a classifier, in the order of its logits, LABEL_0, … where they have no names; else None.
-    task: 'pretrain' (a CLOWER run), 'classify' or 'span'; None: an encoder, perhaps with BERT's own heads.
+    labels: of a classifier of texts or of tokens, in the order of its logits, LABEL_0, … where they have no
+    names; else None.
+    task: 'pretrain' (a CLOWER run), 'classify', 'span' or 'tag'; None: an encoder, perhaps with BERT's own
+    heads.
     rates: dropout, attention_dropout, initializer_range.
     other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
     kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'; of an exported word encoder,
@@ -159,7 +161,7 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f'{path}: {section} should be an object')
     model, data = config.get('model', {}), config.setdefault('data', {})
     missing = [f'model.{name}' for name in RUN_MODEL if name not in model]
-    if config['task'] == 'classify' and 'labels' not in data:
+    if config['task'] in hf_bert.LABELLED and 'labels' not in data:
         missing.append('data.labels')
     if missing:
         raise ValueError(f'{path} lacks {", ".join(missing)}: it is no config.json of a run, or was damaged')
@@ -201,7 +203,7 @@ def _workdir_source(folder: Path) -> Source:
     model = {name: config['model'][name] for name in names}
     task = config['task']
     tokens = hf_bert.read_tokens(folder / 'vocab.txt')
-    labels = list(config['data']['labels']) if task == 'classify' else None
+    labels = list(config['data']['labels']) if task in hf_bert.LABELLED else None
     rates = {name: config['model'][name] for name in hf_bert.RATES}
     kind = config['model'].get('kind') or 'clower'
     classify_from = config['model'].get('classify_from', 'pooler')
@@ -239,8 +241,8 @@ def _bert_source(kind: str, path: Path, config_path: Path) -> Source:
     else:
         task = hf_bert.TASKS.get((config.get('architectures') or [''])[0])
         num_labels = config.get('num_labels', 2)
-    labels = hf_bert.labels(config, num_labels) if task == 'classify' else None
-    other_head = hf_bert.other_classifier(config, labels) if labels is not None else ''
+    labels = hf_bert.labels(config, num_labels) if task in hf_bert.LABELLED else None
+    other_head = hf_bert.other_classifier(config, labels or ()) if task == 'classify' else ''
     if other_head:
         task = labels = None
     kind_of_model = 'word' if hf_bert.clower_entry(config, 'encoder') == 'word' else 'bert'

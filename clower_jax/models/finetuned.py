@@ -1,4 +1,4 @@
-"""The character encoder with a head or a pooling: classification, spans, vectors of texts."""
+"""The character encoder with a head or a pooling: classification, spans, tags, vectors of texts."""
 
 import dataclasses
 
@@ -119,6 +119,26 @@ class SpanFinder(SingleEncoder):
     def span_logits(self, hidden: jax.Array) -> jax.Array:
         """The head: [B, L, D] → fp32 logits."""
         return self.qa_outputs(hidden).astype(jnp.float32)
+
+
+class Tagger(SingleEncoder):
+    """The encoder, dropout and a dense layer over every token: token classification.
+
+    Arguments as for `Classifier` → fp32 logits [B, L, num_labels], of padding too.
+    """
+
+    num_labels: int
+
+    def setup(self) -> None:
+        super().setup()
+        self.dropout = Dropout(self.config.dropout)
+        self.tagger = Dense(self.num_labels, self.dtype, self.config.initializer_range)
+
+    def __call__(
+        self, ids: jax.Array, token_type_ids: jax.Array, dropout_seeds: jax.Array | None = None
+    ) -> jax.Array:
+        hidden = self.encode(ids, token_type_ids, dropout_seeds)
+        return self.tagger(self.dropout(hidden, dropout_seeds)).astype(jnp.float32)
 
 
 class SentenceEncoder(SingleEncoder):

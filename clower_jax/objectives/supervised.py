@@ -1,4 +1,4 @@
-"""Classification and reading comprehension: cross-entropies over labels in the batch."""
+"""Classification, reading comprehension, tagging: cross-entropies over labels in the batch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID, token_mask
-from clower_jax.models.finetuned import Classifier, SpanFinder
+from clower_jax.models.finetuned import Classifier, SpanFinder, Tagger
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.base import LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
@@ -19,7 +19,7 @@ from clower_jax.ops import dropout, losses
 class _Supervised:
     """What the fine-tuning tasks share: a cross-entropy over labels in the batch, −1 where there is none."""
 
-    model: Classifier | SpanFinder
+    model: Classifier | SpanFinder | Tagger
     _loss_name: str  # of the loss in the metrics
     _accuracy_name: str
 
@@ -129,3 +129,26 @@ class FindSpan(_Supervised):
 
     def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
         return {'start_logits': logits[:, 0], 'end_logits': logits[:, 1]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag(_Supervised):
+    """Token classification: the mean cross-entropy over the tokens whose tag is not −1.
+
+    Batch: `char_ids`, `char_segments`, `tags` [B, L], and `example` as for `Classify`. Outputs: int32 `tags`
+    [B, L], the likeliest of each token, and `example`.
+    """
+
+    model: Tagger
+    _loss_name, _accuracy_name = 'loss_tag', 'acc_tag'
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Tag':
+        """Tags are those of `config.data.labels`."""
+        return cls(Tagger(**encoder_settings(config, mesh), num_labels=len(config.data.labels)))
+
+    def _labels(self, batch: dict) -> jax.Array:
+        return batch['tags']
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        return {'tags': jnp.argmax(logits, axis=-1).astype(jnp.int32)}

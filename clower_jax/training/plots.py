@@ -7,6 +7,7 @@ import numpy as np
 
 from clower_jax.utils import figures
 
+ENTITY_METRICS = ('entity_precision', 'entity_recall', 'entity_f1', 'entity_macro_f1')
 # What is drawn together. A metric that is in none of these has a panel of its own.
 PANELS = (
     ('Loss', ('loss',)),
@@ -16,6 +17,7 @@ PANELS = (
     ('Retrieval and SOP accuracy', ('acc_tcl', 'acc_scl', 'acc_sop', 'acc_contrast')),
     ('Accuracy and macro F1', ('acc', 'macro_f1')),
     ('Exact match and F1, %', ('em', 'f1', 'f1_drcd', 'f1_cmrc')),
+    ('Entities: precision, recall and F1', ENTITY_METRICS),
     ('Spearman', ('spearman',)),
     ('Retrieval', ('acc_ab', 'acc_ba', 'mrr', 'recall_1', 'recall_5', 'recall_10')),
     ('Learning rate', ('lr',)),

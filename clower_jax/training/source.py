@@ -15,7 +15,7 @@ from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 TEXT_SETTINGS = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
     *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
-    *('segmenter', 'hmm', 'language', 'test_language'),
+    *('segmenter', 'hmm', 'language', 'test_language', 'scheme'),
 )
 
 
@@ -92,7 +92,7 @@ def resolve_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocab
                 f'for {", ".join(KINDS[kind].reads_words)}'
             )
         if config.task not in ('classify', 'span'):
-            config.model.kind = 'bert'  # what a sentence task trains is the character encoder alone
+            config.model.kind = 'bert'  # what other tasks train is the character encoder alone
         return config, Vocabulary(tokens[:base_size], base_size)
     if kind == 'word' and (source_kind not in ('word', 'clower') or len(tokens) == base_size):
         raise ValueError(

@@ -285,9 +285,9 @@ _KEYS = {
         **BATCHES,
     ),
     'data.test_language': Key('', 'the same for test; empty: as language'),
-    # Reading comprehension.
+    # Texts longer than a row.
     'data.stride': Key(
-        128, "tokens of the context from one window's start to the next; BERT's", **ROW_LIMIT, **BATCHES,
+        128, "tokens from one window's start to the next; BERT's", **ROW_LIMIT, **BATCHES,
         **CARD,
     ),
     'data.max_question_length': Key(64, "tokens; BERT's", **ROW_LIMIT, **BATCHES),
@@ -297,6 +297,11 @@ _KEYS = {
     'data.n_best': Key(20, 'answers of each question in nbest.json', **FEW),
     'data.scorer': Key('cmrc', 'or drcd', choices=('cmrc', 'drcd')),
     'data.simplify': Key(False, 'read the text in Simplified characters; answers stay as written', **BATCHES),
+    # Token classification.
+    'data.scheme': Key(
+        'BIO', 'of the tags that are learnt, whatever the files have; or BIOES', choices=('BIO', 'BIOES'),
+        **BATCHES,
+    ),
     # Vectors of texts.
     'data.evaluation': Key(
         'similarity', "by scored pairs; or retrieval: by finding each text's partner",

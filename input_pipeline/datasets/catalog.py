@@ -1,4 +1,4 @@
-"""The known data sets of labelled texts: their columns and labels."""
+"""The known data sets of labelled texts: their columns and labels; types of entities."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -57,6 +57,15 @@ DATASETS = {
     ),
     # A file for each language.
     'pawsx': DatasetSpec(('0', '1'), Spec(('sentence1', 'sentence2'), 'label')),
+}
+
+# Types of entities, in the order of their tags.
+ENTITY_TYPES = {
+    'cluener': (
+        *('address', 'book', 'company', 'game', 'government', 'movie', 'name', 'organization', 'position'),
+        'scene',
+    ),
+    'msra': ('PER', 'LOC', 'ORG'),
 }
 
 

@@ -103,6 +103,24 @@ SOURCES = {
         {},
         {},
     ),
+    'cluener': Source(
+        'the CLUENER authors, github.com/CLUEbenchmark/CLUENER2020',
+        _by_split(('train.json',), ('dev.json',), ('test.json',)),
+        _by_split(10748, 1343, 1345),
+        _hub_names('xusenlin/clue-ner'),
+    ),
+    # Copies have sizes of their own.
+    'msra': Source(
+        'the third SIGHAN bakeoff (Levow 2006); usual copies lie in github.com/OYE93/Chinese-NLP-Corpus, '
+        'NER/MSRA',
+        _by_split(
+            ('msra_train_bio.txt', 'msra_train_bio', 'train1.txt', 'train.txt'),
+            ('msra_dev_bio.txt', 'dev.txt'),
+            ('msra_test_bio.txt', 'msra_test_bio', 'testright1.txt', 'test.txt'),
+        ),
+        {},
+        {},
+    ),
     'cmrc2018': Source(
         'HFL, github.com/ymcui/cmrc2018',
         _by_split(
@@ -163,8 +181,8 @@ def fetch(name: str) -> list[dict[str, Any]]:
     """The rows of a data set of the Hugging Face hub, in its order, as dicts of its columns.
 
     name: 'hf:OWNER/NAME[/CONFIG]:SPLIT', or 'hf:FOLDER:SPLIT' with a folder of parquet, JSON or csv files. A
-    slice may follow the split, as in 'train[:100]'. A class number becomes the class's name; −1, which stands
-    for a label that is not public, becomes None.
+    slice may follow the split, as in 'train[:100]'. A class number becomes the class's name, in lists too;
+    −1, which stands for a label that is not public, becomes None.
 
     Raises:
         ImportError: the library `datasets` is not installed.
@@ -192,10 +210,15 @@ def fetch(name: str) -> list[dict[str, Any]]:
             f'{name} cannot be loaded: {error}. With a file on this machine no network is needed: '
             '--config.data.train=FILE'
         ) from error
-    columns = {
-        column: [None if value is None or value < 0 else feature.int2str(value) for value in data[column]]
-        if isinstance(feature, datasets.ClassLabel)
-        else list(data[column])
-        for column, feature in data.features.items()
-    }
+    columns = {column: _named(list(data[column]), feature) for column, feature in data.features.items()}
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def _named(values: list, feature: Any) -> list:
+    """A column with names for class numbers, also where it has lists of them."""
+    if hasattr(feature, 'int2str'):
+        return [None if value is None or value < 0 else feature.int2str(value) for value in values]
+    inner = getattr(feature, 'feature', None)
+    if hasattr(inner, 'int2str'):
+        return [value if value is None else _named(list(value), inner) for value in values]
+    return values

@@ -95,9 +95,9 @@ def table(path: str, names: tuple[str, ...] = ()) -> Table:
         columns = tuple(dict.fromkeys(key for row in rows for key in row))
         result = Table(path, columns, [(f'{path}:row {number}', row) for number, row in enumerate(rows, 1)])
     elif suffix in ('.tsv', '.txt'):
-        result = _delimited(path, _tab_separated(_read_text(path)), 'write a space for a tab', names)
+        result = _delimited(path, _tab_separated(read_text(path)), 'write a space for a tab', names)
     elif suffix == '.csv':
-        text = _read_text(path)
+        text = read_text(path)
         tabs = {line.count('\t') for line in text.split('\n') if line.strip()}
         if len(tabs) == 1 and tabs != {0}:
             result = _delimited(path, _tab_separated(text), 'write a space for a tab', names)
@@ -107,7 +107,7 @@ def table(path: str, names: tuple[str, ...] = ()) -> Table:
             advice = f'a text with a {name} needs "quotation marks"'
             result = _delimited(path, _comma_separated(path, text, mark), advice, names)
     elif suffix in ('.json', '.jsonl'):
-        result = _objects(path, _read_text(path))
+        result = _objects(path, read_text(path))
     else:
         raise ValueError(f'{path}: a file of labelled texts is .tsv, .txt, .csv, .json or .jsonl')
     if not result.rows:
@@ -115,8 +115,11 @@ def table(path: str, names: tuple[str, ...] = ()) -> Table:
     return result
 
 
-def _read_text(path: str) -> str:
-    """The file's text without a byte-order mark."""
+def read_text(path: str) -> str:
+    """The file's text without a byte-order mark.
+
+    Raises ValueError, with file and line, where it is not UTF-8, holds a character U+0000, or is empty.
+    """
     data = epath.Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()

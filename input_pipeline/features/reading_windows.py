@@ -90,11 +90,11 @@ def encode(
             raise ValueError(f'{question.where}: the context is empty; give it a text, or leave it out')
     wordpiece = vocabulary.wordpiece
     contexts = list(dict.fromkeys(question.context for question in questions))
-    encoded = dict(zip(contexts, _tokens(contexts, wordpiece)))
+    encoded = dict(zip(contexts, tokens_of(contexts, wordpiece)))
     question_ids, cut = [], []
     rows: list[tuple[int, ...]] = []
     for index, (question, (ids, _)) in enumerate(
-        zip(questions, _tokens([question.question for question in questions], wordpiece))
+        zip(questions, tokens_of([question.question for question in questions], wordpiece))
     ):
         if len(ids) > max_question_length:
             cut.append(question)
@@ -108,7 +108,7 @@ def encode(
             )
         question_ids.append(np.array(prefix, np.int32))
         num_tokens = len(encoded[question.context][0])
-        rows.extend((index, len(prefix), *window) for window in _layout(num_tokens, room, stride))
+        rows.extend((index, len(prefix), *window) for window in layout(num_tokens, room, stride))
     if cut:
         log.info(
             '%d of %d questions are longer than %d tokens and were cut; the first: %s',
@@ -130,8 +130,9 @@ def encode(
     )
 
 
-def _tokens(texts: Sequence[str], wordpiece: tokenizers.Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
-    """int32 ids [T] and offsets [T, 2] of each text."""
+def tokens_of(texts: Sequence[str], wordpiece: tokenizers.Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
+    """int32 ids [T] and offsets [T, 2] of each text: the characters from … to (exclusive) that a token stands
+    for, combining marks after it included."""
     encoded = []
     for start in range(0, len(texts), _TEXTS):
         batch = texts[start : start + _TEXTS]
@@ -157,8 +158,9 @@ def _take_marks(offsets: np.ndarray, text: str) -> None:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _layout(num_tokens: int, room: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """(first, length, max_context from, to) of the windows over a context of so many tokens."""
+def layout(num_tokens: int, room: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """(first, length, max_context from, to) of the windows over a context of so many tokens, as `Windows` has
+    them; windows of at most `room` tokens, whose starts are at most `stride` apart."""
     step = min(stride, room)
     first = np.arange(0, max(num_tokens - room, 0) + step, step)
     length = np.minimum(num_tokens - first, room)

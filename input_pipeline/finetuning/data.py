@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import auto_mlm, classification, mirror_bert, mlctl, reading
+from input_pipeline.finetuning import auto_mlm, classification, mirror_bert, mlctl, reading, tagging
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 
@@ -41,6 +41,7 @@ class Examples(Protocol):
 READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], Mapping[str, Examples]]] = {
     'classify': classification.read,
     'span': reading.read,
+    'tag': tagging.read,
     'mirror': mirror_bert.read,
     'mlctl': mlctl.read,
     'auto_mlm': auto_mlm.read,

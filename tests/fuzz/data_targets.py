@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from clower_jax.utils import command_line
 from fuzz.engine import Target
 from input_pipeline.corpus import corpus_files, record_files, record_source, windows
-from input_pipeline.datasets import labelled
+from input_pipeline.datasets import labelled, tagged
 from input_pipeline.datasets import squad as datasets_squad
 from input_pipeline.documents import sources
 from input_pipeline.documents.report import Report
@@ -74,6 +74,11 @@ def targets() -> dict[str, Target]:
     )
     objects = [{'sentence1': a, 'sentence2': b, 'label': c, 'language': 'zh'} for a, b, c in pairs]
     jsonl = '\n'.join(json.dumps(row) for row in objects)
+    entities = [
+        {'text': '我们好', 'label': {'a': {'我们': [[0, 1]]}}},
+        {'text': '我们好', 'label': [[0, 2, 'a'], {'start': 2, 'end': 3, 'label': 'b', 'entity': '好'}]},
+        {'tokens': ['我', '们'], 'tags': ['B-a', 'I-a']},
+    ]
     return {
         'txt': corpus('a.txt', plain, b'', share=2),
         'jsonl': corpus('a.jsonl', lines, share=1.5),
@@ -87,6 +92,10 @@ def targets() -> dict[str, Target]:
         'labelled_json': labels('b.json', json.dumps(objects).encode(), share=1),
         'texts': _texts(folder / 'c.txt', vocabulary),
         'pairs': _pairs(folder / 'd.tsv', vocabulary, tsv),
+        'tagged_txt': _tagged(
+            folder / 't.txt', '我\tB-PER\n们\tI-PER\n\n好\tO\n', '我们/nr 好/o\n', '我\x02们\tB-a\x02I-a\n'
+        ),
+        'tagged_jsonl': _tagged(folder / 't.jsonl', *map(json.dumps, entities)),
         'squad': _questions(folder / 'q.json', vocabulary),
         'tokenizer': Target(_tokenizes(with_words), (plain, *map(str.encode, PARAGRAPHS)), (), share=2),
         'windows': Target(_packs(with_words), (plain, *map(str.encode, PARAGRAPHS)), (), share=1),
@@ -204,6 +213,20 @@ def _questions(path: Path, vocabulary: Vocabulary) -> Target:
 
     seeds = [json.dumps(layout, ensure_ascii=False).encode() for layout in (squad, table, older)]
     return Target(run, tuple(seeds), place=str(path), share=0.7)
+
+
+def _tagged(path: Path, *seeds: str) -> Target:
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        ledger = Ledger()
+        found = tagged.read(str(path), labelled=False, ledger=ledger)
+        _adds_up(ledger)
+        for text in found:
+            text.text.encode()
+            assert all(0 <= span.start < span.end <= len(text.text) for span in text.spans or ())
+            assert all(map(str.strip, (span.type for span in text.spans or ())))
+
+    return Target(run, tuple(seed.encode() for seed in seeds), place=str(path), share=0.7)
 
 
 def _text_of(data: bytes) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import classify, cmrc
+from configs import classify, cmrc, tag
 
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 CHARACTERS = [chr(0x4E00 + i) for i in range(30)]
@@ -61,6 +61,52 @@ def write_questions(path: Path, count: int, seed: int) -> Path:
     """The same as a file."""
     path.write_text(json.dumps(questions(count, seed), ensure_ascii=False), encoding='utf-8')
     return path
+
+
+def tagged_texts(count: int, seed: int) -> list[tuple[str, list[tuple[int, int, str]]]]:
+    """(text, entities as start, end, type): one type has two characters, the other one."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(count):
+        text, spans = '', []
+        for _ in range(rng.integers(1, 4)):
+            text += ''.join(rng.choice(CHARACTERS[3:], rng.integers(0, 4)))
+            entity, type_ = [(CHARACTERS[0] + CHARACTERS[1], 'long'), (CHARACTERS[2], 'short')][
+                rng.integers(2)
+            ]
+            spans.append((len(text), len(text) + len(entity), type_))
+            text += entity
+        out.append((text, spans))
+    return out
+
+
+def tag_config(folder: Path, **changes) -> ConfigDict:
+    """`configs/tag.py` on 64 + 20 + 20 texts in `folder`, which is filled: CoNLL's columns, CLUENER's objects
+    and spans."""
+    config = tag.get_config()
+    train, dev, test = (tagged_texts(count, seed) for seed, count in enumerate((64, 20, 20)))
+    columns = []
+    for text, spans in train:
+        tags = ['O'] * len(text)
+        for start, end, type_ in spans:
+            tags[start:end] = [f'B-{type_}'] + [f'I-{type_}'] * (end - start - 1)
+        columns.append(''.join(f'{token}\t{name}\n' for token, name in zip(text, tags, strict=True)))
+    (folder / 'train.bio').write_text('\n'.join(columns), encoding='utf-8')
+    objects = []
+    for text, spans in dev:
+        label: dict = {}
+        for start, end, type_ in spans:
+            label.setdefault(type_, {}).setdefault(text[start:end], []).append([start, end - 1])
+        objects.append({'text': text, 'label': label})
+    rows = [{'text': text, 'entities': spans} for text, spans in test]
+    for name, lines in (('dev', objects), ('test', rows)):
+        joined = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
+        (folder / f'{name}.json').write_text(joined, encoding='utf-8')
+    files = {'train': 'train.bio', 'dev': 'dev.json', 'test': 'test.json'}
+    more = {f'data.{split}': str(folder / name) for split, name in files.items()}
+    more |= {'data.vocab': str(write_vocab(folder)), 'data.max_length': 32}
+    config.update_from_flattened_dict(SIZES | more | changes)
+    return config
 
 
 def classify_config(folder: Path, **changes) -> ConfigDict:

@@ -33,6 +33,7 @@ WORDS = ['今天', '天气', '公园', 'iphone', 'i', '我们', '长江', '打�
 WORDS.remove('i')  # has a row already
 SEGMENTER = {'name': 'jieba', 'version': '0.42.1', 'hmm': True}
 LABELS = ['坏', '好', '"neutral"']
+TAGS = ['O', 'B-人名', 'I-人名']
 MODEL = {
     'hidden_size': 32, 'num_layers': 2, 'num_heads': 4, 'intermediate_size': 64, 'max_positions': 64,
     'dropout': 0.0, 'attention_dropout': 0.1, 'initializer_range': 0.02,
@@ -49,7 +50,7 @@ def vocabulary() -> Vocabulary:
 
 
 def config_of(task: str, **changes) -> ConfigDict:
-    """A tiny run of 'pretrain', 'classify', 'span' or 'mirror'; changes by dotted key."""
+    """A tiny run of 'pretrain', 'classify', 'span', 'tag' or 'mirror'; changes by dotted key."""
     words = WORDS if task == 'pretrain' else []
     config = synthetic.tiny_config(**{f'model.{name}': value for name, value in MODEL.items()})
     config.task = task
@@ -57,6 +58,8 @@ def config_of(task: str, **changes) -> ConfigDict:
     if task != 'pretrain':
         del config['loss']
         config.data = ConfigDict({'max_length': 32, 'labels': LABELS, 'train': '/secret/train.tsv'})
+    if task == 'tag':
+        config.data.labels = TAGS
     if task == 'mirror':
         config.model.update({'pooling': 'mean', 'projection': False, 'feature_cutoff': 0.0})
         config.data.update({'mask_span': 5, 'shuffle_positions': False})

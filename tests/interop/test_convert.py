@@ -105,7 +105,7 @@ def test_our_own_folders_come_back(tmp_path, options):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-@pytest.mark.parametrize('task', ['classify', 'span'])
+@pytest.mark.parametrize('task', ['classify', 'span', 'tag'])
 def test_our_own_fine_tuned_folders_come_back(tmp_path, task):
     params = workdirs.make(tmp_path / 'run', task)
     convert.import_weights(export(tmp_path / 'run', tmp_path / 'out'), tmp_path / 'again')

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -30,17 +31,22 @@ from clower_jax.interop import init_weights
 from clower_jax.interop.export import export, export_obstacle, write_tokenizer
 from clower_jax.objectives import registry
 from helpers import workdirs
-from helpers.workdirs import BASE, LABELS, TEXTS, WORDS
+from helpers.workdirs import BASE, LABELS, TAGS, TEXTS, WORDS
 
 ALL = len(BASE) + len(WORDS)
 VIEWS = ('char', 'word')
+FINE_TUNED = {
+    'classify': AutoModelForSequenceClassification,
+    'span': AutoModelForQuestionAnswering,
+    'tag': AutoModelForTokenClassification,
+}
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """{task: (workdir, parameters by path)}."""
     found = {}
-    for task in ('pretrain', 'classify', 'span', 'mirror'):
+    for task in ('pretrain', *FINE_TUNED, 'mirror'):
         workdir = tmp_path_factory.mktemp(task) / 'run'
         found[task] = workdir, workdirs.make(workdir, task)
     return found
@@ -102,16 +108,14 @@ def test_the_default_folder_has_every_weight_of_every_class(folders, architectur
     assert unexpected and all(name.startswith(tuple(unused)) for name in unexpected)
 
 
-@pytest.mark.parametrize(
-    ('task', 'architecture'),
-    [('classify', AutoModelForSequenceClassification), ('span', AutoModelForQuestionAnswering)],
-)
+@pytest.mark.parametrize(('task', 'architecture'), FINE_TUNED.items())
 def test_fine_tuned_folders_load_without_a_word(folders, task, architecture):
     model, unexpected, logged = load(architecture, folders(task)[0])
     assert not unexpected and not logged
-    if task == 'classify':
-        assert model.config.id2label == dict(enumerate(LABELS))
-        assert model.config.label2id == {label: i for i, label in enumerate(LABELS)}
+    if task != 'span':
+        labels = LABELS if task == 'classify' else TAGS
+        assert model.config.id2label == dict(enumerate(labels))
+        assert model.config.label2id == {label: i for i, label in enumerate(labels)}
 
 
 def test_the_config_has_the_runs_values(folders):
@@ -158,10 +162,7 @@ def test_a_pre_trained_encoder_is_the_same_function(folders, view, options, rows
     np.testing.assert_allclose(plain.last_hidden_state[real], hidden[real], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ('task', 'architecture'),
-    [('classify', AutoModelForSequenceClassification), ('span', AutoModelForQuestionAnswering)],
-)
+@pytest.mark.parametrize(('task', 'architecture'), FINE_TUNED.items())
 def test_a_fine_tuned_model_is_the_same_function(folders, task, architecture):
     folder, params = folders(task)
     batch = workdirs.padded_batch(len(BASE))
@@ -171,6 +172,9 @@ def test_a_fine_tuned_model_is_the_same_function(folders, task, architecture):
         np.testing.assert_allclose(out.logits, expected, rtol=0, atol=1e-5)
         return
     real = batch['attention_mask'] == 1
+    if task == 'tag':
+        np.testing.assert_allclose(out.logits[real], expected[real], rtol=0, atol=1e-5)
+        return
     for logits, column in ((out.start_logits, 0), (out.end_logits, 1)):
         np.testing.assert_allclose(logits[real], expected[..., column][real], rtol=0, atol=1e-5)
 
@@ -266,6 +270,7 @@ def python_of(folder):
         ('pretrain', {'encoder': 'word'}),
         ('classify', {}),
         ('span', {}),
+        ('tag', {}),
         ('mirror', {}),
     ],
     ids=str,
@@ -283,6 +288,8 @@ def test_the_cards_code_runs(folders, task, options, monkeypatch, capsys):
     if task == 'classify':
         printed = capsys.readouterr().out
         assert any(repr(label) in printed for label in LABELS)
+    if task == 'tag':
+        assert {entity['entity_group'] for entity in names['find'](TEXTS[0])} <= {'人名'}
     if options.get('encoder') == 'word':
         words = [names['tokenizer'].vocabulary.tokens[i] for i in names['inputs']['input_ids'][1]]
         assert words[:6] == ['[CLS]', '我们', '去', '公园', '。', '[SEP]']
@@ -290,6 +297,17 @@ def test_the_cards_code_runs(folders, task, options, monkeypatch, capsys):
         assert names['vectors'].shape[-1] == 32
     if task == 'classify':
         assert names['classify']('好' * 600)  # longer than there are positions
+
+
+def test_a_tagger_in_bioes_is_not_aggregated(tmp_path, monkeypatch):
+    labels = ['O', *(f'{letter}-x' for letter in 'BIES')]
+    workdirs.make(tmp_path / 'run', 'tag', **{'data.labels': labels})
+    folder = export(tmp_path / 'run', tmp_path / 'out')
+    assert 'Tags are BIOES' in card_of(folder) and 'find entities in texts: `x`.' in card_of(folder)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(python_of(folder)[0], names)
+    assert {token['entity'] for token in names['tag'](TEXTS[0])} <= set(labels)
 
 
 def test_the_card_tells_the_run(tmp_path):
@@ -420,9 +438,7 @@ def test_rows_go_back_to_the_ids_of_a_larger_vocabulary(runs, larger, tmp_path, 
         for row, token in enumerate(tokens):
             expected = small[name][BASE.index(token)] if token in BASE else theirs[name][row]
             np.testing.assert_array_equal(value[row], expected, err_msg=f'{name} {token!r}')
-    architecture = {'pretrain': AutoModelForPreTraining, 'classify': AutoModelForSequenceClassification,
-                    'span': AutoModelForQuestionAnswering}[task]  # fmt: skip
-    _, unexpected, logged = load(architecture, folder)
+    _, unexpected, logged = load(FINE_TUNED.get(task, AutoModelForPreTraining), folder)
     assert not unexpected and not logged
     assert 'the same as in `bert`, which this model can stand in for' in card_of(folder)
 

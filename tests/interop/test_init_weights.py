@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from clower_jax.checkpoints.digests import BEST
-from clower_jax.interop import hf_bert, init_weights, weight_sources
+from clower_jax.interop import export, hf_bert, init_weights, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import sharding
@@ -546,22 +546,34 @@ def load_task(source, task, labels=None, new_pooler=False, **changes):
 def sources(tmp_path_factory):
     """{task: (workdir, parameters by path)}."""
     folder = tmp_path_factory.mktemp('sources')
-    names = ('pretrain', 'classify', 'span')
+    names = ('pretrain', 'classify', 'span', 'tag')
     return {task: (folder / task, workdirs.make(folder / task, task)) for task in names}
 
 
-@pytest.mark.parametrize('task', ['classify', 'span'])
+@pytest.mark.parametrize('task', ['classify', 'span', 'tag'])
 def test_fine_tuning_takes_the_base_rows_and_the_character_encoder(sources, task):
     workdir, params = sources['pretrain']
     got, report = load_task(workdir, task)
-    head = {'classify': 'classifier', 'span': 'qa_outputs'}[task]
+    head = {'classify': 'classifier', 'span': 'qa_outputs', 'tag': 'tagger'}[task]
     assert report.random == [f'{head}/bias', f'{head}/kernel']
     for path in got.keys() - set(report.random):
         expected = params[path][: len(workdirs.BASE)] if 'word_embeddings' in path else params[path]
         np.testing.assert_array_equal(got[path], expected, err_msg=path)
     unused = set(params) - set(got)
     assert set(report.unused) == unused and any('pooler' in path for path in unused)
-    assert any('char_encoder/pooler' in path for path in unused) == (task == 'span')
+    assert any('char_encoder/pooler' in path for path in unused) == (task != 'classify')
+
+
+@pytest.mark.parametrize(('task', 'other'), [('tag', 'classify'), ('classify', 'tag')])
+def test_a_head_over_texts_is_none_over_tokens(sources, tmp_path, task, other):
+    """Though both are called 'classifier' in a Hugging Face folder, and have a logit for each of three."""
+    for source in (sources[other][0], export.export(sources[other][0], tmp_path / 'hf')):
+        _, report = load_task(source, task)
+        head = {'classify': 'classifier', 'tag': 'tagger'}[task]
+        reason = 'the source has one of that name for something else'
+        assert [path for path in report.random if head in path] == [
+            f'{head}/{leaf} ({reason})' for leaf in ('bias', 'kernel')
+        ]
 
 
 def test_a_pooler_that_nothing_trained_is_not_taken(tmp_path):

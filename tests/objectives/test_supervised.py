@@ -16,14 +16,14 @@ VOCAB, LABELS = 40, 3
 
 
 def config_of(kind: str, tmp_path, **changes):
-    make = finetuned.classify_config if kind == 'classify' else finetuned.span_config
+    make = getattr(finetuned, f'{kind}_config')
     config = make(tmp_path, **{'model.vocab_size': VOCAB, 'model.base_vocab_size': VOCAB, **changes})
-    if kind == 'classify':
+    if kind != 'span':
         config.data.labels = tuple('abc')
     return config
 
 
-@pytest.fixture(params=['classify', 'span'])
+@pytest.fixture(params=['classify', 'span', 'tag'])
 def case(request, tmp_path):
     """(task, params, batch): a full row, a short one, one without a label or answer, and padding."""
     task = registry.from_config(config_of(request.param, tmp_path))
@@ -37,25 +37,32 @@ def case(request, tmp_path):
     batch = {'char_ids': ids, 'char_segments': segments, 'example': np.array([4, 2, 7, -1], np.int32)}
     if request.param == 'classify':
         batch['labels'] = np.array([2, 0, -1, -1], np.int32)
+    elif request.param == 'tag':
+        batch['tags'] = np.where(real & (np.arange(9) % 4 > 0), ids % LABELS, -1).astype(np.int32)
+        batch['tags'][2] = -1
     else:
         batch['span'] = np.array([[4, 8], [0, 0], [-1, -1], [-1, -1]], np.int32)
     return task, params, batch
 
 
 def torch_logits(task, params: dict, batch: dict) -> np.ndarray:
-    """[B, C] or [B, L, 2] of the same weights in transformers' model."""
+    """[B, C], [B, L, 2] or [B, L, C] of the same weights in transformers' model."""
     flat = {
         jax.tree_util.keystr(path, simple=True, separator='/'): value
         for path, value in jax.tree_util.tree_leaves_with_path(params)
     }
-    classify = isinstance(task, supervised.Classify)
+    span = isinstance(task, supervised.FindSpan)
     shape = task.model.config
     config = transformers.BertConfig(
         vocab_size=VOCAB, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads, intermediate_size=shape.intermediate_size,
-        max_position_embeddings=task.model.max_positions, num_labels=LABELS if classify else 2,
+        max_position_embeddings=task.model.max_positions, num_labels=2 if span else LABELS,
     )  # fmt: skip
-    kind = transformers.BertForSequenceClassification if classify else transformers.BertForQuestionAnswering
+    kind = {
+        supervised.Classify: transformers.BertForSequenceClassification,
+        supervised.FindSpan: transformers.BertForQuestionAnswering,
+        supervised.Tag: transformers.BertForTokenClassification,
+    }[type(task)]
     model = kind(config).eval()
     state = {}
     for path, value in flat.items():
@@ -70,7 +77,7 @@ def torch_logits(task, params: dict, batch: dict) -> np.ndarray:
             token_type_ids=torch.from_numpy(batch['char_segments']).long(),
             attention_mask=torch.from_numpy(batch['char_ids'] != 0).long(),
         )
-    return out.logits.numpy() if classify else np.stack([out.start_logits, out.end_logits], axis=-1)
+    return np.stack([out.start_logits, out.end_logits], axis=-1) if span else out.logits.numpy()
 
 
 def torch_hidden(task, params: dict, batch: dict) -> np.ndarray:
@@ -106,6 +113,10 @@ def test_outputs_are_torchs(case):
         np.testing.assert_allclose(out['logits'][:3], theirs[:3], atol=1e-5)
         return
     real = batch['char_ids'] != 0
+    if isinstance(task, supervised.Tag):
+        assert out['tags'].dtype == np.int32
+        np.testing.assert_array_equal(out['tags'][real], theirs.argmax(-1)[real])
+        return
     ours = np.stack([out['start_logits'], out['end_logits']], axis=-1)
     np.testing.assert_allclose(ours[real], theirs[real], atol=1e-5)
     assert (ours[~real] < -1e38).all()  # padding is no candidate
@@ -144,6 +155,9 @@ def test_loss_is_the_mean_over_what_has_a_label(case):
     sums_of_evaluation, out = jax.jit(task.evaluate)(params, batch)
     if isinstance(task, supervised.Classify):
         logits, labels = out['logits'][:2], batch['labels'][:2]
+    elif isinstance(task, supervised.Tag):
+        known = batch['tags'] >= 0
+        logits, labels = torch_logits(task, params, batch)[known], batch['tags'][known]
     else:
         logits, labels = np.stack([out['start_logits'], out['end_logits']], axis=1)[:2], batch['span'][:2]
     total, correct, count = cross_entropy(np.asarray(logits), labels)
@@ -164,6 +178,8 @@ def test_padding_changes_nothing(case):
         name: np.pad(value, ((0, 2), (0, 4))) if name.startswith('char') else value
         for name, value in batch.items()
     }
+    if 'tags' in batch:
+        wider['tags'] = np.pad(batch['tags'], ((0, 2), (0, 4)), constant_values=-1)
     for name in {'labels', 'span', 'example'} & set(batch):
         wider[name] = np.concatenate([batch[name], np.full_like(batch[name][:2], -1)])
     step = jax.jit(jax.value_and_grad(lambda p, b: task.loss(p, b, None)[0]))
@@ -184,5 +200,5 @@ def test_dropout_follows_its_key(tmp_path):
 
 
 def test_an_unknown_task(tmp_path):
-    with pytest.raises(ValueError, match="task='tag' must be one of pretrain, classify, span"):
-        registry.from_config(config_of('classify', tmp_path, **{'task': 'tag'}))
+    with pytest.raises(ValueError, match="task='parse' must be one of pretrain, classify, span"):
+        registry.from_config(config_of('classify', tmp_path, **{'task': 'parse'}))
