@@ -2,6 +2,7 @@
 #   make demo                     train a small model on the embedded corpus
 #   make demo TEXT='my/*.txt'     the same on your own text
 #   make test                     run the whole test suite
+#   make docs                     build the documentation site into build/site
 #   make bench-gpu PARTS='step'   benchmarks on a GPU, all of them or these
 
 PYTHON ?= python3
@@ -29,10 +30,11 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --use-pep517
 DEMO_FLAGS := $(if $(TEXT), --config.data.text='$(TEXT)' --workdir='$(WORKDIR)')
 DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
+DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak fuzz lint bench-check bench-gpu bench-compiled clean
+.PHONY: help demo test soak fuzz docs lint bench-check bench-gpu bench-compiled clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,9 @@ soak: $(TEST_STAMP)  ## kill runs, cut power, damage files, train for hours; fig
 
 fuzz: $(TEST_STAMP)  ## give all readers FUZZ_INPUTS inputs that nobody meant; figures go to runs/fuzz
 	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
+
+docs: $(DOCS_STAMP)  ## build the documentation site into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(TEST_STAMP)  ## check style, format and types
 	$(BIN)/ruff check .
@@ -90,4 +95,9 @@ $(DEMO_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 $(TEST_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo 'Installing into $(VENV): about 4 GB, some minutes, once.'
 	$(INSTALL) -e '.[beam,rjieba,test,lint]'
+	@touch $@
+
+$(DOCS_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	@echo 'Installing into $(VENV) what the site is built with.'
+	$(INSTALL) -e '.[docs]'
 	@touch $@

@@ -6,7 +6,7 @@ trains a tiny model on the text that comes with this project, in minutes on two 
 
     python run.py --config=configs/pretrain.py --config.data.text='my/*.txt' --workdir=runs/mine
 
-The variants are for a corpus made once (`python -m input_pipeline.build_corpus`, see the README):
+The variants are for a corpus made once (`python -m input_pipeline.build_corpus`):
 
     python run.py --config=configs/pretrain.py:mini  --config.data.corpus=DIR    a tiny model, from nothing
     python run.py --config=configs/pretrain.py:cpu   --config.data.corpus=DIR    a small model, from nothing

@@ -1,4 +1,4 @@
-"""What frozen encoders know of a task: linear probes of their vectors, several models side by side.
+r"""What frozen encoders know of a task: linear probes of their vectors, several models side by side.
 
     python run.py --config=configs/probe.py --config.models=random=A,bert=B,clower=C --workdir=runs/probe \
         --config.data.tnews.folder=data/tnews

@@ -1,4 +1,4 @@
-"""The paper's tables in one command: systems × tasks × seeds.
+r"""The paper's tables in one command: systems × tasks × seeds.
 
     python run.py --config=configs/tables.py:cpu --workdir=runs/tables --config.pretrain.data.corpus=DIR \
         --config.finetune.tnews.data.folder=DIR …

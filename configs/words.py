@@ -1,4 +1,4 @@
-"""What is in a character encoder's vectors of words, and in its vectors of texts, without any training of it:
+r"""What is in a character encoder's vectors of words and in its vectors of texts, without any training of it:
 
     python run.py --config=configs/words.py --config.models=clower=runs/a,mm_bert_sop=runs/b \
         --config.data.corpus=DIR --workdir=runs/words

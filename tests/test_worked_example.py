@@ -1,4 +1,4 @@
-"""The worked example of the README, block by block as it stands there, only with fewer steps."""
+"""The worked example of the quick start, block by block as it stands there, only with fewer steps."""
 
 import os
 import re
@@ -18,7 +18,7 @@ SMALLER = {
 
 def blocks() -> list[tuple[str, str]]:
     """(language, text) of the blocks between the two comments."""
-    example = (ROOT / 'README.md').read_text('utf-8').split('<!-- worked example')[1]
+    example = (ROOT / 'docs' / 'quick_start.md').read_text('utf-8').split('<!-- worked example')[1]
     return re.findall(r'```(\w+)\n(.*?)```', example.split('<!-- end of the worked example')[0], re.DOTALL)
 
 

@@ -176,8 +176,8 @@ class Encoder:
     ) -> np.ndarray:
         """The vectors of texts, in their order: fp32 [N, D].
 
-        Texts of like length share a batch, each distinct text is encoded once, and an empty text is [CLS]
-        [SEP]. What is over `max_length` is cut off, and the log says of how many texts.
+        Texts of like length share a batch, each distinct text is encoded once, and an empty text has [CLS]
+        and [SEP] alone. What is over `max_length` is cut off, and the log says of how many texts.
 
         Args:
           texts: N strings, 0 or more.

@@ -160,7 +160,7 @@ class Clower(nn.Module):
         return logits.reshape(*positions.shape, -1) + bias
 
     def sop_logits(self, view: str, cls: jax.Array) -> jax.Array:
-        """fp32 logits [..., 2] of vectors of [CLS] [..., D]; 1 = the two segments are swapped."""
+        """fp32 logits [..., 2] of [CLS]'s vectors, [..., D]; 1 = the two segments are swapped."""
         return self._submodule(view, 'sop')(self.pool(view, cls))
 
     def __call__(
