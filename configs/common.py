@@ -125,6 +125,7 @@ def run() -> ConfigDict:
                 # gradient overflows and doubles after 2000 steps in which none did.
                 'initial_loss_scale': 2.0**15,
             },
-            'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},  # devices along each axis; -1: the rest
+            # Devices along each axis, -1: the rest; what gradients are added up in over those of `data`.
+            'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1, 'reduce_dtype': 'float32'},
         }
     )
