@@ -20,6 +20,7 @@ from clower_jax.parallel import collectives
 FREE = frozenset(
     'parameter tuple get-tuple-element constant bitcast after-all partition-id replica-id opt-barrier'.split()
 )
+SLICES = ('slice', 'dynamic-slice', 'gather')
 SEEN_THROUGH = ('bitcast', 'convert', 'copy')
 PRODUCTS = ('dot', 'convolution', 'ragged-dot')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)')
@@ -142,7 +143,7 @@ class Program:
         return one.operation in ('fusion', 'fusion-start') and any(map(self._is_product, inside))
 
     def _moved(self, one: Instruction, types: dict[str, str]) -> int:
-        if one.operation == 'dynamic-slice':
+        if one.operation in ('slice', 'dynamic-slice'):
             return 2 * bytes_of(one.type)
         if one.operation == 'dynamic-update-slice':
             return 2 * bytes_of(types.get(one.operands[1], ''))
@@ -180,7 +181,7 @@ class Program:
                 index = int(one.rest.split(')')[0])
                 by = list(used_by(one))
                 if by and all(_reads_slice(user, one, by_name) for user in by):
-                    slices = (user for user in by if user.operation in ('dynamic-slice', 'gather'))
+                    slices = (user for user in by if user.operation in SLICES)
                     reads[index] = min(reads[index], sum(bytes_of(user.type) for user in slices))
         return sum(reads) + writes
 
@@ -227,7 +228,7 @@ def _reads_slice(user: Instruction, parameter: Instruction, by_name: dict[str, I
     """Whether of a fusion's parameter only a part is read, or nothing because a slice of it is replaced."""
     if user.operation in ('dynamic-update-slice', 'gather'):
         return _through(by_name[user.operands[0]], by_name) == parameter
-    return user.operation == 'dynamic-slice'
+    return user.operation in SLICES
 
 
 def _through(one: Instruction, by_name: dict[str, Instruction]) -> Instruction:

@@ -67,5 +67,5 @@ def run() -> ConfigDict:
         'seed total_steps batch_size dtype init_from log_every eval_every eval_first checkpoint_every '
         'keep_checkpoints select patience max_bad_steps',
         optim='learning_rate warmup_steps schedule final_fraction weight_decay clip_norm initial_loss_scale',
-        mesh='data fsdp tensor',
+        mesh='data fsdp tensor reduce_dtype',
     )

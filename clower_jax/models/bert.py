@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from clower_jax.ops import dropout
 from clower_jax.ops.attention import attention, library_attention
+from clower_jax.ops.layer_norm import layer_norm
 from clower_jax.ops.linear import linear
 
 LAYER_NORM_EPSILON = 1e-12  # BERT's
@@ -129,9 +130,16 @@ def dropout_site(path: tuple[str, ...]) -> int:
     return zlib.crc32('/'.join(path).encode())
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
-    """LayerNorm over the last axis, computed in fp32."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, computed in fp32: [..., D] → [..., D] of `dtype`."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
+        bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
+        return layer_norm(x, scale, bias, LAYER_NORM_EPSILON, self.dtype)
 
 
 # Where a layer drops: attention weights, whole heads, and before either residual sum.
@@ -186,10 +194,10 @@ class BertLayer(nn.Module):
             context.swapaxes(1, 2).reshape(x.shape)
         )
         context = dropout.dropout(context, config.dropout, context_seeds)
-        x = layer_norm('attention.output.LayerNorm')(x + context).astype(dtype)
+        x = LayerNorm(dtype, name='attention.output.LayerNorm')(x + context)
         h = gelu(linear(config.intermediate_size, 'intermediate.dense')(x))
         h = dropout.dropout(linear(config.hidden_size, 'output.dense')(h), config.dropout, output_seeds)
-        return layer_norm('output.LayerNorm')(x + h).astype(dtype)
+        return LayerNorm(dtype, name='output.LayerNorm')(x + h)
 
 
 class BertEncoder(nn.Module):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clower_jax.models.bert import BertEncoder, Dropout, EncoderConfig, layer_norm
+from clower_jax.models.bert import BertEncoder, Dropout, EncoderConfig, LayerNorm
 from clower_jax.models.heads import MlmHead, SopHead
 from clower_jax.ops.linear import dot, rows_at
 
@@ -34,7 +34,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = table(self.vocab_size, 'word_embeddings')
         self.position_embeddings = table(self.max_positions, 'position_embeddings')
         self.token_type_embeddings = table(2, 'token_type_embeddings')
-        self.norm = layer_norm('LayerNorm')
+        self.norm = LayerNorm(self.dtype, name='LayerNorm')
         self.dropout = Dropout(self.config.dropout)
 
     def __call__(
@@ -66,7 +66,7 @@ class Embeddings(nn.Module):
             + jnp.where(token_type_ids[..., None] == 0, first_type, second_type)
             + position_embeddings
         )
-        return self.dropout(self.norm(x).astype(self.dtype), dropout_seeds)
+        return self.dropout(self.norm(x), dropout_seeds)
 
 
 class Clower(nn.Module):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clower_jax.models.bert import Dense, EncoderConfig, gelu, layer_norm
+from clower_jax.models.bert import Dense, EncoderConfig, LayerNorm, gelu
 
 
 class MlmHead(nn.Module):
@@ -23,10 +23,10 @@ class MlmHead(nn.Module):
         self.transform = Dense(
             self.config.hidden_size, self.dtype, self.config.initializer_range, name='transform.dense'
         )
-        self.norm = layer_norm('transform.LayerNorm')
+        self.norm = LayerNorm(self.dtype, name='transform.LayerNorm')
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        return self.norm(gelu(self.transform(hidden))).astype(self.dtype)
+        return self.norm(gelu(self.transform(hidden)))
 
 
 class SopHead(nn.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clower_jax.models.bert import Dense, EncoderConfig, gelu, layer_norm
+from clower_jax.models.bert import Dense, EncoderConfig, LayerNorm, gelu
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
 from clower_jax.models.heads import MlmHead
@@ -26,6 +26,7 @@ from clower_jax.objectives.sentence import SentenceTask, batch_counts, has_dropo
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
+from clower_jax.parallel.own_rows import OwnRows
 
 
 class Fusion(nn.Module):
@@ -39,7 +40,7 @@ class Fusion(nn.Module):
         sentences = jnp.broadcast_to(sentences.astype(tokens.dtype)[:, None], tokens.shape)
         dense = Dense(self.config.hidden_size, self.dtype, self.config.initializer_range, name='dense')
         h = gelu(dense(jnp.concatenate([tokens, sentences], axis=-1)))
-        return layer_norm('LayerNorm')(h).astype(self.dtype)
+        return LayerNorm(self.dtype, name='LayerNorm')(h)
 
 
 class AutoMlmEncoder(SentenceEncoder):
@@ -87,7 +88,6 @@ class AutoMlm(SentenceTask):
     model: AutoMlmEncoder
     temperature: float
     mlm_weight: float
-    mesh: Mesh | None = None
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'AutoMlm':
@@ -98,7 +98,8 @@ class AutoMlm(SentenceTask):
                 'vectors of a text that Auto-MLM contrasts. Set one of them, 0.1 as a rule'
             )
         model = AutoMlmEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling)
-        return cls(model, config.loss.temperature, config.loss.mlm_weight, mesh)
+        own_rows = OwnRows.from_config(config, mesh)
+        return cls(model, config.loss.temperature, config.loss.mlm_weight, own_rows=own_rows)
 
     @classmethod
     def trained_by(cls, config: Mapping[str, Any]) -> str:
@@ -114,14 +115,23 @@ class AutoMlm(SentenceTask):
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
         dropout_seeds = None if key is None else dropout.row_seeds(key, 3 * len(batch['char_ids']))
-        out = self.model.apply({'params': params}, batch, dropout_seeds, method=self.model.views)
+        sums, (first, second) = self.own_rows(self._encode, params, batch, dropout_seeds)
         valid = batch['char_ids'][:, 0] != PAD_ID
-        contrast = losses.info_nce(out['first'], out['second'], valid, self.temperature)
-        table, bias = out['decoder']
-        mlm = linear_cross_entropy(out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.mesh)
-        sums = batch_counts(batch) | metric_sums('contrast', contrast) | metric_sums('mlm', mlm)
+        contrast = losses.info_nce(first, second, valid, self.temperature)
+        sums |= batch_counts(batch) | metric_sums('contrast', contrast)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         return self.total_loss(means), sums
+
+    def _encode(
+        self, params: dict, batch: dict, dropout_seeds: jax.Array | None
+    ) -> tuple[MetricSums, tuple[jax.Array, jax.Array]]:
+        """The sums of the MLM, and both vectors of each text."""
+        out = self.model.apply({'params': params}, batch, dropout_seeds, method=self.model.views)
+        table, bias = out['decoder']
+        mlm = linear_cross_entropy(
+            out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.own_rows.inner_mesh
+        )
+        return metric_sums('mlm', mlm), (out['first'], out['second'])
 
     def total_loss(self, means: dict) -> jax.Array:
         """The loss that is minimised; a part that nothing counts in is 0."""

@@ -15,6 +15,7 @@ from clower_jax.objectives.base import MetricSums
 from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
 from clower_jax.objectives.sentence import SentenceTask, batch_counts, encode_pairs, has_dropout
 from clower_jax.ops import losses
+from clower_jax.parallel.own_rows import OwnRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,12 @@ class Mirror(SentenceTask):
             )
         encoder = SentenceEncoder(**encoder_settings(config, mesh), pooling=model.pooling)
         return cls(
-            encoder, config.loss.temperature, config.loss.within, model.projection, model.feature_cutoff
+            encoder,
+            config.loss.temperature,
+            config.loss.within,
+            model.projection,
+            model.feature_cutoff,
+            own_rows=OwnRows.from_config(config, mesh),
         )
 
     @classmethod
@@ -76,7 +82,7 @@ class Mirror(SentenceTask):
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch, a mean over its pairs, and the sums behind it; key None: no dropout."""
-        a, b = encode_pairs(self.model, params, batch, key, self.projection, self.feature_cutoff)
+        a, b = encode_pairs(self, params, batch, key, self.projection, self.feature_cutoff)
         valid = batch['char_ids'][:, 0] != PAD_ID
         part = losses.info_nce(a, b, valid, self.temperature, within=self.within)
         return part.loss / jnp.maximum(part.count, 1), metric_sums('contrast', part) | batch_counts(batch)

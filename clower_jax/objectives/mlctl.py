@@ -23,6 +23,7 @@ from clower_jax.objectives.pretraining import check_choice, encoder_settings, me
 from clower_jax.objectives.sentence import SentenceTask, batch_counts, deinterleave, interleave
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.linear import rows_at
+from clower_jax.parallel.own_rows import OwnRows
 
 CONTRASTS = ('cz_nce', 'info_nce')
 
@@ -59,6 +60,7 @@ class MlCtl(SentenceTask):
         return cls(
             SentenceEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling),
             max_aligned=config.data.max_aligned,
+            own_rows=OwnRows.from_config(config, mesh),
             **{name: config.loss[name] for name in chosen},
         )
 
@@ -72,8 +74,11 @@ class MlCtl(SentenceTask):
         ids, token_type_ids = interleave(batch, 'ids'), interleave(batch, 'segments')
         width = ids.shape[1]
         dropout_seeds = None if key is None else dropout.row_seeds(key, len(ids))
-        encode = self.model.encode
-        hidden = self.model.apply({'params': params}, ids, token_type_ids, dropout_seeds, method=encode)
+
+        def encode(params: dict, *rows: jax.Array | None) -> tuple[dict, jax.Array]:
+            return {}, self.model.apply({'params': params}, *rows, method=self.model.encode)
+
+        hidden = self.own_rows(encode, params, ids, token_type_ids, dropout_seeds)[1]
         pooled = pool_tokens(hidden, ids, self.model.pooling)
         valid = batch['char_ids'][:, 0] != PAD_ID
         sentences = self._contrast(*deinterleave(pooled), valid, within=True)

@@ -19,6 +19,7 @@ from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
 from clower_jax.ops.nt_xent import nt_xent
 from clower_jax.parallel import precision, sharding
+from clower_jax.parallel.own_rows import OwnRows
 from clower_jax.utils import flops
 
 # Layers that become one loop, on TPUs, whose compiler takes minutes for a dozen of them unrolled. On GPUs a
@@ -45,8 +46,8 @@ class Pretrain:
 
     One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
     m-th of the batch at a time and run again in the backward pass (as in GradCache, Gao et al. 2021): memory
-    is that of one micro-batch, while negatives, dropout and every mean are those of the whole batch. `mesh`
-    is where the batch lies; None for one device.
+    is that of one micro-batch, while negatives, dropout and every mean are those of the whole batch.
+    `own_rows` says where the batch lies.
     """
 
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -62,7 +63,7 @@ class Pretrain:
     sop_on: str
     contrast_on: str = 'both'
     microbatches: int = 1
-    mesh: Mesh | None = None
+    own_rows: OwnRows = OwnRows()
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Self:
@@ -99,7 +100,7 @@ class Pretrain:
             sop_on=config.loss.sop_on,
             contrast_on=config.loss.contrast_on,
             microbatches=config.microbatches,
-            mesh=mesh,
+            own_rows=OwnRows.from_config(config, mesh),
             **{name: config.loss[name] for name in chosen},
         )
 
@@ -124,9 +125,8 @@ class Pretrain:
         rows = len(batch['char_ids'])
         dropout_seeds = None if key is None else dropout.row_seeds(key, rows)
         uses_microbatches = self.microbatches > 1
-        sums, vectors = (self._encode_microbatches if uses_microbatches else self._encode)(
-            params, batch, dropout_seeds
-        )
+        encode = self._encode_microbatches if uses_microbatches else self._encode
+        sums, vectors = self.own_rows(encode, params, batch, dropout_seeds)
         sums |= self._contrast(vectors, batch)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         tokens = sum(token_mask(batch[name]).sum() for name in self.model.inputs if name.endswith('_ids'))
@@ -159,7 +159,9 @@ class Pretrain:
         for view in self.model.views:
             labels = batch[f'{view}_mlm_labels']
             table, bias = out[view]['decoder']
-            part = linear_cross_entropy(out[view]['mlm_vectors'], table, bias, labels, mesh=self.mesh)
+            part = linear_cross_entropy(
+                out[view]['mlm_vectors'], table, bias, labels, mesh=self.own_rows.inner_mesh
+            )
             sums |= metric_sums(f'mlm_{view}', part)
         sop_labels = batch['sop_labels'].reshape(out['char']['cls'].shape[:2])
         sop = [
@@ -198,11 +200,12 @@ class Pretrain:
     def _contrast(self, vectors: dict, batch: dict) -> MetricSums:
         """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text
         (the paper, equations 2–4)."""
+        mesh = self.own_rows.mesh
         contrast = functools.partial(
             nt_xent,
             temperature=self.temperature,
-            groups=sharding.data_shards(self.mesh) if self.mesh and self.contrast_scope == 'local' else 1,
-            mesh=self.mesh,
+            groups=sharding.data_shards(mesh) if mesh and self.contrast_scope == 'local' else 1,
+            mesh=mesh,
             # The vectors come in bf16: so they travel between devices, and so their products are made.
             operands='bfloat16' if self.model.dtype == jnp.bfloat16 else 'float32',
         )

@@ -19,6 +19,7 @@ from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import SentenceEncoder
 from clower_jax.objectives.base import Metric, MetricSums, Objective
 from clower_jax.ops import dropout
+from clower_jax.parallel.own_rows import OwnRows
 
 CUTOFF_SITE = zlib.crc32(
     b'feature_cutoff'
@@ -28,10 +29,11 @@ CUTOFF_SITE = zlib.crc32(
 @dataclasses.dataclass(frozen=True)
 class SentenceTask:
     """What they share: how vectors are made and evaluated. A task adds `metrics`, `loss`, `total_loss`,
-    `from_config` and `trained_by`."""
+    `from_config` and `trained_by`. `own_rows` says where batches lie."""
 
     metrics: ClassVar[Mapping[str, Metric]]
     model: SentenceEncoder
+    own_rows: OwnRows = dataclasses.field(default=OwnRows(), kw_only=True)
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Objective:
@@ -64,7 +66,7 @@ def has_dropout(model: ConfigDict) -> bool:
 
 
 def encode_pairs(
-    model: SentenceEncoder,
+    task: SentenceTask,
     params: dict,
     batch: dict,
     key: jax.Array | None,
@@ -80,15 +82,17 @@ def encode_pairs(
         in_order = jnp.broadcast_to(jnp.arange(shuffled.shape[1], dtype=jnp.int32), shuffled.shape)
         positions = _interleave_rows(in_order, shuffled)
     if feature_cutoff and dropout_seeds is not None:
-        shape = (len(ids) // 2, model.config.hidden_size)
+        shape = (len(ids) // 2, task.model.config.hidden_size)
         kept = dropout.keep(
             shape, feature_cutoff, dropout.seeds_at(deinterleave(dropout_seeds)[0], CUTOFF_SITE)
         )
         feature_mask = _interleave_rows(kept, jnp.ones_like(kept))
-    vectors = model.apply(
-        {'params': params}, ids, token_type_ids, dropout_seeds, positions, feature_mask, projected
-    )
-    return deinterleave(vectors)
+
+    def encode(params: dict, *rows: jax.Array | None) -> tuple[dict, jax.Array]:
+        return {}, task.model.apply({'params': params}, *rows, projected)
+
+    rows = ids, token_type_ids, dropout_seeds, positions, feature_mask
+    return deinterleave(task.own_rows(encode, params, *rows)[1])
 
 
 def interleave(batch: dict, name: str) -> jax.Array:

@@ -14,12 +14,14 @@ from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.base import LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
+from clower_jax.parallel.own_rows import OwnRows
 
 
 class _Supervised:
     """What the fine-tuning tasks share: a cross-entropy over labels in the batch, −1 where there is none."""
 
     model: Classifier | SpanFinder | Tagger
+    own_rows: OwnRows  # where batches lie
     _loss_name: str  # of the loss in the metrics
     _accuracy_name: str
 
@@ -53,7 +55,11 @@ class _Supervised:
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         inputs = [batch[name] for name in self.model.inputs]
         dropout_seeds = None if key is None else dropout.row_seeds(key, len(inputs[0]))
-        return self.model.apply({'params': params}, *inputs, dropout_seeds=dropout_seeds)
+
+        def logits(params: dict, seeds: jax.Array | None, *inputs: jax.Array) -> tuple[dict, jax.Array]:
+            return {}, self.model.apply({'params': params}, *inputs, dropout_seeds=seeds)
+
+        return self.own_rows(logits, params, dropout_seeds, *inputs)[1]
 
     def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, MetricSums]:
         part = losses.masked_cross_entropy(logits, self._labels(batch))
@@ -81,6 +87,7 @@ class Classify(_Supervised):
     """
 
     model: Classifier
+    own_rows: OwnRows = OwnRows()
     _loss_name, _accuracy_name = 'loss_label', 'acc'
 
     @classmethod
@@ -93,7 +100,7 @@ class Classify(_Supervised):
         if kind.num_tables > 1:
             settings |= {'vocab_size': config.model.base_vocab_size}
             settings['word_vocab_size'] = config.model.vocab_size
-        return cls(kind.classifier(**settings))
+        return cls(kind.classifier(**settings), OwnRows.from_config(config, mesh))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['labels']
@@ -112,12 +119,14 @@ class FindSpan(_Supervised):
     """
 
     model: SpanFinder
+    own_rows: OwnRows = OwnRows()
     _loss_name, _accuracy_name = 'loss_span', 'acc_span'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
         """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
-        return cls(kind_of(config).span_finder(**encoder_settings(config, mesh)))
+        network = kind_of(config).span_finder(**encoder_settings(config, mesh))
+        return cls(network, OwnRows.from_config(config, mesh))
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""
@@ -140,12 +149,14 @@ class Tag(_Supervised):
     """
 
     model: Tagger
+    own_rows: OwnRows = OwnRows()
     _loss_name, _accuracy_name = 'loss_tag', 'acc_tag'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Tag':
         """Tags are those of `config.data.labels`."""
-        return cls(Tagger(**encoder_settings(config, mesh), num_labels=len(config.data.labels)))
+        network = Tagger(**encoder_settings(config, mesh), num_labels=len(config.data.labels))
+        return cls(network, OwnRows.from_config(config, mesh))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['tags']

@@ -50,7 +50,8 @@ def _forward(x: jax.Array, rate: float, seeds: jax.Array | None) -> tuple[jax.Ar
 
 
 def _backward(rate: float, seeds: jax.Array | None, g: jax.Array) -> tuple[jax.Array, None]:
-    return dropout(g, rate, seeds), None
+    # To the compiler other seeds than those of the forward pass: it would keep that mask.
+    return dropout(g, rate, jax.lax.optimization_barrier(seeds)), None
 
 
 dropout.defvjp(_forward, _backward)

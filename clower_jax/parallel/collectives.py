@@ -16,6 +16,7 @@ BYTES = {
     **dict.fromkeys(('f64', 's64', 'u64', 'c64'), 8),
 }
 _ARRAY = re.compile(rf'\b({"|".join(BYTES)})\[([\d,]*)\](\{{[^}}]*\}})?')
+_ALONE = re.compile(r'replica_groups=\{\{\d+\}')  # a group of one device
 Array = tuple[str, tuple[int, ...]]  # dtype, shape
 
 
@@ -47,11 +48,11 @@ class Collective(NamedTuple):
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """Those of a compiled program, given as HLO text, in its order."""
+    """Those of a compiled program, given as HLO text, in its order; without those of a device with itself."""
     found = []
     for line in hlo.splitlines():
         match = re.search(rf'= (.*?) ({"|".join(OPERATIONS)})(-start)?\(', line)
-        if match:
+        if match and not _ALONE.search(line):
             name = re.search(r'op_name="([^"]*)"', line)
             found.append(Collective(match[2], arrays_of(match[1]), name[1] if name else ''))
     return found

@@ -101,6 +101,10 @@ _KEYS = {
     'mesh.data': Key(-1, 'devices that share a batch; -1: the rest', -1, 2**20),
     'mesh.fsdp': Key(1, 'devices that share a batch and the parameters; -1: the rest', -1, 2**20),
     'mesh.tensor': Key(1, 'devices that share each product; -1: the rest', -1, 2**20),
+    'mesh.reduce_dtype': Key(
+        'float32', 'what gradients are added up in over the devices of data: float32 or bfloat16',
+        choices=('float32', 'bfloat16'),
+    ),
     # Each encoder. 0 or empty: as the corpus, or init_from, has it.
     'model.kind': Key(
         'clower',

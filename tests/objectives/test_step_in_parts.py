@@ -9,7 +9,11 @@ import pytest
 
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.ops import losses
-from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
+from clower_jax.ops.fused_cross_entropy import (
+    linear_cross_entropy,
+    softmax_sums,
+    softmax_sums_in_one_pass,
+)
 from clower_jax.parallel import sharding
 from helpers import synthetic
 from helpers.meshes import mesh_of
@@ -156,6 +160,15 @@ def test_linear_cross_entropy_on_several_devices(shape):
     mesh = mesh_of(*shape)
     spread = lambda *arrays: linear_cross_entropy(*arrays, mesh=mesh, block=2 * 384)  # noqa: E731
     assert_close(value_and_gradients(spread, *case), value_and_gradients(plain, *case))
+
+
+def test_softmax_sums_in_one_pass_are_those_in_two():
+    logits = np.float32(np.random.default_rng(0).normal(0, 30, (7, 50)))
+    logits[2] += 1000
+    logits[3, 20:] = -np.inf  # as the rows that are added to the table
+    found, expected = softmax_sums_in_one_pass(logits), softmax_sums(logits)
+    for part, other in zip(found, expected):
+        np.testing.assert_allclose(part, other, rtol=1e-6)
 
 
 def test_linear_cross_entropy_keeps_one_block_of_logits():

@@ -18,7 +18,7 @@ ROWS, ANCHORS = 16, 16 * 4
 
 
 def program(**changes):
-    """(collectives of the step, elements of the parameters, of the token table) on eight devices."""
+    """(collectives of the step, elements of the parameters) on eight devices."""
     small = {'model.num_layers': 1, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
     config = synthetic.tiny_config(batch_size=ROWS, **small, **changes)
     mesh = mesh_of(8, 1, 1)
@@ -28,13 +28,21 @@ def program(**changes):
     batch = sharding.shard_batch(mesh, next(synthetic.batches(config)), ROWS)
     step = make_train_step(task, optimizer, optim.learning_rate(config))
     found = collectives(step.lower(state, batch, jax.random.key(0)).compile().as_text())
-    sizes = jax.tree.map(lambda x: x.size, state.params)
-    return found, sum(jax.tree.leaves(sizes)), sizes['embeddings']['word_embeddings']['embedding']
+    return found, sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 @pytest.fixture(scope='module')
 def data_parallel():
     return program()
+
+
+def assert_gradient_is_reduced_once(found, parameters):
+    assert not [one.name for one in found if 'while' in one.name]
+    reduced = [one for one in found if one.operation == 'all-reduce']
+    assert [one.bytes // (4 * parameters) for one in reduced if one.bytes >= 4 * parameters] == [1]
+    # Beside it, sums of losses and counts, and a maximum and a few sums for each contrasted item.
+    rest = sum(one.bytes for one in reduced) - 4 * parameters
+    assert rest <= 4 * (4 * (ROWS + ANCHORS) + 200)
 
 
 @pytest.mark.slow
@@ -56,22 +64,13 @@ def test_each_side_of_each_contrast_is_gathered_once(data_parallel):
 
 
 @pytest.mark.slow
-def test_nothing_per_layer_but_its_gradient(data_parallel):
-    for operation, _, name in data_parallel[0]:
-        if 'encoder.layer' in name:
-            assert operation == 'all-reduce' and 'transpose(jvp' in name, name
+def test_the_gradient_is_reduced_once(data_parallel):
+    assert_gradient_is_reduced_once(*data_parallel)
 
 
 @pytest.mark.slow
-def test_bytes_reduced_are_those_of_the_gradient(data_parallel):
-    found, parameters, table = data_parallel
-    total = sum(one.bytes for one in found if one.operation == 'all-reduce')
-    # The table's gradient comes in four parts, both views' embeddings and decoders, each reduced on its own.
-    gradient = 4 * (parameters + 3 * table)
-    # The position and segment tables' come in two, of 24 and 16 positions out of 32, and of 2 segments.
-    # Beside it, sums of losses and counts, and a maximum and a few sums for each contrasted item.
-    gradient += 4 * WIDTH * (24 + 16 - 32 + 2)
-    assert gradient <= total <= gradient + 4 * (4 * (ROWS + ANCHORS) + 200)
+def test_the_gradient_of_all_micro_batches_is_reduced_once():
+    assert_gradient_is_reduced_once(*program(microbatches=2))
 
 
 @pytest.mark.slow
