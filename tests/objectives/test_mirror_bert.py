@@ -22,7 +22,7 @@ from clower_jax.objectives import sentence as objectives_sentence
 from clower_jax.ops import dropout
 from clower_jax.training import evaluate, finetune, init_state, run_log
 from clower_jax.training.source import resolve_source, with_trained_settings
-from clower_jax.utils import metrics_file, settings
+from clower_jax.utils import config_checks, metrics_file
 from configs import mirror as config_file
 from helpers import finetuned
 from helpers.finetune import go, killed_after, validation_rows
@@ -555,7 +555,7 @@ def test_recipes_are_the_authors():
     assert word.data.mask_span == word.data.latin_mask_span == 0
     for name in ('sentence', 'word'):
         config, plain = config_file.get_config(f'{name},drophead'), config_file.get_config(name)
-        config, plain = (settings.flatten(json.loads(one.to_json())) for one in (config, plain))
+        config, plain = (config_checks.flatten(json.loads(one.to_json())) for one in (config, plain))
         assert {key: config[key] for key in config if config[key] != plain[key]} == {
             'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.drophead': 0.2,
         }  # fmt: skip
