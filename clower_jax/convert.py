@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from clower_jax.checkpoints.orbax_store import Checkpoints
-from clower_jax.interop import export, hf_bert, hub, vocab_alignment
+from clower_jax.export import bert_folder
+from clower_jax.interop import hf_bert, hub, vocab_alignment, word_segmenter
 from clower_jax.interop.init_weights import Report, load_initial
 from clower_jax.interop.weight_sources import SourceInfo, is_workdir, source_info
 from clower_jax.models.bert import EncoderConfig
@@ -90,7 +91,7 @@ def _config(source: str | Path, info: SourceInfo) -> ConfigDict:
     data |= {'labels': info.labels} if info.labels else {}
     model: dict[str, Any] = {**info.model, **info.rates}
     if info.kind == 'word':
-        segmenter = export.segmenter_of(source)
+        segmenter = word_segmenter.segmenter_of(source)
         model['kind'] = 'word'
         data |= {'segmenter': segmenter['name'], 'hmm': segmenter.get('hmm', True)}
     return ConfigDict(
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         '--which', choices=('best', 'last'), default='', help='default: best where it was kept'
     )
     export_parser.add_argument(
-        '--heads', choices=export.HEADS, default='all',
+        '--heads', choices=bert_folder.HEADS, default='all',
         help="of a pre-trained encoder: all (BertForPreTraining), mlm (BertForMaskedLM), none (BertModel)",
     )  # fmt: skip
     export_parser.add_argument(
@@ -180,7 +181,7 @@ def main(argv: list[str] | None = None) -> None:
     command = args.pop('command')
     try:
         if command == 'export':
-            folder = export.export(args.pop('checkpoint'), **args)
+            folder = bert_folder.export(args.pop('checkpoint'), **args)
             print(f'{folder} is ready; its README.md, a model card, says how to use it')
         elif command == 'push':
             print(f'Uploaded: {hub.push(args["folder"], args["repository"], args["private"])}')

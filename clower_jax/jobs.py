@@ -15,8 +15,9 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from clower_jax.export import bert_folder
 from clower_jax.inference.encoder import Encoder
-from clower_jax.interop import export, hub, vocab_alignment, weight_sources
+from clower_jax.interop import hub, vocab_alignment, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import finetune, init_state, loop
@@ -289,7 +290,7 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
     if regressions := finetune.find_regressions(results, registry.from_config(config).metrics):
         lines.append(f'Worse than before training: {"; ".join(regressions)}')
     predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
-    reason = export.export_obstacle(
+    reason = bert_folder.export_obstacle(
         config.model.kind or 'bert', config.task, config.model.get('classify_from', 'pooler')
     )
     if reason:

@@ -20,6 +20,7 @@ BELOW = {
     'clower_jax.objectives': ('clower_jax.models',),
     'clower_jax.checkpoints': ('clower_jax.parallel',),
     'clower_jax.interop': ('clower_jax.objectives', 'clower_jax.checkpoints'),
+    'clower_jax.export': ('clower_jax.interop',),
     'clower_jax.training': ('clower_jax.interop',),
     'clower_jax.inference': ('clower_jax.interop',),
     'clower_jax.experiments': ('clower_jax.training', 'clower_jax.inference'),
@@ -48,7 +49,7 @@ SOLE_IMPORTERS = {
     'orbax': {'clower_jax/checkpoints/orbax_store.py'},
     'apache_beam': {'input_pipeline/corpus/beam_runner.py'},
     # Only to open a pytorch_model.bin and to write ONNX, see below.
-    'torch': {'clower_jax/interop/weight_files.py', 'clower_jax/interop/onnx_export.py'},
+    'torch': {'clower_jax/interop/weight_files.py', 'clower_jax/export/onnx_model.py'},
 }
 # Files that write in other ways, and why what they write is whole.
 WRITERS = {
@@ -56,7 +57,7 @@ WRITERS = {
     'input_pipeline/utils/partial_folder.py': 'a lock, which holds nothing',
     'input_pipeline/corpus/beam_runner.py': 'of one result that two workers write, each has its own name',
     'clower_jax/api.py': 'a temporary folder',
-    'clower_jax/interop/export.py': 'the folder is written whole',
+    'clower_jax/export/bert_folder.py': 'the folder is written whole',
     'clower_jax/interop/sentence_folder.py': 'the folder is written whole',
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from clower_jax.interop import export, hf_bert, init_weights, weight_sources
+from clower_jax.interop import hf_bert, init_weights, weight_sources, word_segmenter
 from clower_jax.models.kinds import KINDS
 from clower_jax.utils.run_config import read_run_config
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens
@@ -105,6 +105,6 @@ def resolve_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocab
             f'configs/pretrain.py:{kind}, with --config.init_from'
         )
     if not config.data.segmenter:
-        segmenter = export.segmenter_of(origin)
+        segmenter = word_segmenter.segmenter_of(origin)
         config.data.segmenter, config.data.hmm = segmenter['name'], segmenter.get('hmm', True)
     return config, Vocabulary(tokens, base_size)

@@ -69,6 +69,14 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return value
 
 
+def read_optional_json(path: Path) -> dict[str, Any] | None:
+    """The object of a JSON file that may be missing or of any kind; None where it is none."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
 def check_entries(
     path: Path, values: Mapping[str, Any], entries: Mapping[str, Entry], within: str = ''
 ) -> None:

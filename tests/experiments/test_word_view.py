@@ -10,8 +10,8 @@ import transformers
 
 from clower_jax import jobs
 from clower_jax.experiments import resampling, word_report, word_view
+from clower_jax.export.bert_folder import export
 from clower_jax.inference.hidden_states import HiddenStates
-from clower_jax.interop.export import export
 from configs import words as config_file
 from helpers import workdirs
 from input_pipeline.probing import word_contexts, word_materials

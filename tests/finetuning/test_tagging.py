@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from clower_jax.interop.export import export
+from clower_jax.export.bert_folder import export
 from clower_jax.training import init_state
 from clower_jax.training.source import resolve_source
 from configs import tag

@@ -19,7 +19,8 @@ import numpy as np
 import safetensors.numpy
 
 from clower_jax import Encoder
-from clower_jax.interop import export, hf_bert, init_weights, sentence_folder, weight_sources, wordpiece
+from clower_jax.export import bert_folder
+from clower_jax.interop import hf_bert, init_weights, sentence_folder, weight_sources, wordpiece
 from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.finetuned import SentenceEncoder
 from fuzz.engine import Target
@@ -77,9 +78,9 @@ def tensors() -> dict[str, np.ndarray]:
 
 def write_hugging_face(folder: Path) -> None:
     """A folder of sentence-transformers with one shard and its index."""
-    config = export.bert_config(SIZES | RATES, 'BertModel', len(TOKENS), ['a', 'b'])
+    config = bert_folder.bert_config(SIZES | RATES, 'BertModel', len(TOKENS), ['a', 'b'])
     (folder / 'config.json').write_text(json.dumps(config))
-    export.write_tokenizer(folder, TOKENS, SIZES['max_positions'])
+    bert_folder.write_tokenizer(folder, TOKENS, SIZES['max_positions'])
     weights = tensors()
     safetensors.numpy.save_file(weights, folder / SHARD)
     index = {'metadata': {}, 'weight_map': dict.fromkeys(weights, SHARD)}
@@ -101,7 +102,7 @@ def write_tensorflow(folder: Path) -> None:
         prefix=str(folder / 'bert_model.ckpt'), tensor_names=list(variables),
         shape_and_slices=[''] * len(variables), tensors=list(map(tf.constant, variables.values())),
     )  # fmt: skip
-    config = export.bert_config(SIZES | RATES, 'BertModel', len(TOKENS), None)
+    config = bert_folder.bert_config(SIZES | RATES, 'BertModel', len(TOKENS), None)
     (folder / 'bert_config.json').write_text(json.dumps(config))
     (folder / 'vocab.txt').write_text(''.join(f'{token}\n' for token in TOKENS), encoding='utf-8')
 

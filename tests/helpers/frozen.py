@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from clower_jax import Encoder
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState
-from clower_jax.interop.export import export
+from clower_jax.export.bert_folder import export
 from clower_jax.objectives import registry
 from clower_jax.training import optim
 from clower_jax.training.run_log import Writer

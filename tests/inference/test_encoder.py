@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clower_jax import Encoder, encode
+from clower_jax.export.bert_folder import export
 from clower_jax.inference import encoder
-from clower_jax.interop.export import export
 from helpers import workdirs
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from clower_jax import Encoder, convert, jobs
+from clower_jax.export.bert_folder import export
 from clower_jax.interop import init_weights
-from clower_jax.interop.export import export
 from clower_jax.objectives import registry
 from clower_jax.training import finetune
 from clower_jax.training.source import resolve_source, with_trained_settings

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from clower_jax import convert
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState, abstract_params
+from clower_jax.export.bert_folder import export
 from clower_jax.interop import init_weights, weight_sources
-from clower_jax.interop.export import export
 from clower_jax.objectives import registry
 from clower_jax.parallel import sharding
 from helpers import workdirs

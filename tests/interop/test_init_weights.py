@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from clower_jax.checkpoints.digests import BEST
-from clower_jax.interop import export, hf_bert, init_weights, weight_sources
+from clower_jax.export import bert_folder
+from clower_jax.interop import hf_bert, init_weights, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import sharding
@@ -567,7 +568,7 @@ def test_fine_tuning_takes_the_base_rows_and_the_character_encoder(sources, task
 @pytest.mark.parametrize(('task', 'other'), [('tag', 'classify'), ('classify', 'tag')])
 def test_a_head_over_texts_is_none_over_tokens(sources, tmp_path, task, other):
     """Though both are called 'classifier' in a Hugging Face folder, and have a logit for each of three."""
-    for source in (sources[other][0], export.export(sources[other][0], tmp_path / 'hf')):
+    for source in (sources[other][0], bert_folder.export(sources[other][0], tmp_path / 'hf')):
         _, report = load_task(source, task)
         head = {'classify': 'classifier', 'tag': 'tagger'}[task]
         reason = 'the source has one of that name for something else'

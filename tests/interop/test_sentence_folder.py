@@ -11,7 +11,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from clower_jax import Encoder
-from clower_jax.interop.export import export
+from clower_jax.export.bert_folder import export
 from helpers import workdirs
 from helpers.sentence_folder import TEXTS
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 import transformers
 
 from clower_jax import convert
+from clower_jax.export.bert_folder import export
 from clower_jax.interop import init_weights, tf_checkpoint, weight_sources
-from clower_jax.interop.export import export
 from helpers import workdirs
 
 HEADS = {

@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 from clower_jax import jobs
-from clower_jax.interop.export import export
+from clower_jax.export.bert_folder import export
 from clower_jax.objectives import registry
 from clower_jax.parallel import sharding
 from clower_jax.utils.metrics_file import read_metrics

@@ -14,8 +14,8 @@ import torch
 import transformers
 
 from clower_jax import Encoder, jobs, replay
+from clower_jax.export.bert_folder import export, state_dict
 from clower_jax.interop import hf_bert
-from clower_jax.interop.export import export, state_dict
 from clower_jax.objectives import registry
 from clower_jax.objectives.cmlm import Cmlm
 from configs import pretrain

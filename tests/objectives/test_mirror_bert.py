@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from clower_jax import Encoder, jobs
 from clower_jax.checkpoints.orbax_store import Checkpoints
-from clower_jax.interop import export, init_weights
+from clower_jax.export import bert_folder
+from clower_jax.interop import init_weights
 from clower_jax.objectives import mirror_bert, registry
 from clower_jax.objectives import sentence as objectives_sentence
 from clower_jax.ops import dropout
@@ -334,7 +335,7 @@ def test_a_relative_from_text_to_vectors(tmp_path, variant, card):
     config = mirror_config(tmp_path, variant, num_epochs=1.0, **{'data.max_strings': 20, 'data.test': ''})
     results = go(config, tmp_path / 'run')
     assert {'before', 'best', 'last'} == results['mean']['validation'].keys()
-    folder = export.export(tmp_path / 'run', tmp_path / 'hf')
+    folder = bert_folder.export(tmp_path / 'run', tmp_path / 'hf')
     assert card in (folder / 'README.md').read_text('utf-8')
     encoder = Encoder.load(folder)
     pairs = [line.split('\t')[:2] for line in (tmp_path / 'dev.tsv').read_text('utf-8').splitlines()]
@@ -481,7 +482,7 @@ def test_sides_that_do_not_differ_are_refused(trained):
 def test_exported_vectors_are_transformers(trained, tmp_path):
     """The Python in the model card, on texts of different lengths, gives the vectors that were judged."""
     config, workdir, _ = trained
-    folder = export.export(workdir, tmp_path / 'encoder')
+    folder = bert_folder.export(workdir, tmp_path / 'encoder')
     card = (folder / 'README.md').read_text('utf-8')
     assert 'Mirror-BERT' in card and 'CLOWER model' not in card and '| `model.pooling` | mean |' in card
     texts = ['一丁七', '一丁七万丈三上下']

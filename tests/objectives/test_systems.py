@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clower_jax import jobs, replay
-from clower_jax.interop.export import export
+from clower_jax.export.bert_folder import export
 from clower_jax.objectives.pretraining import Pretrain
 from configs import pretrain
 from helpers import synthetic

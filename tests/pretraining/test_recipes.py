@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clower_jax import jobs
-from clower_jax.interop.export import export
+from clower_jax.export.bert_folder import export
 from clower_jax.objectives.pretraining import Pretrain
 from configs import pretrain
 from helpers import synthetic

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from clower_jax.interop.export import export
+from clower_jax.export.bert_folder import export
 from helpers import workdirs
 from input_pipeline.corpus import windows
 from input_pipeline.text import segmenters

@@ -14,7 +14,8 @@ import transformers
 
 from clower_jax import Encoder, convert
 from clower_jax.checkpoints.orbax_store import Checkpoints
-from clower_jax.interop import export, init_weights, weight_sources
+from clower_jax.export import bert_folder
+from clower_jax.interop import init_weights, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.parallel import precision
 from clower_jax.training import finetune
@@ -30,7 +31,7 @@ def whole(tmp_path_factory):
         workdirs.bert(transformers.BertForSequenceClassification, num_labels=3),
         tmp_path_factory.mktemp('bert'),
     )
-    export.write_tokenizer(made, workdirs.BASE, 32)
+    bert_folder.write_tokenizer(made, workdirs.BASE, 32)
     return made
 
 
@@ -243,9 +244,9 @@ def spoilt(tmp_path):
 
 def test_export_refuses_what_is_not_finite(spoilt, tmp_path):
     with pytest.raises(ValueError, match=r'run has NaN or infinity in char_mlm/bias \(1 of '):
-        export.export(spoilt, tmp_path / 'out')
+        bert_folder.export(spoilt, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
-    assert export.export(spoilt, tmp_path / 'out', heads='none')  # which has no such parameter
+    assert bert_folder.export(spoilt, tmp_path / 'out', heads='none')  # which has no such parameter
 
 
 def test_a_run_does_not_start_from_what_is_not_finite(spoilt):

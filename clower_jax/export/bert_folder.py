@@ -4,30 +4,24 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
-from clower_jax.interop import (
-    hf_bert,
-    hub,
-    model_card,
-    onnx_export,
-    sentence_folder,
-    vocab_alignment,
-    wordpiece,
-)
+from clower_jax.export import model_card, onnx_model
+from clower_jax.interop import hf_bert, hub, sentence_folder, vocab_alignment, wordpiece
 from clower_jax.interop.init_weights import TASK_HEADS, TOKEN_ROWS, load_token_rows, open_checkpoints
 from clower_jax.interop.weight_sources import is_workdir, source_info
+from clower_jax.interop.word_segmenter import find_manifest, segmenter_of
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.kinds import KINDS, kind_of
 from clower_jax.objectives.pretraining import predicts_order, trains_pooler
 from clower_jax.objectives.registry import SENTENCE_TASKS
 from clower_jax.parallel import precision
-from clower_jax.utils import output_folder
+from clower_jax.utils import folder_files, output_folder
 from clower_jax.utils.metrics_file import read_metrics
 from clower_jax.utils.run_config import read_run_config
 from input_pipeline.text.wordpiece import SPECIAL
@@ -40,7 +34,7 @@ FILES = {
     *('README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'),
     *('vocab.txt', 'word_vocab.txt', 'word_vocab.json'),
     *sentence_folder.FILES,
-    *(str(Path(onnx_export.MODEL).parent), onnx_export.MODEL),
+    *(str(Path(onnx_model.MODEL).parent), onnx_model.MODEL),
 }
 
 
@@ -138,7 +132,7 @@ def export(
     length = config['model']['max_positions']
     if task != 'pretrain':
         length = config['data'].get('max_length') or length
-    manifest = _find_manifest(config, workdir, info.tokens, info.base_size)
+    manifest = find_manifest(config, workdir, info.tokens, info.base_size)
     own_settings = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
     pooling = config['model'].get('pooling')
     own_settings |= {'pooling': pooling} if pooling else {}
@@ -174,7 +168,7 @@ def export(
         )
         (folder / 'README.md').write_text(card, encoding='utf-8')
         if onnx:
-            onnx_export.write(folder)
+            onnx_model.write(folder)
     return output
 
 
@@ -327,7 +321,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
     output_folder.check_parents(output)
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return
-    config = _read_json(output / 'config.json') if output.is_dir() else None
+    config = folder_files.read_optional_json(output / 'config.json') if output.is_dir() else None
     if not config or hf_bert.CLOWER_KEY not in config:
         raise ValueError(f'{output} is in the way, and no export: give another folder')
     unknown_files = sorted({str(path.relative_to(output)) for path in output.rglob('*')} - FILES)
@@ -349,47 +343,6 @@ def _write_words(folder: Path, tokens: list[str], base_size: int, segmenter: dic
     _write_json(path.with_suffix('.json'), sidecar | {'num_words': len(tokens) - base_size, 'sha256': sha256})
 
 
-def segmenter_of(workdir: str | Path) -> dict[str, Any]:
-    """What cut the words that a run, or an exported model with words, was trained on: `name`, and `hmm` and
-    more where known."""
-    info = source_info(workdir)
-    if not is_workdir(workdir):
-        return hf_bert.read_segmenter(info.folder) or {'name': 'jieba'}
-    config = read_run_config(workdir)
-    if info.task != 'pretrain':
-        return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}
-    return _segmenter(
-        config, Path(workdir), _find_manifest(config, Path(workdir), info.tokens, info.base_size)
-    )
-
-
-def _segmenter(config: dict, workdir: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:
-    """What cut the words that the run was trained on."""
-    known = config.get('imported', {}).get('segmenter') or (manifest or {}).get('segmenter')
-    if known:
-        return known
-    name = config.get('data', {}).get('segmenter', 'jieba')
-    log.warning(
-        'The corpus of %s is not at hand any more, so its words are taken to be cut by %s (data.segmenter)',
-        workdir, name,
-    )  # fmt: skip
-    return {'name': name}
-
-
-def _find_manifest(
-    config: dict, workdir: Path, tokens: Sequence[str], base_size: int
-) -> dict[str, Any] | None:
-    """Of the corpus that the run was trained on, where it can still be read: one of its vocabulary."""
-    sha256 = hashlib.sha256(''.join(f'{token}\n' for token in tokens).encode()).hexdigest()
-    wanted = {'sha256': sha256, 'base_size': base_size}.items()
-    named = config.get('data', {}).get('corpus')
-    for folder in (*([Path(named)] if named else []), workdir / 'corpus'):
-        manifest = _read_json(folder / 'manifest.json')
-        if manifest and wanted <= manifest.get('vocabulary', {}).items():
-            return manifest
-    return None
-
-
 def _read_held_out(workdir: Path, step: int) -> dict[str, float]:
     """The held-out metrics of the exported step, or of the last evaluation before it."""
     rows = read_metrics(workdir / 'metrics.jsonl')
@@ -400,16 +353,9 @@ def _read_held_out(workdir: Path, step: int) -> dict[str, float]:
 def _read_results(workdir: Path) -> dict[str, Any] | None:
     """Of a fine-tuned run: results.json, which lies one folder up where there were several seeds."""
     up = workdir.resolve().parent if workdir.resolve().name.startswith('seed-') else workdir
-    return _read_json(workdir / 'results.json') or _read_json(up / 'results.json')
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+    return folder_files.read_optional_json(workdir / 'results.json') or folder_files.read_optional_json(
+        up / 'results.json'
+    )
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from clower_jax.interop import card_examples, hub
+from clower_jax.export import card_examples
+from clower_jax.interop import hub
 from clower_jax.interop.weight_sources import is_workdir
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.registry import SENTENCE_TASKS

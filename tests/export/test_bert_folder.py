@@ -27,8 +27,8 @@ from transformers import (
 from clower_jax import convert
 from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
+from clower_jax.export.bert_folder import export, export_obstacle, write_tokenizer
 from clower_jax.interop import init_weights
-from clower_jax.interop.export import export, export_obstacle, write_tokenizer
 from clower_jax.objectives import registry
 from helpers import workdirs
 from helpers.workdirs import BASE, LABELS, TAGS, TEXTS, WORDS

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from clower_jax import convert
-from clower_jax.interop import export, onnx_export
+from clower_jax.export import bert_folder, onnx_model
 from helpers import workdirs
 
 
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     """An exported classifier with its ONNX."""
     parent = tmp_path_factory.mktemp('onnx')
     workdirs.make(parent / 'run', 'classify')
-    return export.export(parent / 'run', parent / 'classifier', onnx=True)
+    return bert_folder.export(parent / 'run', parent / 'classifier', onnx=True)
 
 
 @pytest.mark.slow
@@ -46,13 +46,13 @@ def test_such_an_export_is_replaced_like_any(folder):
 @pytest.mark.slow
 def test_what_differs_is_refused(tmp_path, monkeypatch):
     workdirs.make(tmp_path / 'run', 'classify')
-    monkeypatch.setattr(onnx_export, 'TOLERANCE', -1.0)
+    monkeypatch.setattr(onnx_model, 'TOLERANCE', -1.0)
     with pytest.raises(ValueError, match='computes what is .* off PyTorch'):
-        export.export(tmp_path / 'run', tmp_path / 'classifier', onnx=True)
+        bert_folder.export(tmp_path / 'run', tmp_path / 'classifier', onnx=True)
     assert not (tmp_path / 'classifier').exists()
 
 
 def test_without_the_extra_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(ImportError, match=r"^ONNX needs more: pip install 'clower-jax\[onnx\]'"):
-        onnx_export.write(tmp_path)
+        onnx_model.write(tmp_path)

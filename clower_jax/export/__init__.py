@@ -1,0 +1,1 @@
+"""Runs as folders of Hugging Face: weights, tokenizer, card, ONNX."""
