@@ -51,7 +51,9 @@ def commands(text: str) -> list[str]:
         line for block in blocks(text, 'bash', '') for line in block.replace('\\\n', ' ').splitlines() if line
     ]
     prose = re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
-    inline = re.findall(r'`((?:[A-Z_]+=\S+ )*(?:python (?:run\.py|-m)|make|pip install) [^`]+)`', prose)
+    inline = re.findall(
+        r'`((?:[A-Z_]+=\S+ )*(?:python (?:run\.py|-m|bench/\S+|tests/\S+)|make|pip install) [^`]+)`', prose
+    )
     lines += [line for line in inline if not FORM.search(line)]
     return [part.strip() for line in lines for part in line.partition('  #')[0].split('&&')]
 
@@ -142,7 +144,7 @@ def test_commands_are_found():
 ```bash
 make demo && make test  # both
 python run.py \\
-  --config=a.py
+--config=a.py
 ```
 Then `pip install torch`, `python -m a --b` or `python -m a --b DIR`.
 ```
@@ -150,7 +152,7 @@ make lint
 ```
 """
     assert commands(text) == [
-        *('make demo', 'make test', 'python run.py   --config=a.py'),
+        *('make demo', 'make test', 'python run.py  --config=a.py'),
         *('make lint', 'pip install torch', 'python -m a --b'),
     ]
 
