@@ -45,7 +45,7 @@ def test_the_worked_example_works(tmp_path):
         if language == 'python':
             last = execute([sys.executable, '-c', text])
             continue
-        for command in text.strip().splitlines():
+        for command in text.replace('\\\n', ' ').strip().splitlines():
             if command.startswith('pip install'):
                 continue
             smaller = next((flags for config, flags in SMALLER.items() if config in command), '')
