@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.export import bert_folder
-from clower_jax.interop import hf_bert, hub, vocab_alignment, word_segmenter
+from clower_jax.interop import hf_bert, model_hub, vocab_alignment, word_segmenter
 from clower_jax.interop.init_weights import Report, load_initial
 from clower_jax.interop.weight_sources import SourceInfo, is_workdir, source_info
 from clower_jax.models.bert import EncoderConfig
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
             folder = bert_folder.export(args.pop('checkpoint'), **args)
             print(f'{folder} is ready; its README.md, a model card, says how to use it')
         elif command == 'push':
-            print(f'Uploaded: {hub.push(args["folder"], args["repository"], args["private"])}')
+            print(f'Uploaded: {model_hub.push(args["folder"], args["repository"], args["private"])}')
         else:
             report = import_weights(args['source'], args['output'])
             for text, names in (('Left at random values', report.random), ('Not used', report.unused)):

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.export import bert_folder
 from clower_jax.inference.encoder import Encoder
-from clower_jax.interop import hub, vocab_alignment, weight_sources
+from clower_jax.interop import model_hub, vocab_alignment, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.training import finetune, init_state, loop
@@ -64,11 +64,11 @@ def run(job: Job) -> str:
 
 def _pinned(init_from: str, workdir: Path) -> str:
     """A name on the hub with the revision that the run in `workdir` began with, else with today's."""
-    if hub.is_name(init_from) and (workdir / 'config.json').is_file():
+    if model_hub.is_name(init_from) and (workdir / 'config.json').is_file():
         begun_with = read_run_config(workdir).get('init_from') or ''
         if begun_with.startswith(f'{init_from}@'):
             return begun_with
-    return hub.pinned(init_from)
+    return model_hub.pinned(init_from)
 
 
 def pretraining(job: Job) -> str:
@@ -238,7 +238,11 @@ def vectors(job: Job) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     evaluation.write_predictions(workdir, decoded)
     scores = evaluation.score(decoded)
-    results = {'init_from': hub.base_name(config.init_from), 'evaluation': data.evaluation, 'test': scores}
+    results = {
+        'init_from': model_hub.base_name(config.init_from),
+        'evaluation': data.evaluation,
+        'test': scores,
+    }
     output_file.write_json(workdir / 'results.json', results)
     lines = [f'{name} {value:.4f}' for name, value in scores.items()]
     return '\n'.join([*lines, f'Results: {workdir}/results.json · pairs: {workdir}/predictions.json'])

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from clower_jax.export import model_card, onnx_model
-from clower_jax.interop import hf_bert, hub, sentence_folder, vocab_alignment, wordpiece
+from clower_jax.interop import hf_bert, model_hub, sentence_folder, vocab_alignment, wordpiece
 from clower_jax.interop.init_weights import TASK_HEADS, TOKEN_ROWS, load_token_rows, open_checkpoints
 from clower_jax.interop.weight_sources import is_workdir, source_info
 from clower_jax.interop.word_segmenter import find_manifest, segmenter_of
@@ -121,8 +121,8 @@ def export(
     same_ids, part_of = find_initial_bert(config, tokens)
     if ids_of:
         params, tokens = restore_source_ids(ids_of, params, tokens)
-        ids_of = ids_of if hub.is_name(ids_of) else Path(ids_of).resolve()
-        rows, same_ids, part_of = len(tokens), hub.base_name(ids_of), ''
+        ids_of = ids_of if model_hub.is_name(ids_of) else Path(ids_of).resolve()
+        rows, same_ids, part_of = len(tokens), model_hub.base_name(ids_of), ''
     if part_of:
         log.warning(
             'The vocabulary is a part of that of %s: --ids_of gives its tokens the ids there', part_of
@@ -227,7 +227,7 @@ def find_initial_bert(config: Mapping[str, Any], tokens: list[str]) -> tuple[str
     except (ValueError, OSError):
         info = None
     source_tokens = info.tokens[: info.base_size] if info else []
-    name = hub.base_name(source if hub.is_name(source) else Path(source).resolve())
+    name = model_hub.base_name(source if model_hub.is_name(source) else Path(source).resolve())
     return name * (source_tokens == tokens), name * (
         source_tokens != tokens and set(tokens) <= set(source_tokens)
     )

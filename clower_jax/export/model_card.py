@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from clower_jax.export import card_examples
-from clower_jax.interop import hub
+from clower_jax.interop import model_hub
 from clower_jax.interop.weight_sources import is_workdir
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.registry import SENTENCE_TASKS
@@ -369,7 +369,7 @@ def _hub_id(init_from: str) -> str:
 
 
 def _basename(path: str) -> str:
-    return hub.base_name(str(path).rstrip('/'))
+    return model_hub.base_name(str(path).rstrip('/'))
 
 
 def _yaml(value: Sequence[str]) -> str:

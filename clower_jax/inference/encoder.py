@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from clower_jax.interop import (
     hf_bert,
-    hub,
     init_weights,
+    model_hub,
     sentence_folder,
     vocab_alignment,
     weight_sources,
@@ -130,7 +130,7 @@ class Encoder:
         precise = precision.compute_dtype(dtype)
         if pooling and not set(pooling.split(',')) <= set(POOLINGS):
             raise ValueError(f'pooling={pooling!r} must be one of {", ".join(POOLINGS)}, or several, as a,b')
-        recipe = sentence_folder.read(hub.local_folder(folder), pooling)
+        recipe = sentence_folder.read(model_hub.local_folder(folder), pooling)
         folder = recipe.transformer
         info = weight_sources.source_info(folder)
         kind = KINDS[info.kind]

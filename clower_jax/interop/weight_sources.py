@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clower_jax.checkpoints.digests import BEST, FOLDER, steps
-from clower_jax.interop import hf_bert, hub, tf_checkpoint, weight_files
+from clower_jax.interop import hf_bert, model_hub, tf_checkpoint, weight_files
 from clower_jax.models.kinds import KINDS
 from clower_jax.objectives.pretraining import trains_pooler
 from clower_jax.utils.config_keys import KEYS
@@ -105,7 +105,7 @@ def is_workdir(folder: str | Path) -> bool:
 
 def find_source(source: str | Path) -> Source:
     """Raises ValueError as `source_info`."""
-    folder = hub.local_folder(source)
+    folder = model_hub.local_folder(source)
     if is_workdir(folder):
         return _workdir_source(folder)
     seeds = sorted(str(path.parent) for path in folder.glob(f'seed-*/{FOLDER}'))

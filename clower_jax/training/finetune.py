@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.checkpoints.digests import FOLDER, newest_intact
 from clower_jax.checkpoints.train_state import abstract_params
-from clower_jax.interop import hub, init_weights
+from clower_jax.interop import init_weights, model_hub
 from clower_jax.objectives.base import SCORE, Data, Metric, Split, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.processes import StopSignal
@@ -171,7 +171,7 @@ def summary(config: ConfigDict, per_seed: list[dict]) -> dict[str, Any]:
     return {
         'task': config.task,
         'select': config.select,
-        'init_from': hub.base_name(config.init_from),
+        'init_from': model_hub.base_name(config.init_from),
         'per_seed': per_seed,
         'mean': aggregate(statistics.fmean, per_seed),
         'std': aggregate(deviation, per_seed),

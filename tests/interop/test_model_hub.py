@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from clower_jax import Encoder, convert
-from clower_jax.interop import hub, weight_sources
+from clower_jax.interop import model_hub, weight_sources
 from helpers import hub_server
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +30,9 @@ def server(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
         monkeypatch.setenv('HF_TOKEN', served.token)
         monkeypatch.chdir(tmp_path)
-        hub._fetch.cache_clear()
+        model_hub._fetch.cache_clear()
         yield served
-    hub._fetch.cache_clear()
+    model_hub._fetch.cache_clear()
 
 
 def test_a_name_stands_for_its_folder(server):
@@ -43,13 +43,13 @@ def test_a_name_stands_for_its_folder(server):
 
 
 def test_a_pinned_name_stays_with_its_commit(server):
-    first = hub.pinned(NAME)
-    assert first == f'{NAME}@{server.revisions[0]}' and hub.pinned(first) == first
+    first = model_hub.pinned(NAME)
+    assert first == f'{NAME}@{server.revisions[0]}' and model_hub.pinned(first) == first
     files = {path.name: path.read_bytes() for path in SMALL.iterdir() if path.is_file()}
     second = server.add(NAME, files | {'README.md': b'new'})
-    hub._fetch.cache_clear()
-    assert hub.local_folder(NAME).name == second
-    assert hub.local_folder(first).name == server.revisions[0]
+    model_hub._fetch.cache_clear()
+    assert model_hub.local_folder(NAME).name == second
+    assert model_hub.local_folder(first).name == server.revisions[0]
 
 
 def test_of_several_kinds_of_weights_one_is_fetched(server, tmp_path):
@@ -61,23 +61,23 @@ def test_of_several_kinds_of_weights_one_is_fetched(server, tmp_path):
         'onnx/model.onnx': b'4',
     }
     server.add('somebody/all', small | weights)
-    folder = hub.local_folder('somebody/all')
+    folder = model_hub.local_folder('somebody/all')
     found = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir()}
     assert found == {*small, 'model.safetensors'}
     server.add('somebody/old', small | {'pytorch_model.bin': b'2', 'tf_model.h5': b'3'})
-    assert (hub.local_folder('somebody/old') / 'pytorch_model.bin').read_bytes() == b'2'
+    assert (model_hub.local_folder('somebody/old') / 'pytorch_model.bin').read_bytes() == b'2'
 
 
 def test_a_cached_model_needs_no_hub(server, monkeypatch):
-    pinned = hub.pinned(NAME)
+    pinned = model_hub.pinned(NAME)
     monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
     for name in (NAME, pinned):
-        hub._fetch.cache_clear()
-        assert hub.local_folder(name).name == server.revisions[0]
+        model_hub._fetch.cache_clear()
+        assert model_hub.local_folder(name).name == server.revisions[0]
     with pytest.raises(
         ValueError, match=r"^'nobody/nothing' is no folder here, http://127.0.0.1:9 cannot be re"
     ):
-        hub.local_folder('nobody/nothing')
+        model_hub.local_folder('nobody/nothing')
 
 
 @pytest.mark.parametrize('name', ['nobody/nothing', f'{NAME}@v9'])
@@ -92,16 +92,18 @@ def test_what_the_hub_has_not_is_one_line(server, name):
 def test_a_path_is_never_looked_up(server, tmp_path):
     (tmp_path / 'runs').mkdir()
     for path in ('runs/pretrian', './a/b', '/a/b', '../a', 'bert', 'a/b/c', tmp_path, ''):
-        assert not hub.is_name(path), path
+        assert not model_hub.is_name(path), path
     with pytest.raises(ValueError, match="'runs/pretrian' is neither a workdir"):
         weight_sources.source_info('runs/pretrian')
     assert not server.requests
-    assert hub.is_name(NAME) and hub.is_name(f'{NAME}@main') and hub.is_name('a/b@refs/pr/1')
+    assert (
+        model_hub.is_name(NAME) and model_hub.is_name(f'{NAME}@main') and model_hub.is_name('a/b@refs/pr/1')
+    )
 
 
 def test_names():
-    assert hub.base_name(f'{NAME}@0123') == 'clower-mini' == hub.base_name('runs/clower-mini')
-    assert hub.base_name('/x/a@b') == 'a@b'
+    assert model_hub.base_name(f'{NAME}@0123') == 'clower-mini' == model_hub.base_name('runs/clower-mini')
+    assert model_hub.base_name('/x/a@b') == 'a@b'
 
 
 @pytest.mark.slow
@@ -142,10 +144,10 @@ def test_push_says_what_is_missing(server, tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match='is no exported model: make one with python -m clower_jax.convert export'
     ):
-        hub.push(tmp_path, 'me/mine')
+        model_hub.push(tmp_path, 'me/mine')
     server.token = 'another'
     with pytest.raises(
         ValueError, match=f'^me/mine cannot be written on {server.url} .*hf auth login'
     ) as caught:
-        hub.push(SMALL, 'me/mine')
+        model_hub.push(SMALL, 'me/mine')
     assert '\n' not in str(caught.value)
