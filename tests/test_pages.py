@@ -11,9 +11,11 @@ import re
 import runpy
 import shlex
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
+import yaml
 from absl import flags
 from ml_collections import config_flags
 
@@ -284,6 +286,19 @@ def test_links_lead_to_pages(site_pages):
     )
     assert links('[a](architecture.svg)', 'reference/commands.md') == '[a](../architecture.svg)'
     assert links('[a](https://b.org/c) [b](#c)', 'faq.md') == '[a](https://b.org/c) [b](#c)'
+
+
+def test_every_page_is_in_the_navigation(site_pages):
+    nav = yaml.safe_load((ROOT / 'mkdocs.yml').read_text('utf-8'))['nav']
+    how_to = next(entry['How to'] for entry in nav if 'How to' in entry)
+    how_to.remove('how_to/vectors.md')  # as a page that somebody adds
+    config = types.SimpleNamespace(nav=nav)
+    leaves = list(site_pages._leaves(site_pages.on_config(config).nav))
+    written = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').rglob('*.md')}
+    shown = {page for page in written if not page.startswith('results/')} | set(site_pages.pages())
+    assert shown <= set(leaves) <= shown | written
+    assert len(leaves) == len(set(leaves))
+    assert leaves[leaves.index('how_to/extend.md') + 1] == 'how_to/vectors.md'
 
 
 def test_a_missing_section_is_named(site_pages):
