@@ -47,7 +47,7 @@ FORMULAS = {
         '3 · [ N · T · (24 D² + 4 L D)\n+ M · 2 (D² + D V)\n+ 2 K D · B G K ]'
     ),
     'GB moved an example': (
-        'T · N · 2 D ·\n(57 products + 12 attention + 47 others)\n+ 20 · M V   (logits)\n'
+        'T · N · 2 D ·\n(57 products + 12 attention + 47 others)\n+ 18 · M V   (logits)\n'
         '+ 46 · P / B   (parameters)\n+ 26 · K · B G K   (contrast)'
     ),
     'GiB of a device': (
@@ -91,7 +91,7 @@ def cost(point: Mapping[str, int]) -> tuple[float, ...]:
     negatives = rows * point['devices'] * anchors
     kept = rows * tokens * layers * 32 * width
     blocks = 6 * min(BLOCK, rows * max(masked) * vocabulary)
-    moved = tokens * layers * 2 * width * (57 + 12 + 47) + 20 * sum(masked) * vocabulary
+    moved = tokens * layers * 2 * width * (57 + 12 + 47) + 18 * sum(masked) * vocabulary
     return (
         flops.step_flops(config) / config.batch_size / 1e9,
         (moved + 46 * parameters / rows + 26 * anchors * negatives) / 1e9,

@@ -116,6 +116,7 @@ def test_devices_add_the_gradient_up_once(change, chip, compiler):
     lengths = 'data.char_length=128', 'data.word_length=128'
     command += [f'--set={one}' for one in (*sizes, *lengths, change)]
     environment = os.environ | topologies.ENVIRONMENT | {'PYTHONPATH': str(Path(__file__).parents[1])}
+    environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '0'  # which the other tests want
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout.strip().splitlines()[-1])
