@@ -2,20 +2,22 @@
 
     make bench-compiled                                              every cell on every chip
     python bench/compiled.py --chips h100 --cells base --batch 96    one of them
+    python bench/compiled.py --chips h100 --cells base --largest     at the largest batch that fits
 
-For each cell and chip, in a process of its own: whether it compiles and in how many seconds; memory on one
-device by kind; bytes that the kernels of one step move, an example, by group;
-kernels, library calls, collectives; and the bound on the time that follows. Products are bounded by their
-FLOPs or their bytes, whichever takes longer; all other kernels by their bytes; `overlap` is the bound where
-the two go on at the same time, `no overlap` where one waits for the other. No time is measured.
+For each cell and chip, in a process of its own: whether it compiles and in how many CPU seconds; memory on
+one device by kind; bytes that the kernels of one step move, an example, by group; kernels, library calls,
+collectives; and the bound on the time that follows. Products are bounded by their FLOPs or their bytes,
+whichever takes longer; all other kernels by their bytes; `overlap` is the bound where the two go on at the
+same time, `no overlap` where one waits for the other. No time is measured.
 """
 
 import argparse
+import ast
+import functools
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +38,22 @@ from clower_jax.utils import flops  # noqa: E402
 from configs import classify, cmrc, common, pretrain  # noqa: E402
 
 CHIPS = ('h100', 'h100:8', 'v5e:4x4', 'v5p:2x2x2', 'v6e:4x4')
+USED_MEMORY = 0.9  # of a device's, the most that a step may take: the rest is the allocator's
+MARGIN = 0.03  # what a check lets pass
 VOCABULARY, BASE_VOCABULARY = 61_128, 21_128  # 40,000 words beside Google's Chinese vocabulary
+CONTRAST = r'jit\(_forward\)|_gradient_step|span_means'  # of names in the program
 # Of kernels that are no products, by where in the program they come from; the first that matches.
 GROUPS = {
     'LayerNorm and residual': 'LayerNorm',
+    'GELU': r'layer[._]\d+/(convert_element_type|mul)$|intermediate.dense.*reduce_sum',  # with its bias
     'sums for biases': r'dense.*reduce_sum|(query|key|value).*reduce_sum',
-    'GELU': r'gelu|erf',
     'attention': r'attention\b|self\.|BNTS|BNSH|softmax|fmha',
     'dropout': 'dropout',
-    'MLM loss': r'cross_entropy|_mlm|mlm_',
-    'contrast': r'nt_xent|_contrast|span_means',
+    'contrast': CONTRAST,
+    'MLM loss': r'cross_entropy|_mlm|mlm_|jvp\(\)/(shard_map/)?while',
     'embeddings': 'embeddings',
     'dense layers': r'dense|linear',
-    'layers stacked and unstacked': r'while|scan|stack|concatenate|dynamic_slice',
+    'arrays joined and cut': r'stack|concatenate|dynamic_slice|split',
     'optimiser': r'adam|clip|norm|update|optimizer|select|mul|div|sqrt|add|sub',
 }
 
@@ -78,10 +83,10 @@ def _fused(config: Callable[[int], ConfigDict]) -> Callable[[int], ConfigDict]:
 
 
 def _paper(devices: int) -> ConfigDict:
-    """The whole batch of 960, in micro-batches of 60 rows at most on a device."""
+    """The whole batch of 960, in micro-batches of 120 rows at most on a device."""
     config = _pretraining('paper', 960 // devices)(devices)
     config.data.word_length = 512
-    config.microbatches = max(1, 960 // (60 * devices))
+    config.microbatches = max(1, 960 // (120 * devices))
     return config
 
 
@@ -131,8 +136,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeSt
 
 
 def compiled_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Objective, float]:
-    """(the compiled training step of a config whose sizes are known, its objective, seconds that compiling
-    took)."""
+    """(the compiled training step of a config whose sizes are known, its objective, CPU seconds that tracing
+    and compiling took, of all threads and processes)."""
     with jax.default_matmul_precision(precision.matmul_precision(config.dtype)):
         task, optimizer = registry.from_config(config, mesh), optim.optimizer(config)
         state = abstract_state(
@@ -140,20 +145,28 @@ def compiled_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Objective, float
         )
         key = jax.eval_shape(lambda: jax.random.key(0))
         step = make_train_step(task, optimizer, optim.learning_rate(config))
-        began = time.perf_counter()
+        began = _cpu_seconds()
         compiled = step.lower(state, abstract_batch(config, mesh), key).compile()
-        return compiled, task, time.perf_counter() - began
+        return compiled, task, _cpu_seconds() - began
 
 
-def measure(cell: str, chip: str, batch: int = 0, text_file: str | None = None) -> dict[str, Any]:
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def measure(
+    cell: str, chip: str, batch: int = 0, text_file: str | None = None, changes: Sequence[str] = ()
+) -> dict[str, Any]:
     """The figures of one cell on one chip; `batch`: rows of a device, 0: the cell's own; `text_file`: where
-    the program's text goes."""
+    the program's text goes; `changes`: of the config, as key=value."""
     mesh = topologies.mesh(chip)
     config = CELLS[cell](mesh.size)
     if batch:
         config.batch_size = batch * mesh.size
+    config.update_from_flattened_dict({key: _value(text) for key, _, text in map(_cut, changes)})
     compiled, task, seconds = compiled_step(config, mesh)
     memory = compiled.memory_analysis()
+    key = jax.eval_shape(lambda: jax.random.key(0))
     text = compiled.as_text()
     if text_file:
         Path(text_file).write_text(text)
@@ -169,11 +182,12 @@ def measure(cell: str, chip: str, batch: int = 0, text_file: str | None = None) 
         if kernel.library:
             libraries[kernel.library] = libraries.get(kernel.library, 0) + kernel.times
     figures = {
-        'cell': cell,
+        'cell': ', '.join((cell, *changes)),
         'chip': chip,
         'devices': mesh.size,
+        'parameters': sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, key))),
         'batch': rows,
-        'compile_seconds': round(seconds, 1),
+        'compile_cpu_seconds': round(seconds, 1),
         'memory': {
             'arguments': memory.argument_size_in_bytes,
             'temporaries': memory.temp_size_in_bytes,
@@ -186,19 +200,70 @@ def measure(cell: str, chip: str, batch: int = 0, text_file: str | None = None) 
         'groups': program.other(GROUPS),
         'collectives': program.collectives,
         'flops': step_flops,
+        # Micro-batches go through the encoders once more, on the way back.
+        'executed_flops': step_flops * (4 / 3 if config.get('microbatches', 1) > 1 else 1),
+        'product_flops': program.product_flops(),
+        'contrast_flops': program.product_flops(CONTRAST),
         'jax': jax.__version__,
     }
     return figures | {'bound': bound(figures)}
+
+
+def _cut(change: str) -> tuple[str, str, str]:
+    return change.partition('=')
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def bytes_needed(figures: dict[str, Any]) -> int:
+    """Of one device's memory."""
+    return sum(figures['memory'].values())
+
+
+def largest(run: Callable[[int], dict[str, Any]], memory: float) -> dict[str, Any]:
+    """The figures at the largest batch that fits, a multiple of 8: straight lines through two sizes say what
+    to compile next, until that is nothing new.
+
+    Args:
+      run: the figures with so many rows on a device, 0: the cell's own.
+      memory: bytes of a device that there are for it.
+
+    Raises:
+      RuntimeError: nothing fits, or a program could not be compiled.
+    """
+    last, found = run(0), None
+    fits, too_many = 0, sys.maxsize  # rows
+    rows = max(8, last['batch'] // 2 // 8 * 8)
+    while True:
+        for figures in (last, new := run(rows)):
+            if bytes_needed(figures) > memory:
+                too_many = min(too_many, figures['batch'])
+            elif figures['batch'] > fits:
+                fits, found = figures['batch'], figures
+        slope = (bytes_needed(new) - bytes_needed(last)) / (new['batch'] - last['batch'])
+        last, rows = new, int((memory - bytes_needed(new)) / slope + new['batch']) // 8 * 8
+        rows = min(max(rows, 8), too_many - 8)
+        if rows <= fits or rows == last['batch']:
+            break
+    if found:
+        return found
+    raise RuntimeError('not even 8 rows fit')
 
 
 def bound(figures: dict[str, Any]) -> dict[str, float]:
     """Seconds of one step at least; see above."""
     chip = topologies.CHIPS[figures['chip'].partition(':')[0]]
     traffic = figures['traffic']
-    products = max(figures['flops'] / chip.flops, traffic.get('products', 0) / chip.bandwidth)
+    computed = figures['executed_flops'] / chip.flops
+    products = max(computed, traffic.get('products', 0) / chip.bandwidth)
     other = (traffic.get('other', 0) + traffic.get('attention', 0)) / chip.bandwidth
     all_bytes = sum(traffic.get(kind, 0) for kind in ('products', 'attention', 'other'))
-    overlapped = max(figures['flops'] / chip.flops, all_bytes / chip.bandwidth)
+    overlapped = max(computed, all_bytes / chip.bandwidth)
     return {'no_overlap': products + other, 'overlap': overlapped}
 
 
@@ -207,27 +272,73 @@ def main() -> None:
     parser.add_argument('--chips', default=','.join(CHIPS))
     parser.add_argument('--cells', default=';'.join(CELLS), help='separated by ;')
     parser.add_argument('--batch', type=int, default=0, help="rows of a device; 0: the cell's own")
-    parser.add_argument('--json', help='figures go here')
+    parser.add_argument('--largest', action='store_true', help='search for the largest batch that fits')
+    parser.add_argument('--set', action='append', default=[], help='a change of the config, as key=value')
+    parser.add_argument('--json', help='figures go here; those that it has stay')
+    parser.add_argument('--check', help='compile what this file has again; fail where it costs more now')
     parser.add_argument('--hlo', help='with one cell and one chip: its program goes here')
     parser.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
     flags = parser.parse_args()
     cells, chips = flags.cells.split(';'), flags.chips.split(',')
     if flags.one:
-        print(json.dumps(measure(cells[0], chips[0], flags.batch, flags.hlo)))
+        print(json.dumps(measure(cells[0], chips[0], flags.batch, flags.hlo, flags.set)))
         return
-    found: list[dict[str, Any]] = []
+    if flags.check:
+        sys.exit(check(flags.check, cells, chips))
+    found = _stored(flags.json)
     for cell in cells:
         for chip in chips:
-            command = [sys.executable, __file__, '--one', '--cells', cell, '--chips', chip]
-            command += ['--batch', str(flags.batch)]
-            print(f'{cell} on {chip} …', file=sys.stderr, flush=True)
+            run = functools.partial(launch, cell, chip, changes=flags.set)
             try:
-                figures = harness.launch(f'{cell} on {chip}', command, os.environ | topologies.ENVIRONMENT)
+                if flags.largest:
+                    memory = topologies.CHIPS[chip.partition(':')[0]].memory
+                    figures = largest(run, USED_MEMORY * memory)
+                else:
+                    figures = run(flags.batch)
             except RuntimeError as error:  # it does not fit, or cannot be compiled: that is the finding
                 figures = {'cell': cell, 'chip': chip, 'error': str(error).strip().splitlines()[-1][:300]}
             found.append(figures)
             harness.save(flags.json, cells=found)
     print(table(found))
+
+
+def launch(cell: str, chip: str, rows: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """`measure` in a process of its own. RuntimeError where that fails."""
+    name = f'{cell} on {chip}, rows: {rows or "its own"}'
+    print(f'{name} …', file=sys.stderr, flush=True)
+    command = [sys.executable, __file__, '--one', '--cells', cell, '--chips', chip, '--batch', str(rows)]
+    command += [f'--set={change}' for change in changes]
+    return harness.launch(name, command, os.environ | topologies.ENVIRONMENT)
+
+
+def check(file: str, cells: Sequence[str], chips: Sequence[str]) -> str | None:
+    """Compiles again what the file has of these cells and chips; a message where it costs more than there."""
+    worse = []
+    for before in _stored(file):
+        if 'error' not in before and before['cell'] in cells and before['chip'] in chips:
+            now = launch(before['cell'], before['chip'], before['batch'])
+            worse += [f'{before["cell"]} on {before["chip"]}: {line}' for line in increases(now, before)]
+    return '\n'.join(worse) or None
+
+
+def increases(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """What of memory, traffic, collectives and kernels is by more than MARGIN above what it was."""
+
+    def costs(figures: dict[str, Any]) -> dict[str, int]:
+        reduced = {f'bytes of {name}': size for name, (_, size) in figures['collectives'].items()}
+        moved = {f'traffic of {kind}': size for kind, size in figures['traffic'].items()}
+        return {'memory': bytes_needed(figures), 'kernels': figures['kernels'], **moved, **reduced}
+
+    was = costs(before)
+    return [
+        f'{name} {cost:,}, before {was.get(name, 0):,}'
+        for name, cost in costs(now).items()
+        if cost > (1 + MARGIN) * was.get(name, 0)
+    ]
+
+
+def _stored(file: str | None) -> list[dict[str, Any]]:
+    return json.loads(Path(file).read_text('utf-8'))['cells'] if file and Path(file).exists() else []
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -236,8 +347,9 @@ def table(found: list[dict[str, Any]]) -> str:
         'cell',
         'chip',
         'rows',
-        'compile, s',
-        'temporaries, GiB',
+        'compile, CPU s',
+        'needs, GiB',
+        'of it temporaries',
         'GB an example: products',
         'attention',
     ]
@@ -252,7 +364,15 @@ def table(found: list[dict[str, Any]]) -> str:
         sent = [f'{count} {name} {size / 1e9:.2f}' for name, (count, size) in one['collectives'].items()]
         bounds = [f'{1e3 * one["bound"][kind] / batch:.2f}' for kind in ('no_overlap', 'overlap')]
         temporaries = f'{one["memory"]["temporaries"] / 2**30:.1f}'
-        head = [one['cell'], one['chip'], str(batch), f'{one["compile_seconds"]:.0f}', temporaries]
+        needed = f'{bytes_needed(one) / 2**30:.1f}'
+        head = [
+            one['cell'],
+            one['chip'],
+            str(batch),
+            f'{one["compile_cpu_seconds"]:.0f}',
+            needed,
+            temporaries,
+        ]
         rows.append([*head, *moved, str(one['kernels']), ', '.join(sent), *bounds])
     return harness.table(header, rows)
 

@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import math
 import re
 from collections.abc import Iterator
 
@@ -193,6 +194,25 @@ class Program:
             total[_kind(kernel)] += kernel.bytes * kernel.times
         return dict(total)
 
+    def product_flops(self, pattern: str = '') -> int:
+        """FLOPs of the dots in kernels whose name in the Python program matches; what a library computes, as
+        cuDNN's attention, is not seen."""
+        matching = (kernel for kernel in self.kernels if re.search(pattern, kernel.instruction.op_name))
+        return sum(kernel.times * self._dot_flops([kernel.instruction], {}) for kernel in matching)
+
+    def _dot_flops(self, instructions: list[Instruction], types: dict[str, str]) -> int:
+        total = 0
+        for one in instructions:
+            if one.operation == 'dot':
+                contracted = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', one.rest)
+                (_, factor), (_, result) = _shape(types[one.operands[0]]), _shape(one.type)
+                sizes = [factor[int(axis)] for axis in contracted[1].split(',')] if contracted else []
+                total += 2 * math.prod(result) * math.prod(sizes)
+            for name in one.called('calls'):
+                inside = self.computations.get(name, [])
+                total += self._dot_flops(inside, {inner.name: inner.type for inner in inside})
+        return total
+
     @functools.cached_property
     def collectives(self) -> dict[str, tuple[int, int]]:
         """{collective: (how many in a run, bytes of what one device puts in)}."""
@@ -214,6 +234,10 @@ class Program:
                 group = next((group for group, pattern in groups.items() if re.search(pattern, name)), 'rest')
                 total[group] += kernel.bytes * kernel.times
         return dict(total)
+
+
+def _shape(text: str) -> collectives.Array:
+    return collectives.arrays_of(text)[0]
 
 
 def _kind(kernel: Kernel) -> str:

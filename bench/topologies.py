@@ -22,21 +22,14 @@ ENVIRONMENT = {
 
 class Chip(NamedTuple):
     """One kind of device, and what it can do: bf16 FLOP/s that large products reach, bytes/s of its main
-    memory."""
+    memory, and bytes of that."""
 
     platform: str
     flops: float
     bandwidth: float
+    memory: int
 
 
-# H100: 790 TFLOP/s and 3.0 TB/s were measured by others with large products and copies; TPUs: the makers'
-# peaks, of which programs reach less.
-CHIPS = {
-    'h100': Chip('cuda', 790e12, 3.0e12),
-    'v5e': Chip('tpu', 197e12, 0.819e12),
-    'v5p': Chip('tpu', 459e12, 2.765e12),
-    'v6e': Chip('tpu', 918e12, 1.64e12),
-}
 # What XLA wants to know of an H100 SXM, in its own words (stream_executor's DeviceDescription).
 _H100 = {
     'cuda_compute_capability': {'major': 9},
@@ -47,6 +40,14 @@ _H100 = {
     **{'memory_bandwidth': 3_352_320_000_000, 'l2_cache_size': 52_428_800, 'clock_rate_ghz': 1.98},
     **{'device_memory_size': 84_929_347_584},
     **{'registers_per_core_limit': 65536, 'registers_per_block_limit': 65536},
+}
+# H100: 790 TFLOP/s and 3.0 TB/s were measured by others with large products and copies; TPUs: the makers'
+# peaks, of which programs reach less.
+CHIPS = {
+    'h100': Chip('cuda', 790e12, 3.0e12, _H100['device_memory_size']),
+    'v5e': Chip('tpu', 197e12, 0.819e12, 16 * 2**30),
+    'v5p': Chip('tpu', 459e12, 2.765e12, 95 * 2**30),
+    'v6e': Chip('tpu', 918e12, 1.64e12, 32 * 2**30),
 }
 
 

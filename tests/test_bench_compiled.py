@@ -1,10 +1,17 @@
 """What bench/hlo.py reads out of a compiled program."""
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from bench import hlo
+from bench import compiled, hlo, topologies
 
 # A kernel that reads a slice of its first operand, one that writes a slice into it, one that gathers rows.
 SLICES = """HloModule slices, is_scheduled=true
@@ -76,8 +83,83 @@ def test_a_loop_counts_as_often_as_it_runs():
     products = [kernel for kernel in hlo.Program(text).kernels if kernel.is_product]
     assert [kernel.times for kernel in products] == [7]
     assert products[0].bytes == 3 * 64 * 64 * 4
+    # Of dots; in some versions of XLA a CPU's product is a call of a library.
+    if 'dot(' in text:
+        assert hlo.Program(text).product_flops() == 7 * 2 * 64**3
 
 
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match='ENTRY'):
         hlo.Program('nothing')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('chip', 'compiler'), [('h100:8', 'jax_plugins.xla_cuda13'), ('v5e:4x4', 'libtpu')])
+@pytest.mark.parametrize('change', ['microbatches=1', 'microbatches=2', 'mesh.reduce_dtype=bfloat16'])
+def test_devices_add_the_gradient_up_once(change, chip, compiler):
+    """Compiled for devices that are not there, where the compiler for them is installed."""
+    package = compiler.partition('.')[0]
+    if not importlib.util.find_spec(package) or not importlib.util.find_spec(compiler):
+        pytest.skip(f'{compiler} is not installed')
+    command = [
+        sys.executable,
+        compiled.__file__,
+        '--one',
+        '--cells',
+        'small',
+        '--chips',
+        chip,
+        '--batch',
+        '8',
+    ]
+    sizes = 'model.num_layers=2', 'model.vocab_size=2000', 'model.base_vocab_size=1000'
+    lengths = 'data.char_length=128', 'data.word_length=128'
+    command += [f'--set={one}' for one in (*sizes, *lengths, change)]
+    environment = os.environ | topologies.ENVIRONMENT | {'PYTHONPATH': str(Path(__file__).parents[1])}
+    environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '0'  # which the other tests want
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    gradient = (2 if 'bfloat16' in change else 4) * figures['parameters']
+    assert gradient <= figures['collectives']['all-reduce'][1] <= 1.01 * gradient
+    assert figures['collectives'].keys() <= {'all-reduce', 'all-gather'}
+
+
+@pytest.mark.parametrize('limit', [600, 1000, 10_000])
+def test_the_largest_batch_is_the_last_that_fits(limit):
+    """Of a step whose memory is not quite a straight line."""
+
+    def run(rows):
+        rows = rows or 32
+        return {
+            'batch': rows,
+            'memory': {'arguments': 100, 'temporaries': 10 * rows + (100 if rows > 40 else 0)},
+        }
+
+    found = compiled.largest(run, limit)['batch']
+    assert found % 8 == 0 and compiled.bytes_needed(run(found)) <= limit < compiled.bytes_needed(
+        run(found + 16)
+    )
+
+
+def test_where_nothing_fits_it_is_said():
+    with pytest.raises(RuntimeError, match='not even 8 rows'):
+        compiled.largest(
+            lambda rows: {'batch': rows or 32, 'memory': {'arguments': 10_000 + (rows or 32)}}, 600
+        )
+
+
+def test_what_costs_more_than_before_is_named():
+    before = {
+        'memory': {'arguments': 1000, 'temporaries': 1000},
+        'traffic': {'products': 500, 'other': 100},
+        'collectives': {'all-reduce': [1, 400]},
+        'kernels': 100,
+    }
+    assert not compiled.increases(before, before)
+    now = before | {'kernels': 103, 'traffic': {'products': 400, 'other': 110}}
+    now['collectives'] = {'all-reduce': [9, 400], 'all-gather': [1, 8]}
+    assert compiled.increases(now, before) == [
+        'traffic of other 110, before 100',
+        'bytes of all-gather 8, before 0',
+    ]

@@ -161,8 +161,7 @@ def _blockwise(
         )
         d_table, d_bias = d_parameters
         d_table = d_table + dot_first(d_logits, rows)
-        ones = jnp.ones((1, len(rows)), rows.dtype)  # on a CPU the product is faster than a sum of rows
-        d_bias = d_bias + dot(ones, d_logits)[0]
+        d_bias = d_bias + jax.lax.platform_dependent(d_logits, cpu=sum_by_product, default=sum_of_rows)
         return sums, (d_table, d_bias), dot(d_logits, padded).astype(rows.dtype)
 
     shapes = ((vocab_size + padding, hidden_size), (vocab_size + padding,)) if gradients else ((0, 0), (0,))
@@ -202,3 +201,13 @@ def softmax_sums_in_one_pass(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     start = lowest, np.float32(0)
     row_max, total = jax.lax.reduce((logits, jnp.ones_like(logits)), start, joined, (1,))
     return row_max[:, None], total[:, None]
+
+
+def sum_of_rows(x: jax.Array) -> jax.Array:
+    """fp32 [V] of x [N, V]; on GPUs a by-product of the kernel that makes x."""
+    return x.sum(0, dtype=jnp.float32)
+
+
+def sum_by_product(x: jax.Array) -> jax.Array:
+    """The same, faster on CPUs."""
+    return dot(jnp.ones((1, len(x)), x.dtype), x)[0]

@@ -13,6 +13,8 @@ from clower_jax.ops.fused_cross_entropy import (
     linear_cross_entropy,
     softmax_sums,
     softmax_sums_in_one_pass,
+    sum_by_product,
+    sum_of_rows,
 )
 from clower_jax.parallel import sharding
 from helpers import synthetic
@@ -169,6 +171,11 @@ def test_softmax_sums_in_one_pass_are_those_in_two():
     found, expected = softmax_sums_in_one_pass(logits), softmax_sums(logits)
     for part, other in zip(found, expected):
         np.testing.assert_allclose(part, other, rtol=1e-6)
+
+
+def test_a_sum_by_a_product_is_the_sum():
+    x = np.float32(np.random.default_rng(0).normal(0, 1, (7, 50)))
+    np.testing.assert_allclose(sum_by_product(x), sum_of_rows(x), rtol=1e-5, atol=1e-6)
 
 
 def test_linear_cross_entropy_keeps_one_block_of_logits():
