@@ -127,7 +127,7 @@ def export(
     length = config['model']['max_positions']
     if task != 'pretrain':
         length = config['data'].get('max_length') or length
-    manifest = _find_manifest(config, workdir, info.tokens, info.base_size)
+    manifest = find_manifest(config, workdir, info.tokens, info.base_size)
     own_settings = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
     pooling = config['model'].get('pooling')
     own_settings |= {'pooling': pooling} if pooling else {}
@@ -345,7 +345,7 @@ def segmenter_of(workdir: str | Path) -> dict[str, Any]:
     if info.task != 'pretrain':
         return {name: config['data'][key] for name, key in (('name', 'segmenter'), ('hmm', 'hmm'))}
     return _segmenter(
-        config, Path(workdir), _find_manifest(config, Path(workdir), info.tokens, info.base_size)
+        config, Path(workdir), find_manifest(config, Path(workdir), info.tokens, info.base_size)
     )
 
 
@@ -362,7 +362,7 @@ def _segmenter(config: dict, workdir: Path, manifest: dict[str, Any] | None) -> 
     return {'name': name}
 
 
-def _find_manifest(
+def find_manifest(
     config: dict, workdir: Path, tokens: Sequence[str], base_size: int
 ) -> dict[str, Any] | None:
     """Of the corpus that the run was trained on, where it can still be read: one of its vocabulary."""
