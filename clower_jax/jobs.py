@@ -7,6 +7,7 @@ by it: TensorFlow, which reads pre-training's records, takes longer to import th
 import copy
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clower_jax.inference.encoder import Encoder
 from clower_jax.interop import model_hub, vocab_alignment, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.parallel.processes import StopSignal
+from clower_jax.reports import examples, run_report
 from clower_jax.training import finetune, init_state, loop
 from clower_jax.training.source import resolve_source, with_trained_settings
 from clower_jax.utils import metrics_file
@@ -59,7 +61,10 @@ def run(job: Job) -> str:
     for config in training_configs(job.config):
         init_state.check(config)
         config.init_from = _pinned(config.init_from, job.workdir)
-    return JOBS.get(job.config.task, fine_tuning)(job)
+    text = JOBS.get(job.config.task, fine_tuning)(job)
+    if not any(config is job.config for config in training_configs(job.config)) and jax.process_index() == 0:
+        run_report.write(job.workdir, json.loads(job.config.to_json()), text=text)  # others wrote theirs
+    return text
 
 
 def _pinned(init_from: str, workdir: Path) -> str:
@@ -88,7 +93,12 @@ def pretraining(job: Job) -> str:
     vocabulary = batches.vocabulary(resolved)
     first_step = finetune.latest_step(workdir)
     held_out = loop.train(
-        resolved, workdir, functools.partial(batches.batches, resolved), vocabulary, stop=job.stop
+        resolved,
+        workdir,
+        functools.partial(batches.batches, resolved),
+        vocabulary,
+        stop=job.stop,
+        show=functools.partial(examples.of_pretraining, vocabulary.tokens),
     )
     if job.stop.requested and finetune.latest_step(workdir) < resolved.total_steps:
         return NOT_FINISHED
@@ -278,7 +288,7 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
         return NOT_FINISHED
     seed = finetune.best_seed(config, results['per_seed'])
     model = finetune.seed_folder(workdir, seed, config.seeds)
-    lines = [f'Curves: {model}/curves.png · results: {workdir}/results.json']
+    lines = [f'Report: {workdir}/report.html · curves: {model}/curves.png · results: {workdir}/results.json']
     for split, by_time in results['mean'].items():
         for which, metrics in by_time.items():
             spread = results['std'][split][which]
@@ -310,7 +320,7 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
 def _after_pretraining(job: Job, held_out: dict[str, float]) -> str:
     """What came of the run of a config, as it was given, and what to do next."""
     config, workdir = job.config, job.workdir
-    text = f'Curves: {workdir}/curves.png · every figure: {workdir}/metrics.jsonl'
+    text = f'Report: {workdir}/report.html · every figure: {workdir}/metrics.jsonl'
     if 'acc_tcl' in held_out:
         text += (
             f'\nHeld out, a word finds its own characters among {held_out["anchors"]:.0f} words in '

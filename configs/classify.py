@@ -43,7 +43,7 @@ def get_config(variant: str = '') -> ConfigDict:
     config = common.finetune(variant, select='acc')
     config.task = 'classify'
     data = 'labels text_columns label_column language test_language'
-    config.update(defaults(data=data, model='classify_from new_pooler'))
+    config.update(defaults(data=data, model='classify_from new_pooler', loss='r_drop'))
     if variant == 'xnli':
         config.data.language = 'zh'
     config.data.pairs = placeholder(bool)  # found out

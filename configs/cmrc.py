@@ -25,5 +25,5 @@ def get_config(variant: str = '') -> ConfigDict:
     config.batch_size, config.num_epochs, config.optim.learning_rate = 8, 5.0, 3e-5
     config.data.max_length = 512
     data = 'stride max_question_length max_answer_length n_best scorer simplify'
-    config.update(defaults(data=data))
+    config.update(defaults(data=data, loss='r_drop'))
     return config

@@ -29,7 +29,7 @@ def get_config(variant: str = '') -> ConfigDict:
         raise ValueError(f'configs/tag.py has no variant {variant!r}; it has {", ".join(SETTINGS)}')
     config = common.finetune(variant, select='entity_f1')
     config.task = 'tag'
-    config.update(defaults(data='labels scheme stride'))
+    config.update(defaults(data='labels scheme stride', loss='r_drop'))
     config.data.stride = 64
     if variant:
         config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]

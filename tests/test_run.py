@@ -45,7 +45,10 @@ def test_the_embedded_corpus_is_large_and_varied_enough():
 @pytest.mark.slow
 def test_a_run_on_own_text_leaves_its_files_and_says_what_is_next(own_text):
     workdir, output, _ = own_text
-    for name in ('config.json', 'vocab.txt', 'metrics.jsonl', 'curves.png', 'corpus/manifest.json'):
+    for name in (
+        *('config.json', 'vocab.txt', 'metrics.jsonl', 'curves.png'),
+        *('corpus/manifest.json', 'report.html'),
+    ):
         assert (workdir / name).stat().st_size > 0, name
     assert (workdir / 'checkpoints' / '4').is_dir()
     assert list((workdir / 'tensorboard').iterdir())

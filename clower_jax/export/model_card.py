@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clower_jax.export import card_examples
@@ -10,6 +10,7 @@ from clower_jax.interop import model_hub
 from clower_jax.interop.weight_sources import is_workdir
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.registry import SENTENCE_TASKS
+from clower_jax.utils.config_checks import flatten
 from clower_jax.utils.config_keys import KEYS
 
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
@@ -86,7 +87,7 @@ def render(card: CardData) -> str:
         ('', _describe(card)),
         ('Intended use and limits', _describe_limits(card)),
         ('How to use', _usage(card)),
-        ('Training data', _training_data(card)),
+        ('Training data', training_data(card.config, card.manifest)),
         ('Settings', _settings(card)),
         ('Metrics', _metrics(card)),
         ('Licence', card.license or NO_LICENSE),
@@ -142,7 +143,7 @@ def _describe(card: CardData) -> str:
         shown = ', '.join(f'`{type_}`' for type_ in types[:20]) + (' …' if len(types) > 20 else '')
         return f'A Chinese BERT ({shape}), fine-tuned to find entities in texts: {shown}.'
     if 'imported' in card.config:
-        return f'A Chinese BERT ({shape}), converted from `{_initial(card)}` and not trained further.'
+        return f'A Chinese BERT ({shape}), converted from `{_initial(card.config)}` and not trained further.'
     if card.config.get('task') in SENTENCE_TASKS:
         method = SENTENCE_TASKS[card.config['task']].trained_by(card.config)
         pooling = {
@@ -260,12 +261,12 @@ def _usage(card: CardData) -> str:
     return '\n\n'.join(parts)
 
 
-def _training_data(card: CardData) -> str:
-    data, initial = card.config.get('data', {}), _initial(card)
-    if 'imported' in card.config:
+def training_data(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> str:
+    """What a run began from and read, in Markdown, given its config.json and its corpus's manifest."""
+    data, initial = config.get('data', {}), _initial(config)
+    if 'imported' in config:
         return f'Not trained here: see `{initial}`.'
     parts = [f'Initial weights: `{initial}`.' if initial else 'From random initial weights.']
-    manifest = card.manifest
     if manifest:
         files = ', '.join(f'`{_basename(entry["path"])}`' for entry in manifest.get('input', []))
         documents, segmenter = manifest['documents'], manifest['segmenter']
@@ -291,24 +292,21 @@ def _training_data(card: CardData) -> str:
 
 
 def _settings(card: CardData) -> str:
-    flat = {
-        f'{key}.{name}' if isinstance(value, dict) else key: entry
-        for key, value in card.config.items()
-        for name, entry in (value.items() if isinstance(value, dict) else [('', value)])
-    }
+    flat = flatten(card.config)
     rows = [('step exported', f'{card.step:,}')]
     listed = [key for key, declared in KEYS.items() if declared.card and key in flat]
-    rows += [(f'`{key}`', _setting_over_time(card, key, flat[key])) for key in listed]
+    rows += [(f'`{key}`', setting_over_time(card.config, card.step, key, flat[key])) for key in listed]
     return _table(('setting', 'value'), rows)
 
 
-def _setting_over_time(card: CardData, key: str, value: Any) -> str:
-    """A setting's value up to the step exported: '1e-4 up to step 1,000, then 2e-5' where it changed."""
+def setting_over_time(config: dict[str, Any], step: int, key: str, value: Any) -> str:
+    """A setting's value up to a step: '1e-4 up to step 1,000, then 2e-5' where it changed. config: the run's
+    config.json, with its history."""
     parts: list[str] = []
-    for entry in card.config.get('history', []):
+    for entry in config.get('history', []):
         if key in entry['settings']:
             before = entry['settings'][key]
-            if entry['until_step'] >= card.step:
+            if entry['until_step'] >= step:
                 return ', then '.join([*parts, str(before)])
             parts.append(f'{before} up to step {entry["until_step"]:,}')
     return ', then '.join([*parts, str(value)])
@@ -324,7 +322,7 @@ def _metrics(card: CardData) -> str:
     )
     if which:
         return _fine_tuned_metrics(which, seed_results[0], card.results or {}, len(per_seed))
-    rows = [(name, _number(value)) for name, value in card.held_out.items() if name not in ('step', 'split')]
+    rows = [(name, number(value)) for name, value in card.held_out.items() if name not in ('step', 'split')]
     return _table(('held out', f'at step {card.held_out["step"]}'), rows) if rows else 'None were measured.'
 
 
@@ -346,13 +344,13 @@ def _fine_tuned_metrics(which: str, seed_results: dict, results: dict, seeds: in
                     if seeds > 1
                     else []
                 )
-                rows.append((f'{split} {name}', *map(_number, (value, *statistics))))
+                rows.append((f'{split} {name}', *map(number, (value, *statistics))))
     return _table(head, rows)
 
 
-def _initial(card: CardData) -> str:
+def _initial(config: Mapping[str, Any]) -> str:
     """The name of what the weights started from; '' for nothing."""
-    return _basename(card.config.get('init_from') or '')
+    return _basename(config.get('init_from') or '')
 
 
 def _hub_id(init_from: str) -> str:
@@ -378,7 +376,8 @@ def _yaml(value: Sequence[str]) -> str:
     return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
-def _number(value: float) -> str:
+def number(value: float | str) -> str:
+    """A metric with four digits."""
     return f'{value:.4g}' if isinstance(value, int | float) else str(value)
 
 

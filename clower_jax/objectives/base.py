@@ -6,7 +6,7 @@ objectives/registry.py, a config in configs/, and readers of its data in input_p
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ class Objective(Protocol):
 
     def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The sums of one batch, without dropout, and outputs, arrays [B, …] that a scorer on the host turns
-        into metrics that are no means; {} where there are none."""
+        into metrics that are no means, or what is to be shown of the first rows; {} where there are none."""
 
     def total_loss(self, means: dict) -> Any:
         """The loss, a scalar, out of the metrics' means."""
@@ -96,3 +96,12 @@ class Split(Protocol):
     def confusion(self, decoded: Any) -> np.ndarray | None: ...
 
     def write_predictions(self, folder: Path, decoded: Any) -> None: ...
+
+
+@runtime_checkable
+class ShowsMistakes(Protocol):
+    """A split that can show where a model is wrong."""
+
+    def mistakes(self, decoded: Any, count: int) -> list[dict[str, str]]:
+        """The `count` worst, the worst first, each by the names of what it says; [] where nothing is known to
+        be wrong."""

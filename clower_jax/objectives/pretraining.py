@@ -16,8 +16,8 @@ from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
 from clower_jax.objectives.base import COUNT, LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
-from clower_jax.ops.linear import rows_at
-from clower_jax.ops.nt_xent import nt_xent
+from clower_jax.ops.linear import dot, rows_at
+from clower_jax.ops.nt_xent import normalize, nt_xent
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.own_rows import OwnRows
 from clower_jax.utils import flops
@@ -27,6 +27,8 @@ from clower_jax.utils import flops
 SCAN_MIN_LAYERS = 6
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
+# Of a held-out batch: rows that are shown, guesses of each masked token, words near each word.
+SHOWN_ROWS, SHOWN_GUESSES, SHOWN_WORDS = 2, 3, 5
 CONTRASTS = {'both': ('token', 'sentence'), 'token': ('token',), 'sentence': ('sentence',), 'none': ()}
 
 
@@ -122,23 +124,31 @@ class Pretrain:
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
-        rows = len(batch['char_ids'])
-        dropout_seeds = None if key is None else dropout.row_seeds(key, rows)
-        uses_microbatches = self.microbatches > 1
-        encode = self._encode_microbatches if uses_microbatches else self._encode
-        sums, vectors = self.own_rows(encode, params, batch, dropout_seeds)
-        sums |= self._contrast(vectors, batch)
+        sums, _ = self._measure(params, batch, key)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
+        return self.total_loss(means), sums | self._batch_counts(sums, batch)
+
+    def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
+        """The sums of one batch, without dropout; outputs are of its first rows alone (see `_shown`)."""
+        sums, vectors = self._measure(params, batch, None, show=True)
+        return sums | self._batch_counts(sums, batch), self._shown(vectors, batch)
+
+    def _measure(
+        self, params: dict, batch: dict, key: jax.Array | None, show: bool = False
+    ) -> tuple[MetricSums, dict]:
+        """The sums of all losses, and what `_encode` gives beside its own."""
+        dropout_seeds = None if key is None else dropout.row_seeds(key, len(batch['char_ids']))
+        encode = self._encode_microbatches if self.microbatches > 1 else self._encode
+        encode = functools.partial(encode, show=show)
+        sums, vectors = self.own_rows(encode, params, batch, dropout_seeds)
+        return sums | self._contrast(vectors, batch), vectors
+
+    def _batch_counts(self, sums: MetricSums, batch: dict) -> MetricSums:
         tokens = sum(token_mask(batch[name]).sum() for name in self.model.inputs if name.endswith('_ids'))
         per_batch = {'examples': valid_texts(batch).sum(), 'tokens': tokens}
         if 'acc_tcl' in sums:
             per_batch['anchors'] = sums['acc_tcl'][1]
-        sums |= {name: (jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in per_batch.items()}
-        return self.total_loss(means), sums
-
-    def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
-        """The sums of one batch, without dropout; no outputs."""
-        return self.loss(params, batch, None)[1], {}
+        return {name: (jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in per_batch.items()}
 
     def step_flops(self, config: ConfigDict) -> float:
         """See `flops.step_flops`."""
@@ -151,9 +161,13 @@ class Pretrain:
         )
         return mlm_char + mlm_word + self.sop_weight * sop + self.contrast_weight * (tcl + scl)
 
-    def _encode(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> tuple[MetricSums, dict]:
+    def _encode(
+        self, params: dict, batch: dict, dropout_seeds: jax.Array | None, show: bool = False
+    ) -> tuple[MetricSums, dict]:
         """The sums of the losses that need no other row, and the vectors that are contrasted, as far as they
-        are: `char_cls`, `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]."""
+        are: `char_cls`, `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]. To be shown there are
+        also the likeliest tokens of the masked ones, `<view>_guesses` int [R, P, G] and their `<view>_shares`
+        fp32, of the first rows."""
         out = self.model.apply({'params': params}, batch, dropout_seeds)
         sums: MetricSums = {}
         for view in self.model.views:
@@ -178,10 +192,43 @@ class Pretrain:
             start, length = batch['anchor_char_start'], batch['anchor_char_length']
             vectors['anchor_chars'] = losses.span_means(out['char']['hidden'], start, length)
             vectors['anchor_words'] = rows_at(out['word']['hidden'], batch['anchor_word_position'])
+        for view in self.model.views if show else ():
+            masked = out[view]['mlm_vectors'][: max(1, SHOWN_ROWS // self.microbatches)]
+            table, bias = out[view]['decoder']
+            logits = dot(masked.reshape(-1, masked.shape[-1]), table.astype(masked.dtype), transposed=True)
+            top = jax.lax.top_k(jax.nn.softmax(logits + bias), SHOWN_GUESSES)
+            shares, guesses = (x.reshape(*masked.shape[:2], -1) for x in top)
+            vectors |= {f'{view}_guesses': guesses, f'{view}_shares': shares}
         return sums, vectors
 
+    def _shown(self, vectors: dict, batch: dict) -> dict[str, jax.Array]:
+        """What the first rows of a batch, `SHOWN_ROWS` or as many as a micro-batch each, look like to the
+        model: for each view `<view>_ids` [R, L], `<view>_mlm_positions`, `<view>_mlm_labels` [R, P],
+        `<view>_guesses`, `<view>_shares` [R, P, G]; with a contrast of words `anchor_ids`,
+        `anchor_char_length` [R, K], `anchor_cosines` [R, K, K] of each anchor's characters with the words of
+        its row, and of all words of the batch the nearest, `near_ids`, `near_cosines` [R, K, N]."""
+        # Of several devices the first one's rows, which are the batch's first.
+        mesh = self.own_rows.mesh
+        local = len(batch['char_ids']) // (mesh.size if mesh and self.own_rows.apart else 1)
+        rows = min(max(1, SHOWN_ROWS // self.microbatches), local // self.microbatches) * self.microbatches
+        parts = ('ids', 'mlm_positions', 'mlm_labels')
+        names = [f'{view}_{part}' for view in self.model.views for part in parts]
+        if 'anchor_chars' in vectors:
+            names += ['anchor_ids', 'anchor_char_length']
+        shown = {name: batch[name][:rows] for name in names}
+        shown |= {name: vectors[name][:rows] for name in vectors if name.endswith(('_guesses', '_shares'))}
+        if 'anchor_chars' in vectors:
+            chars, words = (normalize(vectors[f'anchor_{side}']) for side in ('chars', 'words'))
+            cosines = jnp.einsum('rkd,bjd->rkbj', chars[:rows], words)
+            cosines = jnp.where(batch['anchor_char_length'] > 0, cosines, -1.0)
+            shown['anchor_cosines'] = jnp.stack([cosines[row, :, row] for row in range(rows)])
+            flat = cosines.reshape(*cosines.shape[:2], -1)
+            shown['near_cosines'], index = jax.lax.top_k(flat, min(SHOWN_WORDS, flat.shape[-1]))
+            shown['near_ids'] = batch['anchor_ids'].reshape(-1)[index]
+        return shown
+
     def _encode_microbatches(
-        self, params: dict, batch: dict, dropout_seeds: jax.Array | None
+        self, params: dict, batch: dict, dropout_seeds: jax.Array | None, show: bool = False
     ) -> tuple[MetricSums, dict]:
         """As `_encoded`, a micro-batch at a time; only its results are kept."""
         microbatches = self.microbatches
@@ -193,7 +240,7 @@ class Pretrain:
         def merge(x: jax.Array) -> jax.Array:
             return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
-        encode = jax.checkpoint(lambda microbatch: self._encode(params, *microbatch))
+        encode = jax.checkpoint(lambda part: self._encode(params, part[0], part[1], show))
         sums, vectors = jax.lax.map(encode, jax.tree.map(split, (batch, dropout_seeds)))
         return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(merge, vectors)
 

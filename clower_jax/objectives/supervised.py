@@ -22,13 +22,15 @@ class _Supervised:
 
     model: Classifier | SpanFinder | Tagger
     own_rows: OwnRows  # where batches lie
+    r_drop: float  # weight of R-Drop (Liang et al. 2021, arXiv 2106.14448); 0: one pass
     _loss_name: str  # of the loss in the metrics
     _accuracy_name: str
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """The total loss, which has a name of its own, too, and the accuracy."""
-        return {'loss': LOSS, self._loss_name: LOSS_PART, self._accuracy_name: SCORE}
+        parts = {name: LOSS_PART for name in (self._loss_name, *(['loss_r_drop'] if self.r_drop else []))}
+        return {'loss': LOSS, **parts, self._accuracy_name: SCORE}
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
@@ -36,8 +38,19 @@ class _Supervised:
         return self.model.init(key, *(ids for _ in self.model.inputs))['params']
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
-        """The loss of one batch and the sums behind it."""
-        return self._loss(self._logits(params, batch, key), batch)
+        """The loss of one batch and the sums behind it; in training with `r_drop` that of two passes, and how
+        much they differ."""
+        logits = self._logits(params, batch, key)
+        loss, sums = self._loss(logits, batch)
+        if key is None or not self.r_drop:
+            return loss, sums
+        others = self._logits(params, batch, jax.random.fold_in(key, 1))
+        other_loss, other_sums = self._loss(others, batch)
+        for name in (self._loss_name, self._accuracy_name):  # whose means are over both passes
+            sums[name] = jax.tree.map(jnp.add, sums[name], other_sums[name])
+        total, count = losses.symmetric_divergence(logits, others, self._labels(batch) >= 0)
+        sums['loss_r_drop'] = total, count
+        return (loss + other_loss) / 2 + self.r_drop * total / jnp.maximum(count, 1), sums
 
     def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The sums of one batch, without dropout, and its logits."""
@@ -46,7 +59,7 @@ class _Supervised:
 
     def total_loss(self, means: dict) -> jax.Array:
         """The mean cross-entropy; 0 where nothing has a label."""
-        return means.get(self._loss_name, 0.0)
+        return means.get(self._loss_name, 0.0) + self.r_drop * means.get('loss_r_drop', 0.0)
 
     def step_flops(self, config: ConfigDict) -> float:
         """0: steps differ in length."""
@@ -88,6 +101,7 @@ class Classify(_Supervised):
 
     model: Classifier
     own_rows: OwnRows = OwnRows()
+    r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_label', 'acc'
 
     @classmethod
@@ -100,7 +114,7 @@ class Classify(_Supervised):
         if kind.num_tables > 1:
             settings |= {'vocab_size': config.model.base_vocab_size}
             settings['word_vocab_size'] = config.model.vocab_size
-        return cls(kind.classifier(**settings), OwnRows.from_config(config, mesh))
+        return cls(kind.classifier(**settings), OwnRows.from_config(config, mesh), _r_drop(config))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['labels']
@@ -120,13 +134,14 @@ class FindSpan(_Supervised):
 
     model: SpanFinder
     own_rows: OwnRows = OwnRows()
+    r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_span', 'acc_span'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
         """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
         network = kind_of(config).span_finder(**encoder_settings(config, mesh))
-        return cls(network, OwnRows.from_config(config, mesh))
+        return cls(network, OwnRows.from_config(config, mesh), _r_drop(config))
 
     def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""
@@ -150,16 +165,22 @@ class Tag(_Supervised):
 
     model: Tagger
     own_rows: OwnRows = OwnRows()
+    r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_tag', 'acc_tag'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Tag':
         """Tags are those of `config.data.labels`."""
         network = Tagger(**encoder_settings(config, mesh), num_labels=len(config.data.labels))
-        return cls(network, OwnRows.from_config(config, mesh))
+        return cls(network, OwnRows.from_config(config, mesh), _r_drop(config))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['tags']
 
     def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
         return {'tags': jnp.argmax(logits, axis=-1).astype(jnp.int32)}
+
+
+def _r_drop(config: ConfigDict) -> float:
+    """0 in runs of before there was the key."""
+    return config.get('loss', {}).get('r_drop', 0.0)

@@ -28,6 +28,15 @@ def masked_cross_entropy(logits: jax.Array, labels: jax.Array) -> Sums:
     )
 
 
+def symmetric_divergence(a: jax.Array, b: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """½ (KL(P‖Q) + KL(Q‖P)) of the distributions that logits `a` and `b` [..., C] give, added up where bool
+    `valid` [...], and how many that are; fp32 scalars. R-Drop's term (Liang et al. 2021, arXiv 2106.14448,
+    equation 2)."""
+    log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (a, b))
+    both = 0.5 * ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1)
+    return jnp.where(valid, both, 0.0).sum(), valid.sum().astype(jnp.float32)
+
+
 def span_means(hidden: jax.Array, start: jax.Array, length: jax.Array) -> jax.Array:
     """The mean of the vectors of each span (p_i of the paper).
 

@@ -170,7 +170,7 @@ def _gradient_step(plan: _Plan, cotangent: jax.Array, *residuals: Any) -> tuple[
         unit_gradients = _map_groups(function, *_split_groups(plan, arrays), softmaxes, columns)
         scale = cotangent * (0.5 / plan.temperature)
         return tuple(
-            jax.vjp(_normalize, x)[1](scale * g.reshape(x.shape))[0] for x, g in zip(arrays, unit_gradients)
+            jax.vjp(normalize, x)[1](scale * g.reshape(x.shape))[0] for x, g in zip(arrays, unit_gradients)
         )
 
     in_specs = (REPLICATED, *(SPLIT,) * 5, REPLICATED)
@@ -266,16 +266,16 @@ def _make_tiles(
     labels = jnp.stack([ids, valid.astype(ids.dtype)], axis=1)
     item = jnp.arange(len(valid))
     if not all_devices or not plan.axes:
-        unit_vectors = _normalize(x).astype(plan.operands)
+        unit_vectors = normalize(x).astype(plan.operands)
         if plan.axes:
             item += jax.lax.axis_index(plan.axes) * len(valid)
     else:
         # Vectors travel as they came or as they are used, whichever is shorter; the values are the same.
         gather_raw = x.dtype.itemsize < plan.operands.itemsize
         unit_vectors = (
-            _normalize(_all_gather(plan, x))
+            normalize(_all_gather(plan, x))
             if gather_raw
-            else _all_gather(plan, _normalize(x).astype(plan.operands))
+            else _all_gather(plan, normalize(x).astype(plan.operands))
         )
         labels = _all_gather(plan, labels)
         item = jnp.arange(len(labels))
@@ -296,7 +296,7 @@ def _all_gather(plan: _Plan, x: jax.Array) -> jax.Array:
     return jax.lax.all_gather(x, plan.axes, tiled=True)
 
 
-def _normalize(x: jax.Array) -> jax.Array:
+def normalize(x: jax.Array) -> jax.Array:
     """x / |x| along the last axis in fp32; a zero vector stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(x * x, axis=-1, keepdims=True)

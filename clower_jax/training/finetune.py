@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import logging
 import shutil
 import statistics
@@ -16,14 +17,17 @@ from ml_collections import ConfigDict
 from clower_jax.checkpoints.digests import FOLDER, newest_intact
 from clower_jax.checkpoints.train_state import abstract_params
 from clower_jax.interop import init_weights, model_hub
-from clower_jax.objectives.base import SCORE, Data, Metric, Split, Vocabulary
+from clower_jax.objectives.base import SCORE, Data, Metric, ShowsMistakes, Split, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.processes import StopSignal
-from clower_jax.training import evaluate, loop, plots
+from clower_jax.reports import examples, plots, run_report
+from clower_jax.reports.page import Section
+from clower_jax.training import evaluate, loop
 from clower_jax.training.early_stopping import EarlyStopping
 from clower_jax.utils import folder_files, metrics_file
 from input_pipeline.utils import output_file
 
+SHOWN_MISTAKES = 30  # wrong answers in a report
 MAX_CONFUSION_LABELS = 100  # classes of a confusion matrix; more are unreadable
 
 log = logging.getLogger(__name__)
@@ -61,9 +65,9 @@ def run(
     score = validation and (lambda outputs: validation.score(validation.decode(outputs)))
 
     def evaluate_test(params: dict) -> dict[str, float]:
-        return _evaluate_split(config, data, evaluator, params, 'test', None) if 'test' in data.splits else {}
+        return _evaluate_split(config, data, evaluator, params, 'test') if 'test' in data.splits else {}
 
-    per_seed = []
+    per_seed, mistakes = [], {}
     with stop or StopSignal() as stop:
         for seed in range(config.seed, config.seed + config.seeds):
             seed_config = copy.deepcopy(config)
@@ -77,7 +81,8 @@ def run(
             if stop.requested or not _is_finished(seed_config, folder, lines):
                 return {}
             if not finished:
-                per_seed.append({'seed': seed} | _evaluate_seed(seed_config, folder, data, evaluator, lines))
+                measured, mistakes[seed] = _evaluate_seed(seed_config, folder, data, evaluator, lines)
+                per_seed.append({'seed': seed} | measured)
     if finished:
         return finished
     skipped = {
@@ -89,7 +94,20 @@ def run(
         output_file.write_json(workdir / 'results.json', results)
         if config.seeds > 1:
             _copy_best_seed(config, workdir, per_seed)
+            for one in per_seed:
+                folder = seed_folder(workdir, one['seed'], config.seeds)
+                _report(folder, summary(config, [one]), mistakes[one['seed']])
+        best = best_seed(config, per_seed)
+        _report(workdir, results, mistakes[best], seed_folder(workdir, best, config.seeds))
     return results
+
+
+def _report(folder: Path, results: dict, mistakes: Section, run_folder: Path | None = None) -> None:
+    """The report of a run that came to its end; `run_folder`: where the run is, if not in `folder`."""
+    run_folder = run_folder or folder
+    settings = folder_files.read_json(run_folder / 'config.json')
+    rows = metrics_file.read_metrics(run_folder / 'metrics.jsonl') if run_folder == folder else []
+    run_report.write(folder, settings, rows, results, examples=mistakes)
 
 
 def skipped_steps(folder: Path) -> int:
@@ -134,11 +152,14 @@ def apply(config: ConfigDict, workdir: str | Path, data: Data) -> dict[str, dict
     params = restore(workdir, evaluator)
     folder = workdir / config.mode
     folder.mkdir(parents=True, exist_ok=True)
-    results = {}
+    results, mistakes = {}, None
     for name in data.splits:
-        results[name] = _evaluate_split(config, data, evaluator, params, name, folder)
+        results[name], mistakes = _evaluate_and_write(config, data, evaluator, params, name, folder)
     if jax.process_index() == 0:
         output_file.write_json(folder / 'results.json', results)
+        scores = {split: {'best': metrics} for split, metrics in results.items() if metrics}
+        shown = {'mean': scores, 'data': dict(data.counts)}
+        run_report.write(folder, json.loads(config.to_json()), results=shown, examples=mistakes)
     return results
 
 
@@ -209,10 +230,12 @@ def _finished_results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def _evaluate_seed(
     config: ConfigDict, folder: Path, data: Data, evaluator: evaluate.Evaluator, lines: list[dict]
-) -> dict:
-    """{'validation': {'before': …, 'best': …, 'last': …}, 'test': …}, and the files of the best parameters;
-    'before' where there was an evaluation before the first step. `lines`: of metrics.jsonl."""
+) -> tuple[dict, Section]:
+    """{'validation': {'before': …, 'best': …, 'last': …}, 'test': …}, and the files of the best parameters,
+    with what these got wrong; 'before' where there was an evaluation before the first step. `lines`: of
+    metrics.jsonl."""
     results: dict[str, Any] = {}
+    mistakes = Section('', ())
     rows = [row for row in lines if row['split'] == 'validation']
     if rows:
         with init_weights.open_checkpoints(folder) as checkpoints:
@@ -224,19 +247,19 @@ def _evaluate_seed(
         }
     prediction_split = next((name for name in ('test', 'validation') if name in data.splits), None)
     if prediction_split:
-        best_metrics = _evaluate_split(
+        best_metrics, mistakes = _evaluate_and_write(
             config, data, evaluator, restore(folder, evaluator), prediction_split, folder
         )
         if prediction_split == 'test' and best_metrics:
             last_metrics = _evaluate_split(
-                config, data, evaluator, restore(folder, evaluator, 'last'), 'test', None
+                config, data, evaluator, restore(folder, evaluator, 'last'), 'test'
             )
             first_metrics = next((_metric_values(row) for row in lines if row['split'] == 'test'), None)
             results['test'] = ({'before': first_metrics} if first_metrics else {}) | {
                 'best': best_metrics,
                 'last': last_metrics,
             }
-    return results
+    return results, mistakes
 
 
 def _metric_values(row: dict) -> dict:
@@ -249,22 +272,39 @@ def _evaluate_split(
     evaluator: evaluate.Evaluator,
     params: dict,
     name: str,
-    folder: Path | None,
+    use: Callable[[Split, Any], None] | None = None,
 ) -> dict[str, float]:
-    """The metrics of one pass over a split ({} where nothing has a label); its files go to `folder`."""
+    """The metrics of one pass over a split ({} where nothing has a label); `use` gets the split and what it
+    decoded."""
     split: Split = data.splits[name]
     rows = sharding.local_rows(evaluator.mesh, config.batch_size)
 
     def score(outputs: evaluate.Outputs) -> dict[str, float]:
         decoded = split.decode(outputs)
-        if folder and jax.process_index() == 0:
+        if use:
+            use(split, decoded)
+        return split.score(decoded)
+
+    return evaluator(params, data.batches(config, split=name, rows=rows), score)
+
+
+def _evaluate_and_write(
+    config: ConfigDict, data: Data, evaluator: evaluate.Evaluator, params: dict, name: str, folder: Path
+) -> tuple[dict[str, float], Section]:
+    """The metrics of one pass over a split, whose files go to `folder`, and what was wrong."""
+    mistakes: list[dict[str, str]] = []
+
+    def write(split: Split, decoded: Any) -> None:
+        if jax.process_index() == 0:
             split.write_predictions(folder, decoded)
             confusion = split.confusion(decoded)
             if confusion is not None and len(confusion) <= MAX_CONFUSION_LABELS:
                 plots.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
-        return split.score(decoded)
+            if isinstance(split, ShowsMistakes):
+                mistakes.extend(split.mistakes(decoded, SHOWN_MISTAKES))
 
-    return evaluator(params, data.batches(config, split=name, rows=rows), score)
+    metrics = _evaluate_split(config, data, evaluator, params, name, write)
+    return metrics, examples.of_mistakes(mistakes, name)
 
 
 def _copy_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:

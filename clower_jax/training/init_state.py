@@ -27,7 +27,7 @@ from clower_jax.checkpoints.train_state import TrainState, abstract_state, shard
 from clower_jax.interop import hf_bert, init_weights, vocab_alignment, weight_sources
 from clower_jax.objectives.base import Objective, Vocabulary
 from clower_jax.parallel import precision, sharding
-from clower_jax.training import optim
+from clower_jax.training import optim, trackers
 from clower_jax.utils import config_checks, config_keys
 from clower_jax.utils.config_checks import flatten
 from clower_jax.utils.run_config import read_run_config
@@ -39,6 +39,7 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError for a setting that no data could make good, on these devices. Cheap: call it before
     making a corpus."""
     config_checks.check(config)
+    trackers.check(config.log_to)
     _check_memory(config)
     if config.total_steps:
         optim.learning_rate(config)
@@ -142,7 +143,7 @@ def restore_or_init(
         vocab_alignment.check_vocabulary(
             Path(workdir) / 'vocab.txt', vocabulary.tokens, f'The run in {workdir}'
         )
-        state = checkpoints.restore(abstract_state(mesh, create))
+        state = optim.exchanged(checkpoints.restore(abstract_state(mesh, create)))
         params = flax.traverse_util.flatten_dict(state.params, sep='/')
         precision.check_finite(params, f'The checkpoint of step {step} in {workdir}')
         if before.get('dtype') != config.dtype:
@@ -172,7 +173,7 @@ def restore_or_init(
             config.model.get('classify_from', 'pooler'),
             config.model.get('new_pooler', False),
         )
-        state = state.replace(params=params)
+        state = optim.start_from(state, params)
         log.info('Initial weights from %s', source)
         report.log()
     log.info(

@@ -19,11 +19,12 @@ from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.objectives.base import SCORE, Metric, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.processes import StopSignal
+from clower_jax.reports.page import Section
 from clower_jax.training import evaluate, init_state, optim
 from clower_jax.training.early_stopping import EarlyStopping
 from clower_jax.training.progress import Clock, Progress
 from clower_jax.training.run_log import Writer
-from clower_jax.training.train_step import make_train_step
+from clower_jax.training.train_step import adversarial_radius, make_train_step
 from clower_jax.utils.metrics_file import rows_until
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ REMEDIES = (
 )
 
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
+Show = Callable[[evaluate.Outputs], Section]
 
 
 class Programs(NamedTuple):
@@ -52,7 +54,9 @@ def make_programs(config: ConfigDict) -> Programs:
     """The programs of a resolved config, whatever its seed; they compile when they are first called."""
     evaluator = evaluate.Evaluator.from_config(config)
     optimizer = optim.optimizer(config)
-    step = make_train_step(evaluator.objective, optimizer, optim.learning_rate(config))
+    step = make_train_step(
+        evaluator.objective, optimizer, optim.learning_rate(config), adversarial_radius(config)
+    )
     return Programs(evaluator, optimizer, step)
 
 
@@ -65,14 +69,15 @@ def train(
     programs: Programs | None = None,
     stop: StopSignal | None = None,
     evaluate_before: Callable[[dict], dict[str, float]] | None = None,
+    show: Show | None = None,
 ) -> dict[str, float]:
     """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one. Where no step
     is left to take, nothing in `workdir` changes.
 
     Args:
       config: resolved: every size is known.
-      workdir: receives config.json, checkpoints/, metrics.jsonl, TensorBoard events, curves.png, and best/
-        where `config.select` names the metric to choose by.
+      workdir: receives config.json, checkpoints/, metrics.jsonl, TensorBoard events, curves.png,
+        report.html, and best/ where `config.select` names the metric to choose by.
       batches: `batches(start_step=k, split='train', rows=(lo, hi))`, an endless iterator whose k-th batch is
         a pure function of k; with split='validation' one pass over the held-out set.
       vocabulary: of the data.
@@ -81,6 +86,7 @@ def train(
       stop: where several runs follow each other, so that a signal stops them all.
       evaluate_before: with `eval_first`, what else is measured of the parameters before the first step; it is
         written as the split 'test'.
+      show: makes examples for the report of the outputs of an evaluation.
 
     Returns:
       The last held-out metrics ({} where nothing is held out, or nothing was left to do).
@@ -95,7 +101,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop or StopSignal())
         stack.enter_context(jax.default_matmul_precision(precision.matmul_precision(config.dtype)))
-        run = _Run(config, Path(workdir), batches, programs, vocabulary, stack)
+        run = _Run(config, Path(workdir), batches, programs, vocabulary, stack, score, show)
         progress = stack.enter_context(
             Progress(config.total_steps, run.step, enabled=jax.process_index() == 0)
         )
@@ -107,7 +113,7 @@ def train(
             return step == config.total_steps or (every > 0 and step % every == 0)
 
         if config.eval_first and run.step == 0:
-            run.evaluate(0, score)
+            run.evaluate(0)
             run.writer.scalars(0, 'test', evaluate_before(run.state.params) if evaluate_before else {})
             progress.write_line(_summary(0, run.held_out, objective.metrics))
         first_step = run.step + 1
@@ -147,7 +153,7 @@ def train(
                 jax.block_until_ready(run.state)  # steps in flight count as training
             with clock.paused():
                 if evaluating:
-                    run.evaluate(step, score)
+                    run.evaluate(step)
                     progress.write_line(_summary(step, run.held_out, objective.metrics))
                 if step == config.total_steps or run.early_stopping.should_stop:
                     check_not_skipped(run.state, run.workdir)  # what is saved as finished learned
@@ -156,7 +162,7 @@ def train(
             if saving or evaluating:
                 progress.resume()
             if stopping:
-                run.writer.curves(now=True)
+                run.writer.report(now=True, examples=run.examples)
                 break
         run.writer.close()
     if stop.requested and run.step < config.total_steps and not run.early_stopping.should_stop:
@@ -175,8 +181,11 @@ class _Run:
         programs: Programs,
         vocabulary: Vocabulary,
         stack: contextlib.ExitStack,
+        score: evaluate.Score | None,
+        show: Show | None,
     ):
-        self._config, self.workdir = config, workdir
+        self._config, self.workdir, self._score, self._show = config, workdir, score, show
+        self.examples: Section | None = None
         self._evaluator = evaluator = programs.evaluator
         rows = sharding.local_rows(evaluator.mesh, config.batch_size)
         self._checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
@@ -195,7 +204,7 @@ class _Run:
         self.early_stopping = EarlyStopping(config.select, config.patience, rows_until(workdir, self.step))
         # Where no step is left to take, what the files say is how the run came about: they stay.
         continues = self.step < config.total_steps and not self.early_stopping.should_stop
-        self.writer = Writer(workdir, self.step, writes=continues)
+        self.writer = Writer(workdir, self.step, continues, config.log_to)
         self.writer.write_config(config, vocabulary.tokens, init_state.history(workdir, config, self.step))
         if config.select and continues:
             if damage := init_state.prune_best(workdir, self.early_stopping.best_step):
@@ -238,18 +247,25 @@ class _Run:
         self.writer.scalars(self.step, 'train', values)
         return values
 
-    def evaluate(self, step: int, score: evaluate.Score | None) -> None:
+    def evaluate(self, step: int) -> None:
         """One pass over the held-out set; parameters that are the best so far are kept."""
-        self.held_out = self._evaluator(self.state.params, self._held_out_batches(), score)
+        params = optim.evaluated_params(self.state)
+
+        def score(outputs: evaluate.Outputs) -> dict[str, float]:
+            self.examples = self._show(outputs) if self._show else None
+            return self._score(outputs) if self._score else {}
+
+        self.held_out = self._evaluator(params, self._held_out_batches(), score)
         if self.early_stopping.update(step, self.held_out):
-            self._best_checkpoints.save_params(step, self.state.params)
+            self._best_checkpoints.save_params(step, params)
         self.writer.scalars(step, 'validation', self.held_out)
-        self.writer.curves(now=step == self._config.total_steps or self.early_stopping.should_stop)
+        at_end = step == self._config.total_steps or self.early_stopping.should_stop
+        self.writer.report(now=at_end, examples=self.examples)
 
     def save(self) -> None:
         """A checkpoint to go on from."""
         self.writer.sync()
-        self._checkpoints.save(self.state)
+        self._checkpoints.save(optim.exchanged(self.state))
 
 
 def check_not_skipped(state: TrainState, workdir: Path) -> None:

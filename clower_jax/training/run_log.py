@@ -1,4 +1,4 @@
-"""The files that a run leaves: config.json, metrics.jsonl, TensorBoard events, curves.png."""
+"""The files that a run leaves: config.json, metrics.jsonl, curves.png, report.html; and its trackers."""
 
 import json
 import logging
@@ -10,9 +10,12 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
-from clower_jax.training.plots import EVENT, draw_curves
+from clower_jax.export.bert_folder import find_manifest
+from clower_jax.reports import run_report
+from clower_jax.reports.page import Section
+from clower_jax.reports.plots import EVENT, draw_curves
+from clower_jax.training import trackers
 from clower_jax.utils.metrics_file import read_lines, read_metrics, rows_until
 from input_pipeline.utils.output_file import naming_errors, write_text
 
@@ -26,13 +29,18 @@ class Writer:
 
     `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
     after its last checkpoint, are dropped: those steps will be taken again; so are those of step 0 where it
-    begins. `rows` are the lines that stay. `writes`: False where nothing is to be written at all.
+    begins. `rows` are the lines that stay. `writes`: False where nothing is to be written at all. `log_to`:
+    what gets the metrics beside metrics.jsonl (`trackers`).
     """
 
-    def __init__(self, workdir: str | Path, start_step: int = 0, writes: bool = True):
+    def __init__(
+        self, workdir: str | Path, start_step: int = 0, writes: bool = True, log_to: str = 'tensorboard'
+    ):
         self._enabled = writes and jax.process_index() == 0
         self._folder = Path(workdir)
         self._drawn_at = time.monotonic()
+        self._settings: dict[str, Any] = {}
+        self._manifest: dict[str, Any] | None = None
         self._path = self._folder / 'metrics.jsonl'
         self.rows = rows = rows_until(workdir, start_step)
         if not self._enabled:
@@ -42,24 +50,28 @@ class Writer:
             numbers = ', '.join(map(str, unreadable))
             log.warning('%s: no metrics on line %s; left out, the others stay', self._path, numbers)
         write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
-        self._events = SummaryWriter(str(self._folder / 'tensorboard'))
+        self._trackers = trackers.create(log_to, self._folder)
 
     def write_config(self, config: ConfigDict, tokens: Sequence[str], history: Sequence[dict] = ()) -> None:
         """config.json, every value as the run uses it, with the `history` of those that were others before
         (see `init_state.history`), and vocab.txt, one token a line."""
         if self._enabled:
             settings = json.loads(config.to_json()) | ({'history': list(history)} if history else {})
+            self._settings = settings
+            if config.task == 'pretrain':
+                self._manifest = find_manifest(settings, self._folder, tokens, config.model.base_vocab_size)
             write_text(self._folder / 'config.json', json.dumps(settings, indent=2) + '\n')
+            for tracker in self._trackers:
+                tracker.settings(trackers.flat_settings(settings))
             write_text(self._folder / 'vocab.txt', ''.join(f'{t}\n' for t in tokens))
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl and the same scalars for TensorBoard."""
+        """One line of metrics.jsonl and the same scalars for the trackers."""
         if not self._enabled or not values:
             return
         self._append({'step': step, 'split': split, **values})
-        for name, value in values.items():
-            self._events.add_scalar(f'{split}/{name}', value, step)
-        self._events.flush()
+        for tracker in self._trackers:
+            tracker.scalars(step, split, values)
 
     def sync(self) -> None:
         """Sees that every line so far is on the disk, before a checkpoint says that its steps are done."""
@@ -79,14 +91,19 @@ class Writer:
         with naming_errors(self._path), self._path.open('a', encoding='utf-8') as out:
             out.write(json.dumps(row) + '\n')
 
-    def curves(self, now: bool) -> None:
-        """Draws curves.png from metrics.jsonl: at once or, not `now`, where a minute has passed since it was
-        drawn or the run began, for a drawing takes longer than an evaluation of a small run."""
-        if self._enabled and (now or time.monotonic() - self._drawn_at > REDRAWN_AFTER):
-            draw_curves(read_metrics(self._path), self._folder / 'curves.png')
+    def report(self, now: bool, examples: Section | None = None) -> None:
+        """Writes report.html, with `examples`, and draws curves.png for it: at once or, not `now`, where a
+        minute has passed since it was drawn or the run began, for a drawing takes longer than an evaluation
+        of a small run."""
+        if not self._enabled:
+            return
+        rows = read_metrics(self._path)
+        if now or time.monotonic() - self._drawn_at > REDRAWN_AFTER:
+            draw_curves(rows, self._folder / 'curves.png')
             self._drawn_at = time.monotonic()
+        run_report.write(self._folder, self._settings, rows, manifest=self._manifest, examples=examples)
 
     def close(self) -> None:
         """Flushes what is not yet on disk."""
-        if self._enabled:
-            self._events.close()
+        for tracker in self._trackers if self._enabled else ():
+            tracker.close()

@@ -58,6 +58,8 @@ DRAWS: _Part = {'low': 1, 'high': 10**7}
 BATCHES: _Part = {'batches': True}
 CARD: _Part = {'card': True}
 
+TASKS = ('pretrain', 'classify', 'span', 'mirror', 'mlctl', 'auto_mlm')  # of runs before there were others
+
 _KEYS = {
     # What is done.
     'task': Key('', 'the job, or the fine-tuning task'),
@@ -82,6 +84,9 @@ _KEYS = {
     'init_from': Key('', 'a workdir or a Hugging Face BERT folder; empty: random weights'),
     # When something is logged, measured, saved.
     'log_every': Key(100, 'steps between lines of the log', **COUNT),
+    'log_to': Key(
+        'tensorboard', 'who gets the metrics beside metrics.jsonl: tensorboard, wandb, mlflow, as a,b',
+    ),
     'eval_every': Key(
         1000, 'steps between evaluations; 0: at the end (of fine-tuning: of every epoch)', **STEPS,
     ),
@@ -169,6 +174,19 @@ _KEYS = {
         'of float16: what the loss is multiplied by at first, 2^24 at most; it halves where a gradient '
         'overflows and doubles after 2000 steps in which none did', 1.0, 2.0**24,
     ),
+    'optim.layer_decay': Key(
+        1.0, 'what the rate is multiplied by at every layer down from the heads; 1: nothing', 1e-6, 1.0,
+        **CARD,
+    ),
+    'optim.ema_decay': Key(
+        0.0, 'of a moving average of the weights, which is then evaluated and exported; 0: none', 0.0,
+        0.999999, **BATCHES, **CARD, before=dict.fromkeys(TASKS, 0.0),
+    ),
+    'optim.adversarial': Key(
+        '', "or 'fgm': every step is taken on the token embeddings as they are and at their worst nearby",
+        choices=('', 'fgm'), **CARD,
+    ),
+    'optim.adversarial_radius': Key(1.0, "of 'fgm': how far they are moved", 1e-9, 1e6, **CARD),
     # The losses.
     'loss.mlm_candidates': Key(
         'shared', 'shared: a softmax over every row (the paper); branch: characters over the base rows only',
@@ -194,6 +212,10 @@ _KEYS = {
     'loss.within': Key(True, 'whether the other texts of the same side are negatives, too'),
     'loss.within_words': Key(False, 'whether the words of the same language are negatives, too'),
     'loss.contrast': Key('cz_nce', 'or info_nce'),
+    'loss.r_drop': Key(
+        0.0, 'weight of R-Drop: a batch is passed twice, and what it predicts is to be the same; 0: one pass',
+        **WEIGHT, **CARD,
+    ),
     'loss.word_weight': Key(1.0, 'of the contrast of words; that of sentences has 1', **WEIGHT),
     'loss.mlm_weight': Key(1.0, 'of the masked tokens; the contrast has 1', **WEIGHT),
     'loss.align_threshold': Key(-1.0, 'the least cosine of words that the model aligns; -1: any', -1.0, 1.0),

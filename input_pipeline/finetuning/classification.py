@@ -102,12 +102,29 @@ class Classification:
             else None
         )
 
+    def mistakes(self, logits: np.ndarray, count: int) -> list[dict[str, str]]:
+        """The `count` examples whose label is another than the likeliest, those of which the model was surest
+        first."""
+        probabilities = _softmax(logits)
+        predicted = probabilities.argmax(axis=1)
+        wrong = np.flatnonzero((self._gold != NO_LABEL) & (predicted != self._gold))
+        worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind='stable')][:count]
+        return [
+            {
+                'text': ' ⧸ '.join(filter(None, self._examples[number][:2])),
+                'label': self.labels[self._gold[number]],
+                'predicted': self.labels[predicted[number]],
+                'probability': f'{probabilities[number, predicted[number]]:.3f}',
+                'where': Path(self._examples[number].where).name,
+            }
+            for number in worst.tolist()
+        ]
+
     def write_predictions(self, folder: Path, logits: np.ndarray) -> None:
         """predictions.json, an object a line in file order, as CLUE takes them: `id`, `label` (as the data
         set's own files call it; then `label_desc` is our name for it); and the label's `probability`, and
         `where` the text stands."""
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probability = weights.max(axis=1) / weights.sum(axis=1)
+        probability = _softmax(logits).max(axis=1)
         path = folder / 'predictions.json'
         with output_file.atomic_write(path) as partial, partial.open('w', encoding='utf-8') as out:
             for number, (index, p) in enumerate(zip(logits.argmax(axis=1), probability)):
@@ -117,6 +134,12 @@ class Classification:
                 where = Path(self._examples[number].where).name
                 line |= {'probability': round(float(p), 6), 'where': where}
                 out.write(json.dumps(line, ensure_ascii=False) + '\n')
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """[N, C] logits → probabilities."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _encode(

@@ -108,6 +108,24 @@ class Reading:
     def confusion(self, best: Best) -> None:
         """None: there are no classes."""
 
+    def mistakes(self, best: Best, count: int) -> list[dict[str, str]]:
+        """The `count` answers with the lowest F1 by the scorer, of those that are no exact match."""
+        drcd = self._data.scorer == 'drcd'
+        match = reading.drcd_exact_match if drcd else reading.cmrc_exact_match
+        overlap = reading.drcd_f1 if drcd else reading.cmrc_f1
+        predicted = span_decoding.predictions(self._originals, best)
+        found = []
+        for question in self._originals:
+            gold, answer = [answer.text for answer in question.answers], predicted[question.id]
+            if gold and not match(gold, answer):
+                found.append((overlap(gold, answer), question, ' ⧸ '.join(dict.fromkeys(gold)), answer))
+        found.sort(key=operator.itemgetter(0))
+        return [
+            {'question': question.question, 'answer': gold, 'predicted': answer, 'f1': f'{f1:.2f}'}
+            | {'context': question.context}
+            for f1, question, gold, answer in found[:count]
+        ]
+
     def write_predictions(self, folder: Path, best: Best) -> None:
         """predictions.json, {id: answer}, as the official scorers read it; nbest.json, {id: candidates}."""
         for name, content in (

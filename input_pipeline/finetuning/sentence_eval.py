@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy.stats import rankdata
 
 from input_pipeline.datasets import files as datasets_files
 from input_pipeline.features import buckets
@@ -57,6 +58,16 @@ class _Vectors:
 
     def confusion(self, decoded: Any) -> None:
         """None: there are no classes."""
+
+    def badness(self, decoded: Any) -> np.ndarray:
+        """fp32 for each of `lines`: how wrong it is; 0: not at all."""
+        raise NotImplementedError
+
+    def mistakes(self, decoded: Any, count: int) -> list[dict[str, str]]:
+        """The `count` worst of `lines`."""
+        badness, lines = self.badness(decoded), list(self.lines(decoded))
+        worst = [lines[i] for i in np.argsort(-badness, kind='stable')[:count] if badness[i] > 0]
+        return [{name: str(value) for name, value in line.items() if name != 'id'} for line in worst]
 
     def write_predictions(self, folder: Path, decoded: Any) -> None:
         """predictions.json, an object a line."""
@@ -107,6 +118,14 @@ class Similarity(_PairSet):
         gold = [pair.score for pair in self._pairs]
         return {} if None in gold else {'spearman': retrieval.spearman(cosines, np.array(gold, float))}
 
+    def badness(self, cosines: np.ndarray) -> np.ndarray:
+        """How far apart a pair's places by score and by cosine are, as a share of all; 0 without scores."""
+        gold = [pair.score for pair in self._pairs]
+        if None in gold:
+            return np.zeros(len(cosines), np.float32)
+        ranks = rankdata(cosines) - rankdata(np.array(gold, float))
+        return np.abs(ranks).astype(np.float32) / len(cosines)
+
     def lines(self, cosines: np.ndarray) -> Iterator[dict]:
         """The pair, its `score` where it is known, and the `cosine`."""
         lines = ({} if pair.score is None else {'score': pair.score} for pair in self._pairs)
@@ -137,6 +156,10 @@ class Retrieval(_PairSet):
     def score(self, ranks: Ranks) -> dict[str, float]:
         """See `retrieval.retrieval`."""
         return retrieval.retrieval(ranks.ab, ranks.ba)
+
+    def badness(self, ranks: Ranks) -> np.ndarray:
+        """How many texts are nearer than the partner of a."""
+        return (ranks.ab - 1).astype(np.float32)
 
     def lines(self, ranks: Ranks) -> Iterator[dict]:
         """The pair, the `rank` of b for a, and the `nearest` other b."""
@@ -176,6 +199,11 @@ class EvaluationSets(_Vectors):
         return {
             metric: float(np.mean([score[metric] for score in known.values()])) for metric in names
         } | each
+
+    def badness(self, decoded: list) -> np.ndarray:
+        """Of each set what it says, as a share of its worst."""
+        parts = [one.badness(part) for one, part in zip(self._sets.values(), decoded, strict=True)]
+        return np.concatenate([part / max(part.max(initial=0), 1e-9) for part in parts])
 
     def lines(self, decoded: list) -> Iterator[dict]:
         """Those of one set after another, with its name as `set`."""

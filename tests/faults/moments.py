@@ -63,7 +63,8 @@ class Watch:
         take longer than all else of so small a run."""
         from clower_jax.checkpoints.orbax_store import Checkpoints
         from clower_jax.experiments import tables
-        from clower_jax.training import evaluate, finetune, loop, plots, run_log
+        from clower_jax.reports import plots
+        from clower_jax.training import evaluate, finetune, loop, run_log
 
         for owner, name in ((run_log, 'draw_curves'), (plots, 'draw_confusion')):
             setattr(owner, name, lambda *args: None)

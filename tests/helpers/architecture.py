@@ -15,9 +15,9 @@ PICTURE = ROOT / 'docs' / 'architecture.svg'
 PACKAGES = ('clower_jax', 'input_pipeline')
 # Where packages stand in the picture: (from the left, from above).
 PLACES = {
-    'clower_jax': (3.1, 0), 'clower_jax.experiments': (4.8, 1), 'clower_jax.training': (0.9, 2),
-    'clower_jax.inference': (4.8, 2), 'clower_jax.interop': (2.85, 3),
-    'clower_jax.export': (2.85, 2), 'clower_jax.objectives': (1.1, 4),
+    'clower_jax': (3.1, 0), 'clower_jax.experiments': (4.8, 0.9), 'clower_jax.training': (1.1, 0.9),
+    'clower_jax.reports': (1.1, 1.6), 'clower_jax.export': (1.1, 2.3), 'clower_jax.inference': (4.8, 2.0),
+    'clower_jax.interop': (2.85, 3), 'clower_jax.objectives': (1.1, 4),
     'clower_jax.checkpoints': (3.1, 4), 'clower_jax.models': (1.1, 5), 'clower_jax.ops': (1.1, 6),
     'clower_jax.parallel': (2.1, 7), 'clower_jax.utils': (2.1, 8),
     'input_pipeline': (10.8, 1), 'input_pipeline.probing': (8.0, 1), 'input_pipeline.pretraining': (8.0, 2),

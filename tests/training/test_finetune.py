@@ -15,7 +15,8 @@ from clower_jax import jobs
 from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import init_weights
-from clower_jax.training import finetune, init_state, plots, source
+from clower_jax.reports import plots
+from clower_jax.training import finetune, init_state, source
 from clower_jax.training.early_stopping import EarlyStopping
 from clower_jax.training.source import with_trained_settings
 from helpers import finetuned
@@ -61,7 +62,7 @@ def test_files_of_a_run(two_seeds):
     _, workdir, results = two_seeds
     for seed in (5, 6):
         folder = workdir / f'seed-{seed}'
-        for name in ('config.json', 'vocab.txt', 'predictions.json', 'confusion.png', 'curves.png'):
+        for name in ('config.json', 'vocab.txt', 'predictions.json', 'confusion.png', 'report.html'):
             assert (folder / name).stat().st_size > 0, name
         assert json.loads((folder / 'config.json').read_text('utf-8'))['seed'] == seed
         with Checkpoints(folder, read_only=True, folder=BEST) as best:
@@ -182,7 +183,7 @@ def test_a_classifier_of_before_one_could_choose_reads_the_pooler(tmp_path):
     later.mode, later.model.classify_from = 'evaluate', 'mean'
     assert go(later, tmp_path / 'run')['test'] == results['per_seed'][0]['test']['best']
     later.mode, later.num_epochs = 'train', 2.0
-    with pytest.raises(ValueError, match='model.classify_from: None → mean'):
+    with pytest.raises(ValueError, match='model.classify_from: pooler → mean'):
         go(later, tmp_path / 'run')
     later.model.classify_from = 'pooler'
     assert go(later, tmp_path / 'run')['per_seed']

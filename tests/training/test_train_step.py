@@ -16,9 +16,9 @@ from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.interop import init_weights
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import precision
+from clower_jax.reports.plots import draw_curves, select_panels
 from clower_jax.training import evaluate, optim, progress, run_log
 from clower_jax.training.loop import _summary, check_not_skipped, make_programs, train
-from clower_jax.training.plots import draw_curves, select_panels
 from clower_jax.training.run_log import Writer
 from clower_jax.training.train_step import make_train_step
 from clower_jax.utils.metrics_file import read_metrics
@@ -429,7 +429,7 @@ def test_curves_are_drawn_a_minute_after_they_were_and_at_the_end(tmp_path, monk
     monkeypatch.setattr(run_log.time, 'monotonic', lambda: seconds[0])
     writer = Writer(tmp_path)
     for seconds[0] in (10, 50, 61, 70, 121, 130):
-        writer.curves(now=seconds[0] == 130)
+        writer.report(now=seconds[0] == 130)
     writer.close()
     assert drawn == [61, 130]
 

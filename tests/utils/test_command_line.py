@@ -32,7 +32,7 @@ def command(*flags, python=()):
         ('--config=configs/similarity.py:x', r"configs/similarity.py has no variants, so no 'x'"),
         (
             '--config=configs/pretrain.py --config.optim.lr=1',
-            r'no such key; did you mean --config.optim.learning_rate\? config.optim has clip_norm, final_',
+            r'no such key; did you mean --config.optim.learning_rate\? config.optim has adversarial, adv',
         ),
         ('--config configs/classify.py --config.epochs=3', r'did you mean --config.num_epochs\?'),
         ('--config=configs/classify.py --config.data.text.x=3', r'did you mean .*config.data has buckets, '),

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from clower_jax.experiments import figure3
 from clower_jax.experiments.figure3 import CONTROL, GROUPS, MEASURES
-from clower_jax.training import plots
+from clower_jax.reports import plots
 from clower_jax.utils import figures
 
 MADE_UP = '\ue123\ue124'  # private characters, in no font but the one that a test makes
