@@ -33,10 +33,9 @@ REFERENCES = [
 ]
 PAGES = list(dict.fromkeys([*GUIDES, *REFERENCES]))
 # Commands of others, and of shells.
-FOREIGN = ('export', 'hf', 'pip', 'pre-commit', 'source')
-FORM = re.compile(
-    r'…|\[-|\[:|<\w+>|\b[A-Z]\b|\bDIR\b|^python -m [\w.]+$'
-)  # of a command, with words to put in
+FOREIGN = 'cd docker export gcloud git hf jupyter kubectl pip pre-commit sbatch source tensorboard'.split()
+# Of a command with words to put in.
+FORM = re.compile(r'…|\[-|\[:|<\w+>|\b[A-Z]\b|\bDIR\b|^python -m [\w.]+$')
 
 
 def name_of(page: Path) -> str:
