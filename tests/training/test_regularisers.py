@@ -240,7 +240,7 @@ def test_r_drop_is_its_formula(classifier):
     entropies = [-np.log(x[known][np.arange(3), gold]).mean() for x in (p, q)]
     divergence = 0.5 * ((p * np.log(p / q)).sum(1) + (q * np.log(q / p)).sum(1))[known].mean()
     assert divergence > 0
-    twice = Classify(task.model, 2.0)
+    twice = Classify(task.model, r_drop=2.0)
     loss, sums = twice.loss(params, batch, key)
     assert loss == pytest.approx(np.mean(entropies) + 2.0 * divergence, rel=1e-5)
     means = evaluate.means([sums])
