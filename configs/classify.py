@@ -3,12 +3,16 @@
     python run.py --config=configs/classify.py:tnews --config.init_from=runs/pretrain
 
 with one of chnsenticorp, thucnews, tnews, bq, lcqmc, ocnli, xnli, which have the settings of the paper's
-table 1, or afqmc, which is not in the paper and has settings of our own. Its official files lie in
-data/<name>, or are named: --config.data.train=FILE --config.data.dev=FILE. Your own task needs no name and no
-code, but a .tsv, .csv, .json or .jsonl file with a text, or two, and a label; its settings are the defaults
-of configs/common.py:
+table 1, or afqmc, iflytek, cmnli, csl, wsc, which are not in the paper and have settings of our own. Its
+official files lie in data/<name>, or are named: --config.data.train=FILE --config.data.dev=FILE. Your own
+task needs no name and no code, but a .tsv, .csv, .json or .jsonl file with a text, or two, and a label; its
+settings are the defaults of configs/common.py:
 
     python run.py --config=configs/classify.py --config.init_from=X --config.data.train=my.tsv --workdir=W
+
+A text may have several labels: a list in .json, or joined by what --config.data.label_separator says; or a
+score, a number with decimals (or --config.data.problem_type=regression). The first line of output says which
+it is.
 
 The paper's figures are means of five seeds: --config.seeds=5, with mean and standard deviation. A
 fine-tuned model on other data:
@@ -32,7 +36,13 @@ TABLE_1 = {
     'ocnli': (128, 32, 3e-5, 10),
     'xnli': (128, 64, 3e-5, 10),
 }
-SETTINGS = TABLE_1 | {'afqmc': (128, 64, 2e-5, 3)}  # not in the paper; ours
+SETTINGS = TABLE_1 | {  # those of CLUE that are not in the paper; ours
+    'afqmc': (128, 64, 2e-5, 3),
+    'iflytek': (256, 32, 2e-5, 3),
+    'cmnli': (128, 64, 2e-5, 3),
+    'csl': (256, 32, 2e-5, 5),
+    'wsc': (128, 16, 2e-5, 20),
+}
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -52,6 +62,10 @@ def get_config(variant: str = '') -> ConfigDict:
     # all. The second one is for test; where empty, as the first (configs/transfer.py).
     config.data.language = 'zh' if variant == 'xnli' else ''
     config.data.test_language = ''
+    # One label each, any of several, or a score: single_label_classification, multi_label_classification or
+    # regression; empty: found by the label column of train.
+    config.data.problem_type = ''
+    config.data.label_separator = ''  # what stands between several labels in one cell of a table
     config.data.pairs = placeholder(bool)  # whether rows are pairs; found out
     if variant:
         config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]

@@ -30,6 +30,7 @@ from clower_jax.parallel import precision, sharding
 from clower_jax.training import optim
 from clower_jax.utils import folder_files, settings
 from clower_jax.utils.settings import BATCH_SETTINGS, LEGACY_DEFAULTS, flatten
+from input_pipeline.utils.problem_types import SINGLE_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ def restore_or_init(
             config.data.get('labels'),
             config.model.get('classify_from', 'pooler'),
             config.model.get('new_pooler', False),
+            config.data.get('problem_type') or SINGLE_LABEL,
         )
         state = state.replace(params=params)
         log.info('Initial weights from %s', source)

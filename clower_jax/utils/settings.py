@@ -6,6 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.utils.problem_types import PROBLEM_TYPES
+
 DTYPES = ('float32', 'bfloat16', 'float16')  # that products are computed in
 SCHEDULES = ('linear', 'cosine', 'wsd', 'constant')  # of the learning rate, after the warm-up
 
@@ -73,7 +75,7 @@ BATCH_SETTINGS = (
     *('data.train', 'data.dev', 'data.folder', 'data.dataset', 'data.dev_fraction', 'data.test_fraction'),
     *('data.max_length', 'data.buckets', 'data.labels', 'data.text_columns', 'data.label_column'),
     *('data.language', 'data.stride', 'data.max_question_length', 'data.simplify', 'data.max_strings'),
-    'data.scheme',
+    *('data.scheme', 'data.problem_type', 'data.label_separator'),
     *('data.mask_span', 'data.mask_shortest', 'data.latin_mask_span', 'data.latin_mask_shortest'),
     *('data.shuffle_positions', 'data.alignment', 'data.max_aligned', 'data.segmenter', 'data.hmm'),
 )
@@ -138,6 +140,7 @@ def check(config: ConfigDict) -> None:
         'optim.schedule': SCHEDULES,
         'data.scorer': ('cmrc', 'drcd'),
         'data.scheme': ('BIO', 'BIOES'),
+        'data.problem_type': ('', *PROBLEM_TYPES),
         'data.evaluation': ('similarity', 'retrieval'),
         'model.pooling': ('mean', 'cls'),
         'model.classify_from': ('cls', 'pooler', 'mean'),
