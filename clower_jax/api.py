@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from clower_jax import jobs
 from clower_jax.objectives import registry
+from clower_jax.objectives.registry import SENTENCE_TASKS
 from clower_jax.training import evaluate as evaluation
 from clower_jax.training import finetune as finetuning
 from clower_jax.training.source import resolve_source
@@ -102,8 +103,12 @@ class Predictor:
     def __init__(self, workdir: str | Path, which: str = ''):
         self._workdir, self._which = Path(workdir), which
         config = _config_of(workdir, 'predict')
-        if config.task not in ('classify', 'span', 'tag'):
+        if config.task in SENTENCE_TASKS:
             raise ValueError(f'{workdir} makes vectors, not predictions: clower_jax.Encoder.load reads it')
+        if config.task not in ('classify', 'span', 'tag'):
+            raise ValueError(
+                f'{workdir} is of the task {config.task!r}: run.py --config.mode=predict reads it'
+            )
         config.data.dataset = ''  # whose files have a form of their own
         for name in {'text_columns', 'label_column', 'language', 'test_language'} & set(config.data):
             config.data[name] = type(config.data[name])()
@@ -119,7 +124,8 @@ class Predictor:
             (question, context).
 
         Returns:
-          To classify: 'label' and its 'probability'. To tag: 'entities', each with 'text', 'type', 'start'
+          To classify: 'label' and its 'probability', or as predictions.json has several labels, or a
+          'score'. To tag: 'entities', each with 'text', 'type', 'start'
           and 'end' (exclusive). To read: 'answer', a part of the context.
 
         Raises ValueError where they are of the wrong kind.
@@ -138,6 +144,8 @@ class Predictor:
                 self._evaluator = evaluation.Evaluator.from_config(config)
                 self._params = finetuning.restore(self._workdir, self._evaluator, self._which)
             split: Any = data.splits['test']  # a `Split`
+            if getattr(split, 'thresholds', None) is not None:
+                finetuning.read_thresholds(self._workdir, split.thresholds)
 
             def write(outputs: evaluation.Outputs) -> dict[str, float]:
                 split.write_predictions(Path(folder), split.decode(outputs))
@@ -151,7 +159,7 @@ class Predictor:
         lines = [json.loads(line) for line in written.splitlines()]
         if self._config.task == 'tag':
             return [{'entities': _entities(line['label'])} for line in lines]
-        return [{name: line[name] for name in ('label', 'probability')} for line in lines]
+        return [{name: line[name] for name in line if name not in ('id', 'where')} for line in lines]
 
     def _file_of(self, texts: Sequence[Text]) -> str:
         if self._config.task != 'span':

@@ -64,8 +64,9 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
     hf_bert.warn_about_tokenizer(info.folder)
     heads = info.model['num_heads']
     params, report = load_initial(
-        abstract, source, vocab_alignment.SourceVocabulary(info.tokens, info.base_size), heads, info.labels
-    )
+        abstract, source, vocab_alignment.SourceVocabulary(info.tokens, info.base_size), heads, info.labels,
+        problem_type=info.problem_type,
+    )  # fmt: skip
     random = [path.partition(' ')[0] for path in report.random]
     optional = () if info.task else ('_mlm/', '_sop/', 'pooler.dense/')
     missing = [path for path in report.random if not any(part in path for part in optional)]
@@ -80,15 +81,25 @@ def import_weights(source: str | Path, workdir: str | Path) -> Report:
         text = json.dumps(config.to_dict(), ensure_ascii=False, indent=2)
         (folder / 'config.json').write_text(text + '\n', encoding='utf-8')
         (folder / 'vocab.txt').write_bytes(''.join(f'{token}\n' for token in info.tokens).encode())
+        if thresholds := _thresholds(info.folder):
+            text = json.dumps(thresholds, ensure_ascii=False, indent=2)
+            (folder / bert_folder.THRESHOLDS).write_text(text + '\n', encoding='utf-8')
         with Checkpoints(folder) as checkpoints:
             checkpoints.save_params(0, flax.traverse_util.unflatten_dict(flat, sep='/'))
     return report
+
+
+def _thresholds(folder: Path) -> dict[str, float] | None:
+    """Of a classifier of several labels that we exported."""
+    path = folder / 'config.json'
+    return hf_bert.clower_entry(hf_bert.read_config(path), 'thresholds') if path.is_file() else None
 
 
 def _config(source: str | Path, info: SourceInfo) -> ConfigDict:
     """The settings of an imported workdir, under the names that a run has them."""
     data: dict[str, Any] = {'max_length': info.model['max_positions']}
     data |= {'labels': info.labels} if info.labels else {}
+    data |= {'problem_type': info.problem_type} if info.task == 'classify' else {}
     model: dict[str, Any] = {**info.model, **info.rates}
     if info.kind == 'word':
         segmenter = word_segmenter.segmenter_of(source)

@@ -3,12 +3,16 @@
     python run.py --config=configs/classify.py:tnews --config.init_from=runs/pretrain
 
 with one of chnsenticorp, thucnews, tnews, bq, lcqmc, ocnli, xnli, which have the settings of the paper's
-table 1, or afqmc, which is not in the paper and has settings of our own. Its official files lie in
-data/<name>, or are named: --config.data.train=FILE --config.data.dev=FILE. Your own task needs no name and no
-code, but a .tsv, .csv, .json or .jsonl file with a text, or two, and a label; its settings are the defaults
-of configs/common.py:
+table 1, or afqmc, iflytek, cmnli, csl, wsc, which are not in the paper and have settings of our own. Its
+official files lie in data/<name>, or are named: --config.data.train=FILE --config.data.dev=FILE. Your own
+task needs no name and no code, but a .tsv, .csv, .json or .jsonl file with a text, or two, and a label; its
+settings are the defaults of configs/common.py:
 
     python run.py --config=configs/classify.py --config.init_from=X --config.data.train=my.tsv --workdir=W
+
+A text may have several labels: a list in .json, or joined by what --config.data.label_separator says; or a
+score, a number with decimals (or --config.data.problem_type=regression). The first line of output says which
+it is.
 
 The paper's figures are means of five seeds: --config.seeds=5, with mean and standard deviation. A
 fine-tuned model on other data:
@@ -33,7 +37,13 @@ TABLE_1 = {
     'ocnli': (128, 32, 3e-5, 10),
     'xnli': (128, 64, 3e-5, 10),
 }
-SETTINGS = TABLE_1 | {'afqmc': (128, 64, 2e-5, 3)}  # not in the paper; ours
+SETTINGS = TABLE_1 | {  # those of CLUE that are not in the paper; ours
+    'afqmc': (128, 64, 2e-5, 3),
+    'iflytek': (256, 32, 2e-5, 3),
+    'cmnli': (128, 64, 2e-5, 3),
+    'csl': (256, 32, 2e-5, 5),
+    'wsc': (128, 16, 2e-5, 20),
+}
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -42,7 +52,7 @@ def get_config(variant: str = '') -> ConfigDict:
         raise ValueError(f'configs/classify.py has no variant {variant!r}; it has {", ".join(SETTINGS)}')
     config = common.finetune(variant, select='acc')
     config.task = 'classify'
-    data = 'labels text_columns label_column language test_language'
+    data = 'labels text_columns label_column language test_language problem_type label_separator'
     config.update(defaults(data=data, model='classify_from new_pooler', loss='r_drop'))
     if variant == 'xnli':
         config.data.language = 'zh'

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.utils import command_line, config_keys
 from clower_jax.utils.config_checks import flatten
-from configs import classify, mirror, pretrain, tag
+from configs import choose, classify, mirror, pretrain, tag
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ('clower_jax', 'input_pipeline')
@@ -56,6 +56,7 @@ VARIANTS = {
     'pretrain': ('', 'mini', 'cpu', 'small', 'base', 'paper', *pretrain.SYSTEMS),
     'classify': ('', *classify.SETTINGS),
     'tag': ('', *tag.SETTINGS),
+    'choose': ('', *choose.SETTINGS),
     'mirror': (*mirror.SETTINGS, *(f'{name},drophead' for name in mirror.SETTINGS), *mirror.RELATIVES),
     'tables': ('', 'cpu'),
 }

@@ -25,10 +25,12 @@ from clower_jax.utils import folder_files, output_folder
 from clower_jax.utils.metrics_file import read_metrics
 from clower_jax.utils.run_config import read_run_config
 from input_pipeline.text.wordpiece import SPECIAL
+from input_pipeline.utils.problem_types import MULTI_LABEL, SINGLE_LABEL
 
 log = logging.getLogger(__name__)
 
 HEADS = ('all', 'mlm', 'none')
+THRESHOLDS = 'thresholds.json'  # of a run that gives several labels: from which probability on each is given
 # All that an export writes: a folder with anything else in it is somebody's own.
 FILES = {
     *('README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'),
@@ -134,9 +136,13 @@ def export(
         length = config['data'].get('max_length') or length
     manifest = find_manifest(config, workdir, info.tokens, info.base_size)
     own_settings = {'encoder': encoder, 'sentence_order': 'cls.seq_relationship.weight' in tensors}
+    if info.problem_type == MULTI_LABEL:
+        own_settings['thresholds'] = folder_files.read_optional_json(workdir / THRESHOLDS) or {}
     pooling = config['model'].get('pooling')
     own_settings |= {'pooling': pooling} if pooling else {}
     settings = bert_config(config['model'], architecture, rows, info.labels)
+    if info.problem_type != SINGLE_LABEL:
+        settings['problem_type'] = info.problem_type
 
     with output_folder.atomic_folder(output, sum(tensor.nbytes for tensor in tensors.values())) as folder:
         safetensors.numpy.save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})

@@ -71,6 +71,22 @@ classify = pipeline('text-classification', model='FOLDER', truncation=True)
 print(classify('今天天气很好。'))
 print(classify({'text': '今天天气很好。', 'text_pair': '今天是晴天。'}))  # where it was trained on pairs
 """
+CLASSIFY_MULTI_LABEL = """
+from transformers import pipeline
+
+classify = pipeline('text-classification', model='FOLDER', truncation=True)
+thresholds = classify.model.config.clower_jax['thresholds']
+for answer in classify('今天天气很好。', top_k=None):
+    if answer['score'] >= thresholds.get(answer['label'], 0.5):
+        print(answer)
+"""
+SCORE = """
+from transformers import pipeline
+
+score = pipeline('text-classification', model='FOLDER', truncation=True)
+print(score('今天天气很好。'))
+print(score({'text': '今天天气很好。', 'text_pair': '今天是晴天。'}))  # where it was trained on pairs
+"""
 ANSWER = """
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
@@ -103,4 +119,22 @@ from transformers import pipeline
 tag = pipeline('token-classification', model='FOLDER')
 for token in tag('今天天气很好。'):
     print(token['entity'], token['word'], token['score'])
+"""
+CHOOSE = """
+import torch
+from transformers import AutoModelForMultipleChoice, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained('FOLDER')
+model = AutoModelForMultipleChoice.from_pretrained('FOLDER')
+text, question, choices = '今天天气很好，我们去公园。', '我们去哪里？', ['公园', '学校']
+inputs = tokenizer(
+    [text] * len(choices),
+    [f'{question} {choice}' for choice in choices],
+    truncation='only_first',
+    padding=True,
+    return_tensors='pt',
+)
+with torch.no_grad():
+    logits = model(**{name: value.unsqueeze(0) for name, value in inputs.items()}).logits
+print(choices[int(logits.argmax())])
 """

@@ -12,6 +12,7 @@ from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.registry import SENTENCE_TASKS
 from clower_jax.utils.config_checks import flatten
 from clower_jax.utils.config_keys import KEYS
+from input_pipeline.utils.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 PAPER = 'Chen et al. 2022, *CLOWER*, COLING 2022, [arXiv 2208.10844](https://arxiv.org/abs/2208.10844)'
 PUBLISHERS = ('google-bert', 'hfl')  # whose models Chinese BERTs mostly start from, as model hubs name them
@@ -22,6 +23,7 @@ PIPELINES = {
     'BertForSequenceClassification': 'text-classification',
     'BertForQuestionAnswering': 'question-answering',
     'BertForTokenClassification': 'token-classification',
+    'BertForMultipleChoice': 'multiple-choice',
 }
 NO_LICENSE = (
     'Not stated. It depends on the text and on the initial weights that this model was trained with; whoever '
@@ -114,9 +116,14 @@ def snippets(card: CardData) -> list[str]:
     else:
         architecture = card.architecture
         tuned = {
-            'BertForSequenceClassification': card_examples.CLASSIFY,
+            'BertForSequenceClassification': {
+                SINGLE_LABEL: card_examples.CLASSIFY,
+                MULTI_LABEL: card_examples.CLASSIFY_MULTI_LABEL,
+                REGRESSION: card_examples.SCORE,
+            }[_problem_type(card)],
             'BertForQuestionAnswering': card_examples.ANSWER,
             'BertForTokenClassification': card_examples.TAG,
+            'BertForMultipleChoice': card_examples.CHOOSE,
         }
         examples = [tuned[architecture]] if architecture in tuned else []
         if architecture == 'BertForTokenClassification' and _is_bioes(card):
@@ -134,7 +141,13 @@ def _describe(card: CardData) -> str:
     if card.architecture == 'BertForSequenceClassification':
         labels = card.config['data']['labels']
         shown = ', '.join(f'`{label}`' for label in labels[:20]) + (' …' if len(labels) > 20 else '')
-        return f'A Chinese BERT ({shape}), fine-tuned to classify texts with {len(labels)} labels: {shown}.'
+        texts = 'pairs of texts' if card.config['data'].get('pairs') else 'texts'
+        purpose = {
+            SINGLE_LABEL: f'classify {texts} with {len(labels)} labels: {shown}',
+            MULTI_LABEL: f'give {texts} any of {len(labels)} labels: {shown}',
+            REGRESSION: f'give {texts} a score',
+        }[_problem_type(card)]
+        return f'A Chinese BERT ({shape}), fine-tuned to {purpose}.'
     if card.architecture == 'BertForQuestionAnswering':
         return f'A Chinese BERT ({shape}), fine-tuned to find the answer to a question in a text.'
     if card.architecture == 'BertForTokenClassification':
@@ -142,6 +155,8 @@ def _describe(card: CardData) -> str:
         types = list(dict.fromkeys(label[2:] for label in labels if label[1:2] == '-'))
         shown = ', '.join(f'`{type_}`' for type_ in types[:20]) + (' …' if len(types) > 20 else '')
         return f'A Chinese BERT ({shape}), fine-tuned to find entities in texts: {shown}.'
+    if card.architecture == 'BertForMultipleChoice':
+        return f'A Chinese BERT ({shape}), fine-tuned to choose the answer to a question about a text.'
     if 'imported' in card.config:
         return f'A Chinese BERT ({shape}), converted from `{_initial(card.config)}` and not trained further.'
     if card.config.get('task') in SENTENCE_TASKS:
@@ -170,6 +185,10 @@ def _describe(card: CardData) -> str:
     return f'The {view} encoder ({shape}) {kind.card} pre-trained {contrast} ({PAPER}).'
 
 
+def _problem_type(card: CardData) -> str:
+    return card.config['data'].get('problem_type') or SINGLE_LABEL
+
+
 def _is_bioes(card: CardData) -> bool:
     return any(label.startswith('S-') for label in card.config['data']['labels'])
 
@@ -187,8 +206,13 @@ def _describe_masks(card: CardData) -> str:
 def _describe_limits(card: CardData) -> str:
     positions = card.config['model']['max_positions']
     task = {
-        'BertForSequenceClassification': 'It gives any text one of its labels, also a text of another kind.',
+        'BertForSequenceClassification': {
+            SINGLE_LABEL: 'It gives any text one of its labels, also a text of another kind.',
+            MULTI_LABEL: 'It knows no other labels, and gives them to a text of another kind, too.',
+            REGRESSION: 'It gives any text a score, also a text of another kind.',
+        }[_problem_type(card)],
         'BertForQuestionAnswering': 'It points at a part of the text, also where the text holds no answer.',
+        'BertForMultipleChoice': 'It chooses one of the answers, also where none is right.',
         'BertForTokenClassification': 'It has a tag for every token; an entity may be any run of them.',
     }.get(card.architecture, 'It is made to be fine-tuned, or to give vectors; it does not generate text.')
     return (
@@ -208,6 +232,11 @@ def _describe_trained_length(card: CardData) -> str:
 
 def _usage(card: CardData) -> str:
     parts = [f'```python\n{code}\n```' for code in snippets(card)]
+    if card.architecture == 'BertForSequenceClassification' and _problem_type(card) == MULTI_LABEL:
+        parts.append(
+            'A label is given from the probability on that `thresholds` says, in `config.json` under '
+            '`clower_jax`: chosen for each label on the development set, 0.5 where there was none.'
+        )
     if card.architecture == 'BertForPreTraining':
         parts.append(
             'The folder is a `BertForPreTraining`: beside the encoder it has the pooler, the head for masked '

@@ -12,6 +12,7 @@ from typing import Any
 from clower_jax.models.bert import LAYER_NORM_EPSILON
 from clower_jax.utils.config_keys import KEYS
 from clower_jax.utils.folder_files import Entry, check_entries, check_texts, read_bytes, read_json, short
+from input_pipeline.utils.problem_types import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ TASKS = {
     'BertForSequenceClassification': 'classify',
     'BertForQuestionAnswering': 'span',
     'BertForTokenClassification': 'tag',
+    'BertForMultipleChoice': 'choose',
 }
 LABELLED = ('classify', 'tag')  # tasks whose head has a label for each of its logits
 
@@ -90,6 +92,7 @@ def tensor_name(path: str) -> str:
         'char_sop': 'sop.',
         'word_sop': 'sop.',
         'tagger': 'classifier.',
+        'chooser': 'classifier.',
     }.get(part, f'{part}.')  # a head has its own name
     module, _, leaf = rest.rpartition('/')
     leaf = 'weight' if leaf in ('kernel', 'embedding', 'scale') else leaf
@@ -134,11 +137,13 @@ def check_rows(config: Path, rows: int, vocabulary: Path, tokens: int) -> None:
 
 
 def other_classifier(config: Mapping[str, Any], labels: Sequence[str]) -> str:
-    """Why a classifier does not choose one of several labels, or ''."""
-    kind = config.get('problem_type') or 'single_label_classification'
-    if kind != 'single_label_classification':
-        return f'its problem_type is {reprlib.repr(kind)}, ours chooses one of several labels'
-    return '' if len(labels) > 1 else f'it has {len(labels)} label, ours chooses one of several'
+    """Why a classifier's head is none like ours, or ''."""
+    kind = config.get('problem_type') or SINGLE_LABEL
+    if kind not in PROBLEM_TYPES:
+        return f'its problem_type is {reprlib.repr(kind)}, ours is one of {", ".join(PROBLEM_TYPES)}'
+    if kind == REGRESSION:
+        return '' if len(labels) == 1 else f'it gives {len(labels)} scores, ours one'
+    return '' if len(labels) > 1 else f'it has {len(labels)} label, ours several (problem_type {kind})'
 
 
 def read_config(path: Path) -> dict[str, Any]:

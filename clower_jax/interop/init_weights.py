@@ -24,6 +24,7 @@ from clower_jax.interop.weight_sources import (
 )
 from clower_jax.objectives.base import Vocabulary
 from clower_jax.parallel import precision
+from input_pipeline.utils.problem_types import REGRESSION, SINGLE_LABEL
 
 __all__ = [
     'TOKEN_ROWS',
@@ -39,11 +40,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-TASK_HEADS = ('classifier/', 'qa_outputs/', 'tagger/')
+TASK_HEADS = ('classifier/', 'qa_outputs/', 'tagger/', 'chooser/')
 ENCODER = ('embeddings/', 'coarse_embeddings/', 'char_encoder/', 'word_encoder/')
 COARSE = 'coarse_embeddings/'  # of words, in AMBERT
 TOKEN_ROWS = ('word_embeddings/embedding', '_mlm/bias')  # ends of paths: a row, or an entry, for each token
-HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span', 'tagger': 'tag'}
+HEAD_TASK = {'classifier': 'classify', 'qa_outputs': 'span', 'tagger': 'tag', 'chooser': 'choose'}
 
 
 class Report(NamedTuple):
@@ -74,6 +75,7 @@ def load_initial(
     labels: Sequence[str] | None = None,
     classify_from: str = 'pooler',
     new_pooler: bool = False,
+    problem_type: str = SINGLE_LABEL,
 ) -> tuple[dict, Report]:
     """Parameters of a new run, taken from `source` (a config's `init_from`) where it has them.
 
@@ -88,6 +90,7 @@ def load_initial(
       labels: of the run's classifier: the source's is used only where its labels are the same. None: by
         their number alone.
       classify_from: what the run's classifier reads; the source's is used only where it reads the same.
+      problem_type: what the run's classifier answers; the source's is used only where it answers the same.
       new_pooler: leave the pooler at random, whatever the source has. One that nothing trained there always
         is.
 
@@ -111,7 +114,8 @@ def load_initial(
         source_files.info.tokens, source_files.info.base_size, vocabulary, source_files.vocabulary, owner
     )
     skip_reasons = {
-        path: _skip_reason(path, source_files.info, labels, classify_from, new_pooler) for path in flat
+        path: _skip_reason(path, source_files.info, labels, classify_from, new_pooler, problem_type)
+        for path in flat
     }
     if source_files.kind == 'workdir' and source_files.info.tokens == list(vocabulary.tokens):
         if not (any(skip_reasons.values()) or source_files.random) and (
@@ -200,7 +204,12 @@ def _check_complete(source: Source, names: Mapping[str, str], tensors: Collectio
 
 
 def _skip_reason(
-    path: str, info: SourceInfo, labels: Sequence[str] | None, classify_from: str, new_pooler: bool
+    path: str,
+    info: SourceInfo,
+    labels: Sequence[str] | None,
+    classify_from: str,
+    new_pooler: bool,
+    problem_type: str,
 ) -> str:
     """Why a head or the pooler of the source is none for this run, or ''."""
     if new_pooler and POOLER in path:
@@ -210,8 +219,11 @@ def _skip_reason(
     required = HEAD_TASK.get(path.partition('/')[0])
     if required and info.task != required:
         return 'the source has one of that name for something else'
-    if required in hf_bert.LABELLED and labels is not None and info.labels and info.labels != list(labels):
+    named = required in hf_bert.LABELLED and problem_type != REGRESSION
+    if named and labels is not None and info.labels and info.labels != list(labels):
         return f'its labels are {", ".join(info.labels)} in the source'
+    if required == 'classify' and info.problem_type != problem_type:
+        return f'in the source it is for {info.problem_type}, here for {problem_type}'
     if required == 'classify' and info.classify_from != classify_from:
         return f'in the source it reads {info.classify_from}, here {classify_from}'
     return ''

@@ -14,6 +14,7 @@ from clower_jax.objectives.pretraining import trains_pooler
 from clower_jax.utils.config_keys import KEYS
 from clower_jax.utils.folder_files import Entry, check_entries, check_texts
 from clower_jax.utils.run_config import read_run_config
+from input_pipeline.utils.problem_types import PROBLEM_TYPES, SINGLE_LABEL
 
 POOLER = '/pooler.dense/'
 CONFIGS = ('config.json', 'bert_config.json')  # Google's name is the second
@@ -29,6 +30,7 @@ RUN_DATA = {
     'labels': Entry((list,)),
     'max_length': KEYS['data.max_length'].entry(),
     'segmenter': Entry((str,)),
+    'problem_type': Entry((str,)),
     'hmm': Entry((bool,)),
 }
 # 'encoder.layer.0.…' of Hugging Face, 'char_encoder/encoder.layer.0/…' of ours.
@@ -47,14 +49,14 @@ class SourceInfo:
     tokens: all of them, by id; the first `base_size` are the base block.
     labels: of a classifier of texts or of tokens, in the order of its logits, LABEL_0, … where they have no
     names; else None.
-    task: 'pretrain' (a CLOWER run), 'classify', 'span' or 'tag'; None: an encoder, perhaps with BERT's own
-    heads.
+    task: 'pretrain' (a CLOWER run), 'classify', 'span', 'tag' or 'choose'; None: an encoder, perhaps with
+    BERT's own heads.
     rates: dropout, attention_dropout, initializer_range.
     other_head: why a classifier's head is none for us ('' where it is); it then counts as an encoder.
     kind: as `model.kind` in a config; of whatever is no run of ours, 'bert'; of an exported word encoder,
     'word'.
     folder: where its files are: the source itself, or a folder in it.
-    classify_from: of a classifier, as in a config: what its head reads.
+    classify_from, problem_type: of a classifier, as in a config: what its head reads, and what it answers.
     untrained: paths of parameters that are as they were drawn begin so.
     """
 
@@ -68,6 +70,7 @@ class SourceInfo:
     kind: str = 'bert'
     folder: Path = Path()
     classify_from: str = 'pooler'
+    problem_type: str = SINGLE_LABEL
     untrained: tuple[str, ...] = ()
 
 
@@ -171,6 +174,8 @@ def read_config(path: Path) -> dict[str, Any]:
     check_texts(path, 'data.labels', data.get('labels', ()))
     if model.get('kind', '') not in (*KINDS, ''):
         raise ValueError(f'{path}: model.kind is {reprlib.repr(model["kind"])}, which is no kind of model')
+    if data.get('problem_type', '') not in ('', *PROBLEM_TYPES):
+        raise ValueError(f'{path}: data.problem_type is {reprlib.repr(data["problem_type"])}, which is none')
     if not model['base_vocab_size'] <= model['vocab_size']:
         raise ValueError(f'{path}: model.base_vocab_size is larger than model.vocab_size')
     return config
@@ -217,6 +222,7 @@ def _workdir_source(folder: Path) -> Source:
     info = SourceInfo(
         model, tokens, model['base_vocab_size'], labels, task, rates,
         kind=kind, folder=folder, classify_from=classify_from, untrained=untrained,
+        problem_type=config['data'].get('problem_type') or SINGLE_LABEL,
     )  # fmt: skip
     random = frozenset(config.get('imported', {}).get('random', ()))
     return Source('workdir', folder, path, folder / 'vocab.txt', info, random)
@@ -246,6 +252,9 @@ def _bert_source(kind: str, path: Path, config_path: Path) -> Source:
     if other_head:
         task = labels = None
     kind_of_model = 'word' if hf_bert.clower_entry(config, 'encoder') == 'word' else 'bert'
-    info = SourceInfo(model, tokens, base_size, labels, task, rates, other_head, kind_of_model, folder)
+    info = SourceInfo(
+        model, tokens, base_size, labels, task, rates, other_head, kind_of_model, folder,
+        problem_type=(task == 'classify' and config.get('problem_type')) or SINGLE_LABEL,
+    )  # fmt: skip
     untied = config.get('tie_word_embeddings') is False
     return Source(kind, path, config_path, vocabulary, info, untied=untied)

@@ -141,6 +141,24 @@ class Tagger(SingleEncoder):
         return self.tagger(self.dropout(hidden, dropout_seeds)).astype(jnp.float32)
 
 
+class Chooser(SingleEncoder):
+    """The encoder, its pooler, dropout and a dense layer to one number: how well a choice fits.
+
+    Arguments as for `Classifier` → fp32 [B].
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        self.dropout = Dropout(self.config.dropout)
+        self.chooser = Dense(1, self.dtype, self.config.initializer_range)
+
+    def __call__(
+        self, ids: jax.Array, token_type_ids: jax.Array, dropout_seeds: jax.Array | None = None
+    ) -> jax.Array:
+        vectors = self.encoder.pool(self.encode(ids, token_type_ids, dropout_seeds)[:, 0])
+        return self.chooser(self.dropout(vectors, dropout_seeds))[:, 0].astype(jnp.float32)
+
+
 class SentenceEncoder(SingleEncoder):
     """The encoder and a pooling: a vector for each text.
 

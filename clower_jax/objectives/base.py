@@ -87,7 +87,12 @@ class Data(Protocol):
 
 class Split(Protocol):
     """One split of `Data` that a model is evaluated on. `decode` reads the outputs of a pass, once; the
-    others take what it found."""
+    others take what it found. thresholds: where several labels are given, from which probability on each is;
+    those of all splits are one dict, which `score` of the development set changes while a run trains. Else
+    None."""
+
+    @property
+    def thresholds(self) -> dict[str, float] | None: ...
 
     def decode(self, outputs: list[dict[str, np.ndarray]]) -> Any: ...
 

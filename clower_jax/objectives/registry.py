@@ -12,14 +12,15 @@ from clower_jax.objectives.mirror_bert import Mirror
 from clower_jax.objectives.mlctl import MlCtl
 from clower_jax.objectives.pretraining import Pretrain, check_choice
 from clower_jax.objectives.sentence import SentenceTask
-from clower_jax.objectives.supervised import Classify, FindSpan, Tag
+from clower_jax.objectives.supervised import Choose, FindSpan, Tag, classifier_from_config
 
 # Those that train vectors of texts.
 SENTENCE_TASKS: dict[str, type[SentenceTask]] = {'mirror': Mirror, 'mlctl': MlCtl, 'auto_mlm': AutoMlm}
 OBJECTIVES: dict[str, Callable[[ConfigDict, Mesh | None], Objective]] = {
-    'classify': Classify.from_config,
+    'classify': classifier_from_config,
     'span': FindSpan.from_config,
     'tag': Tag.from_config,
+    'choose': Choose.from_config,
     **{name: task.from_config for name, task in SENTENCE_TASKS.items()},
 }
 # Of pre-training, by `config.model.kind`; the others are `Pretrain`.

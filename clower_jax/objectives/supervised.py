@@ -1,4 +1,4 @@
-"""Classification, reading comprehension, tagging: cross-entropies over labels in the batch."""
+"""Classification, regression, reading comprehension, tagging: losses over labels in the batch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,28 +9,31 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID, token_mask
-from clower_jax.models.finetuned import Classifier, SpanFinder, Tagger
+from clower_jax.models.finetuned import Chooser, Classifier, SpanFinder, Tagger
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives.base import LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
 from clower_jax.parallel.own_rows import OwnRows
+from input_pipeline.utils.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 class _Supervised:
-    """What the fine-tuning tasks share: a cross-entropy over labels in the batch, −1 where there is none."""
+    """What the fine-tuning tasks share: a loss over labels in the batch, a cross-entropy unless it says
+    another; labels of −1 are none."""
 
-    model: Classifier | SpanFinder | Tagger
+    model: Classifier | SpanFinder | Tagger | Chooser
     own_rows: OwnRows  # where batches lie
     r_drop: float  # weight of R-Drop (Liang et al. 2021, arXiv 2106.14448); 0: one pass
     _loss_name: str  # of the loss in the metrics
-    _accuracy_name: str
+    _accuracy_name: str  # likewise; '': there is none
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """The total loss, which has a name of its own, too, and the accuracy."""
+        """The total loss, which has a name of its own, too, and the accuracy where there is one."""
         parts = {name: LOSS_PART for name in (self._loss_name, *(['loss_r_drop'] if self.r_drop else []))}
-        return {'loss': LOSS, **parts, self._accuracy_name: SCORE}
+        accuracy = {self._accuracy_name: SCORE} if self._accuracy_name else {}
+        return {'loss': LOSS, **parts, **accuracy}
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
@@ -46,7 +49,7 @@ class _Supervised:
             return loss, sums
         others = self._logits(params, batch, jax.random.fold_in(key, 1))
         other_loss, other_sums = self._loss(others, batch)
-        for name in (self._loss_name, self._accuracy_name):  # whose means are over both passes
+        for name in {self._loss_name, self._accuracy_name} & set(sums):  # whose means are over both passes
             sums[name] = jax.tree.map(jnp.add, sums[name], other_sums[name])
         total, count = losses.symmetric_divergence(logits, others, self._labels(batch) >= 0)
         sums['loss_r_drop'] = total, count
@@ -58,7 +61,7 @@ class _Supervised:
         return self._loss(logits, batch)[1], self._outputs(logits) | {'example': batch['example']}
 
     def total_loss(self, means: dict) -> jax.Array:
-        """The mean cross-entropy; 0 where nothing has a label."""
+        """The mean loss; 0 where nothing has a label."""
         return means.get(self._loss_name, 0.0) + self.r_drop * means.get('loss_r_drop', 0.0)
 
     def step_flops(self, config: ConfigDict) -> float:
@@ -75,12 +78,18 @@ class _Supervised:
         return self.own_rows(logits, params, dropout_seeds, *inputs)[1]
 
     def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, MetricSums]:
-        part = losses.masked_cross_entropy(logits, self._labels(batch))
+        part = self._sums(logits, self._labels(batch))
         ids = batch[self.model.inputs[0]]
-        counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': token_mask(ids).sum()}
+        real = ids.reshape(len(ids), -1)[:, 0] != PAD_ID
+        counts = {'examples': real.sum(), 'tokens': token_mask(ids.reshape(-1, ids.shape[-1])).sum()}
         sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
-        sums |= {self._loss_name: (part.loss, part.count), self._accuracy_name: (part.correct, part.count)}
+        sums[self._loss_name] = part.loss, part.count
+        if self._accuracy_name:
+            sums[self._accuracy_name] = part.correct, part.count
         return part.loss / jnp.maximum(part.count, 1), sums
+
+    def _sums(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
+        return losses.masked_cross_entropy(logits, labels)
 
     def _labels(self, batch: dict) -> jax.Array:
         raise NotImplementedError
@@ -121,6 +130,36 @@ class Classify(_Supervised):
 
     def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
         return {'logits': logits}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifyMultiLabel(Classify):
+    """Any of several labels: the mean of the binary cross-entropies, in rows whose labels are not −1, as in
+    BertForSequenceClassification. `labels` is [B, C], 0 and 1."""
+
+    _accuracy_name = ''
+
+    def _sums(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
+        return losses.masked_binary_cross_entropy(logits, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regress(Classify):
+    """A score: the mean squared error over the rows whose label is not NaN. `labels` is fp32 [B]; the logit
+    is the score."""
+
+    _accuracy_name = ''
+
+    def _sums(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
+        return losses.masked_squared_error(logits[:, 0], labels)
+
+
+BY_PROBLEM_TYPE = {SINGLE_LABEL: Classify, MULTI_LABEL: ClassifyMultiLabel, REGRESSION: Regress}
+
+
+def classifier_from_config(config: ConfigDict, mesh: Mesh | None = None) -> Classify:
+    """That of `config.data.problem_type`; of one label where a run was begun before there were others."""
+    return BY_PROBLEM_TYPE[config.data.get('problem_type') or SINGLE_LABEL].from_config(config, mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +218,39 @@ class Tag(_Supervised):
 
     def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
         return {'tags': jnp.argmax(logits, axis=-1).astype(jnp.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choose(_Supervised):
+    """Multiple choice: the mean cross-entropy over the questions whose label is not −1.
+
+    Batch: `char_ids`, `char_segments` [B, C, L], all 0 where there is no such choice, `labels` [B], and
+    `example` as for `Classify`. Outputs: fp32 `logits` [B, C] and `example`.
+    """
+
+    model: Chooser
+    own_rows: OwnRows = OwnRows()
+    r_drop: float = 0.0
+    _loss_name, _accuracy_name = 'loss_label', 'acc'
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Choose':
+        """Nothing but the encoder's settings matter."""
+        chooser = Chooser(**encoder_settings(config, mesh))
+        return cls(chooser, OwnRows.from_config(config, mesh), _r_drop(config))
+
+    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+        """fp32 [B, C]; what there is not is no candidate."""
+        ids = batch['char_ids']
+        rows = {name: batch[name].reshape(-1, ids.shape[-1]) for name in self.model.inputs}
+        logits = super()._logits(params, rows, key).reshape(ids.shape[:2])
+        return jnp.where(ids[..., 0] != PAD_ID, logits, jnp.finfo(jnp.float32).min)
+
+    def _labels(self, batch: dict) -> jax.Array:
+        return batch['labels']
+
+    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
+        return {'logits': logits}
 
 
 def _r_drop(config: ConfigDict) -> float:

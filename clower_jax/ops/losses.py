@@ -37,6 +37,27 @@ def symmetric_divergence(a: jax.Array, b: jax.Array, valid: jax.Array) -> tuple[
     return jnp.where(valid, both, 0.0).sum(), valid.sum().astype(jnp.float32)
 
 
+def masked_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> Sums:
+    """Binary cross-entropies of logits against int labels 0 and 1, both [..., C], counted each by itself;
+    labels below 0 do not count. Right is a probability on the label's side of one half."""
+    logits = logits.astype(jnp.float32)
+    valid = labels >= 0
+    loss = jax.nn.softplus(jnp.where(labels > 0, -logits, logits))
+    correct = valid & ((logits > 0) == (labels > 0))
+    return Sums(
+        *(x.astype(jnp.float32) for x in (jnp.where(valid, loss, 0).sum(), correct.sum(), valid.sum()))
+    )
+
+
+def masked_squared_error(predictions: jax.Array, targets: jax.Array) -> Sums:
+    """Squared errors of predictions against targets, both [...]; targets that are NaN do not count. Nothing
+    is right or wrong."""
+    valid = ~jnp.isnan(targets)
+    error = predictions.astype(jnp.float32) - jnp.where(valid, targets, 0)
+    loss = jnp.where(valid, error * error, 0).sum()
+    return Sums(loss, jnp.zeros(()), valid.sum().astype(jnp.float32))
+
+
 def span_means(hidden: jax.Array, start: jax.Array, length: jax.Array) -> jax.Array:
     """The mean of the vectors of each span (p_i of the paper).
 

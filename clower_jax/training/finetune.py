@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.checkpoints.digests import FOLDER, newest_intact
 from clower_jax.checkpoints.train_state import abstract_params
+from clower_jax.export.bert_folder import THRESHOLDS
 from clower_jax.interop import init_weights, model_hub
 from clower_jax.objectives.base import SCORE, Data, Metric, ShowsMistakes, Split, Vocabulary
 from clower_jax.parallel import precision, sharding
@@ -144,8 +145,8 @@ def best_seed(config: ConfigDict, per_seed: list[dict]) -> int:
 def apply(config: ConfigDict, workdir: str | Path, data: Data) -> dict[str, dict[str, float]]:
     """A fine-tuned model on other data: its metrics by split, where labels are known, and its predictions.
 
-    Writes predictions.json, and results.json and confusion.png where labels are known, to
-    `workdir/<config.mode>/`; of several splits the last one's predictions.
+    Thresholds are those that its run chose. Writes predictions.json, and results.json and confusion.png where
+    labels are known, to `workdir/<config.mode>/`; of several splits the last one's predictions.
     """
     workdir = Path(workdir)
     evaluator = evaluate.Evaluator.from_config(config)
@@ -153,7 +154,9 @@ def apply(config: ConfigDict, workdir: str | Path, data: Data) -> dict[str, dict
     folder = workdir / config.mode
     folder.mkdir(parents=True, exist_ok=True)
     results, mistakes = {}, None
-    for name in data.splits:
+    for name, split in data.splits.items():
+        if split.thresholds is not None:
+            read_thresholds(workdir, split.thresholds)
         results[name], mistakes = _evaluate_and_write(config, data, evaluator, params, name, folder)
     if jax.process_index() == 0:
         output_file.write_json(folder / 'results.json', results)
@@ -247,19 +250,47 @@ def _evaluate_seed(
         }
     prediction_split = next((name for name in ('test', 'validation') if name in data.splits), None)
     if prediction_split:
+        params = restore(folder, evaluator)
+        _choose_thresholds(config, data, evaluator, params, folder)
         best_metrics, mistakes = _evaluate_and_write(
-            config, data, evaluator, restore(folder, evaluator), prediction_split, folder
+            config, data, evaluator, params, prediction_split, folder
         )
         if prediction_split == 'test' and best_metrics:
-            last_metrics = _evaluate_split(
-                config, data, evaluator, restore(folder, evaluator, 'last'), 'test'
-            )
+            params = restore(folder, evaluator, 'last')
+            _choose_thresholds(config, data, evaluator, params, None)
+            last_metrics = _evaluate_split(config, data, evaluator, params, 'test')
             first_metrics = next((_metric_values(row) for row in lines if row['split'] == 'test'), None)
             results['test'] = ({'before': first_metrics} if first_metrics else {}) | {
                 'best': best_metrics,
                 'last': last_metrics,
             }
     return results, mistakes
+
+
+def _choose_thresholds(
+    config: ConfigDict, data: Data, evaluator: evaluate.Evaluator, params: dict, folder: Path | None
+) -> None:
+    """Where there are any, those that suit these parameters on the development set; written to `folder`."""
+    split: Split | None = data.splits.get('validation')
+    if split and split.thresholds is not None:
+        _evaluate_split(config, data, evaluator, params, 'validation')
+        if folder and jax.process_index() == 0:
+            output_file.write_json(folder / THRESHOLDS, split.thresholds)
+
+
+def read_thresholds(workdir: Path, thresholds: dict[str, float]) -> None:
+    """Sets those that a run chose, where it had a development set to choose on.
+
+    Raises ValueError where the file is damaged.
+    """
+    path = workdir / THRESHOLDS
+    if path.is_file():
+        entries = dict.fromkeys(thresholds, folder_files.Entry((float,), 0, 1))
+        saved = folder_files.read_json(path)
+        if missing := [label for label in thresholds if label not in saved]:
+            raise ValueError(f'{path} has no threshold for {missing[0]!r}: it is of other labels, or damaged')
+        folder_files.check_entries(path, saved, entries)
+        thresholds.update({label: float(saved[label]) for label in thresholds})
 
 
 def _metric_values(row: dict) -> dict:
@@ -310,6 +341,6 @@ def _evaluate_and_write(
 def _copy_best_seed(config: ConfigDict, workdir: Path, per_seed: list[dict]) -> None:
     """The predictions and the picture of `best_seed`, also one level up."""
     for path in seed_folder(workdir, best_seed(config, per_seed), config.seeds).iterdir():
-        if path.name in ('predictions.json', 'nbest.json', 'confusion.png', 'confusion-key.txt'):
+        if path.name in ('predictions.json', 'nbest.json', 'confusion.png', 'confusion-key.txt', THRESHOLDS):
             with output_file.atomic_write(workdir / path.name) as partial:
                 shutil.copyfile(path, partial)

@@ -31,6 +31,7 @@ from clower_jax.training import optim, trackers
 from clower_jax.utils import config_checks, config_keys
 from clower_jax.utils.config_checks import flatten
 from clower_jax.utils.run_config import read_run_config
+from input_pipeline.utils.problem_types import SINGLE_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ def restore_or_init(
             config.data.get('labels'),
             config.model.get('classify_from', 'pooler'),
             config.model.get('new_pooler', False),
+            config.data.get('problem_type') or SINGLE_LABEL,
         )
         state = optim.start_from(state, params)
         log.info('Initial weights from %s', source)

@@ -16,6 +16,7 @@ TEXT_SETTINGS = (
     *('dataset', 'labels', 'text_columns', 'label_column', 'max_length', 'stride', 'max_question_length'),
     *('max_answer_length', 'n_best', 'scorer', 'simplify', 'folder', 'pairs'),
     *('segmenter', 'hmm', 'language', 'test_language', 'scheme'),
+    *('problem_type', 'label_separator'),
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clower_jax.utils.folder_files import Entry
+from input_pipeline.utils.problem_types import PROBLEM_TYPES
 
 LARGEST = 3.4e38  # a number in fp32
 
@@ -305,6 +306,11 @@ _KEYS = {
         'to classify: whether rows are pairs, found out; of words: NAME=FILE,…, lines of two words and a '
         'score',
     ),
+    'data.problem_type': Key(
+        '', 'single_label_classification, multi_label_classification or regression; empty: found by the '
+        'label column of train', choices=('', *PROBLEM_TYPES), **BATCHES,
+    ),
+    'data.label_separator': Key('', 'what stands between several labels in one cell of a table', **BATCHES),
     'data.language': Key(
         '',
         'of files in several languages, or with {language} in their names: those read, as a,b; empty: all',

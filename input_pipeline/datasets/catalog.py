@@ -48,6 +48,15 @@ DATASETS = {
     'lcqmc': DatasetSpec(('0', '1'), Spec(pair=True)),
     'afqmc': DatasetSpec(('0', '1'), Spec(pair=True)),  # CLUE's; the paper has no figures of it
     'ocnli': DatasetSpec(_NLI, Spec(pair=True, drop_labels=('-',))),
+    # CLUE's others. Their labels are what a submission has.
+    'iflytek': DatasetSpec(tuple(map(str, range(119))), Spec(('sentence',), pair=False)),
+    'cmnli': DatasetSpec(_NLI, Spec(pair=True, drop_labels=('-',))),
+    'csl': DatasetSpec(('0', '1'), Spec(('keyword', 'abst'), pair=True, lists=True)),  # a list of keywords
+    # Does a pronoun stand for a name? In the text the name is _marked_, and [the pronoun].
+    'wsc': DatasetSpec(
+        ('true', 'false'),
+        Spec(('text',), pair=False, marked=True, label_names={'True': 'true', 'False': 'false'}),
+    ),
     # Its translated training file has a spelling of its own.
     'xnli': DatasetSpec(
         _NLI,

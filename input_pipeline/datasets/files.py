@@ -14,7 +14,8 @@ _SPLITS = {'train': ('train', 'validation', 'test'), 'evaluate': ('validation', 
 def paths(config: ConfigDict) -> dict[str, str]:
     """Split ('train', 'validation', 'test') → file: those that `config.mode` reads and that are there.
 
-    To evaluate vectors on (`data.evaluation`) may be several files, as 'a.tsv,b.tsv' (`files_of`).
+    To evaluate vectors on (`data.evaluation`), and of multiple choice, may be several files, as 'a.tsv,b.tsv'
+    (`files_of`).
 
     A name with {language} in it stands for several files, which are looked at when they are read.
 
@@ -31,21 +32,28 @@ def paths(config: ConfigDict) -> dict[str, str]:
         raise ValueError(f'data.dataset={data.dataset!r} must be empty or one of {", ".join(hub.SOURCES)}')
     by_split = {split: data[KEYS[split]] for split in _SPLITS[mode] if data[KEYS[split]]}
     for split, paths in by_split.items():
-        for path in files_of(paths) if 'evaluation' in data and split != 'train' else [paths]:
+        several = config.get('task') == 'choose' or 'evaluation' in data and split != 'train'
+        for path in files_of(paths) if several else [paths]:
             if not hub.is_name(path) and '{language}' not in path and not Path(path).is_file():
                 raise FileNotFoundError(f'data.{KEYS[split]}={paths}: there is no such file, {path}')
     if data.dataset and not ('train' in by_split if mode == 'train' else by_split):
         for split in set(_SPLITS[mode]) - set(by_split):
             names = hub.SOURCES[data.dataset].files.get(KEYS[split], ())
-            for path in (str(Path(data.folder, name)) for name in names):
+            for path in (_in_folder(data.folder, name) for name in names):
                 parts = by_language(path, languages(data, split))
-                if split not in by_split and parts and all(Path(part).is_file() for part, _ in parts):
+                found = all(Path(file).is_file() for part, _ in parts for file in files_of(part))
+                if split not in by_split and parts and found:
                     by_split[split] = path
     needed = {'train': 'train', 'predict': 'test'}.get(mode)
     if needed and needed not in by_split or not by_split:
         missing = hub.missing(data.dataset, data.folder, needed or 'dev')
         raise FileNotFoundError(missing.replace('{language}', data.get('language', '') or 'LANGUAGE'))
     return {split: by_split[split] for split in _SPLITS[mode] if split in by_split}
+
+
+def _in_folder(folder: str, names: str) -> str:
+    """'a.json,b.json' → 'folder/a.json,folder/b.json'."""
+    return ','.join(str(Path(folder, name)) for name in names.split(','))
 
 
 def files_of(paths: str) -> list[str]:

@@ -103,6 +103,42 @@ SOURCES = {
         {},
         {},
     ),
+    'iflytek': Source(
+        _CLUE,
+        {split: (f'{split}.json',) for split in SPLITS},
+        _by_split(12133, 2599, 2600),
+        _hub_names('clue/clue/iflytek'),
+    ),
+    'cmnli': Source(
+        _CLUE, {split: (f'{split}.json',) for split in SPLITS}, {}, _hub_names('clue/clue/cmnli')
+    ),
+    'csl': Source(
+        _CLUE,
+        {split: (f'{split}.json',) for split in SPLITS},
+        _by_split(20000, 3000, 3000),
+        _hub_names('clue/clue/csl'),
+    ),
+    'wsc': Source(
+        _CLUE,
+        _by_split(('train.json',), ('dev.json',), ('test.json', 'test1.0.json', 'test1.1.json')),
+        _by_split(1244, 304),
+        _hub_names('clue/clue/cluewsc2020'),
+    ),
+    'c3': Source(
+        'the C3 authors, github.com/nlpdata/c3, and the CLUE benchmark',
+        {
+            split: tuple(f'{name}m-{split}.json,{name}d-{split}.json' for name in ('c3-', ''))
+            for split in SPLITS
+        },
+        {},
+        _hub_names('clue/clue/c3'),
+    ),
+    'chid': Source(
+        _CLUE + ' (each with its …_answer.json)',
+        _by_split(('train.json',), ('dev.json',), ('test.json', 'test1.0.json', 'test1.1.json')),
+        {},
+        {},
+    ),
     'cluener': Source(
         'the CLUENER authors, github.com/CLUEbenchmark/CLUENER2020',
         _by_split(('train.json',), ('dev.json',), ('test.json',)),

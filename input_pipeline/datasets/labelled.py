@@ -2,10 +2,11 @@
 
 import hashlib
 import logging
+import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,23 +15,27 @@ from input_pipeline.datasets import tables
 from input_pipeline.datasets.catalog import DATASETS
 from input_pipeline.datasets.tables import KEYS, Spec, clean, is_number
 from input_pipeline.utils.counts import Ledger
+from input_pipeline.utils.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar('Item')
 EMPTY = 'empty text'
 _SEVERAL = re.compile('[,，、;；|]')  # what stands between labels
+_NUMBER = re.compile(r'[+-]?\d{1,15}(\.\d{1,15})?')
 
 
 class Example(NamedTuple):
     """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'; `language` is ''
-    where nothing says it."""
+    where nothing says it. Where a text may have several labels, `label` is None and `labels` are those that
+    it has; None where the file has none."""
 
     text_a: str
     text_b: str | None
     label: str | None
     where: str
     language: str = ''
+    labels: tuple[str, ...] | None = None
 
 
 def read(
@@ -39,7 +44,8 @@ def read(
     """The examples of a file (`tables.table` lists the formats), in its order; what was found goes
     to the log as one line. Without a spec everything is found out.
 
-    Texts and labels lose white space at their ends. The counts are, by reason, of rows that were dropped
+    Texts and labels lose white space at their ends. Where several labels are asked for, or found, every
+    example has its `labels`. The counts are, by reason, of rows that were dropped
     ("label '-'", 'language en', 'blank line') and of 'empty text', which stay: a prediction for them is
     expected. `ledger` gets the 'rows' that were read, kept and dropped.
 
@@ -60,34 +66,93 @@ def read(
         if spec.languages and language not in spec.languages:
             counts[f'language {language or "not given"}'] += 1
             continue
-        label = _string(row.get(label_column), where, label_column) or None
-        if label in spec.drop_labels:
+        label, labels = _labels(row.get(label_column), spec, where, label_column)
+        if label is not None and label in spec.drop_labels:
             counts[f'label {label!r}'] += 1
             continue
-        if spec.labelled and label is None:
+        if spec.labelled and label is None and labels is None:
             raise ValueError(
                 f'{where}: the row has no label (column {label_column}); add it, or leave it out'
             )
-        parts = [_string(row.get(column), where, column) for column in texts]
+        cells = [row.get(column) for column in texts]
+        if spec.lists:
+            cells = [' '.join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells]
+        parts = [_string(cell, where, column) for cell, column in zip(cells, texts, strict=True)]
+        if spec.marked:
+            parts = [_marked(str(row[texts[0]]), row.get('target'), where)]
         if spec.joined:
             parts = [' '.join(filter(None, parts))]
         counts[EMPTY] += '' in parts
         name = None if label is None else spec.label_names.get(label, label)
         language = language if spec.languages else ''
-        examples.append(Example(parts[0], parts[1] if len(parts) > 1 else None, name, where, language))
+        second = parts[1] if len(parts) > 1 else None
+        examples.append(Example(parts[0], second, name, where, language, labels))
     counts = +counts
     if ledger is not None:
         dropped = {reason: count for reason, count in counts.items() if reason != EMPTY}
         ledger.add('rows', len(table.rows) + table.blank_lines, len(examples), dropped)
     if not examples:
         raise ValueError(f'{path}: every row was dropped: {_listed(counts)}')
+    if spec.problem_type == MULTI_LABEL or any(example.labels is not None for example in examples):
+        examples = [
+            example if example.label is None else example._replace(label=None, labels=(example.label,))
+            for example in examples
+        ]
     columns = f'text: {", ".join(texts)}; label: {label_column or "none"}'
+    if spec.problem_type is not None and label_column:
+        columns += f'; problem_type: {spec.problem_type or problem_type_of(examples)}'
     log.info('%s: %s examples (%s)%s', path, f'{len(examples):,}', columns, _listed(counts, '; '))
     return examples, dict(counts)
 
 
 def _listed(counts: Mapping[str, int], before: str = '') -> str:
     return before * bool(counts) + ', '.join(f'{reason}: {count:,}' for reason, count in counts.items())
+
+
+def _labels(cell: Any, spec: Spec, where: str, column: str) -> tuple[str | None, tuple[str, ...] | None]:
+    """The label of a row, or the labels where it may have several."""
+    if spec.problem_type is not None:
+        if isinstance(cell, str) and spec.separator:
+            cell = cell.split(spec.separator)
+        if isinstance(cell, list):
+            names = filter(None, (_string(item, where, column) for item in cell))
+            return None, tuple(dict.fromkeys(spec.label_names.get(name, name) for name in names))
+        if isinstance(cell, float) and math.isfinite(cell) and not cell.is_integer():
+            return repr(cell), None
+    return _string(cell, where, column) or None, None
+
+
+def problem_type_of(examples: Sequence[Example]) -> str:
+    """What labels are, by themselves: several of a text where they come in lists, scores where all are
+    numbers and one is no whole number, which may stand for a class; else each is a class."""
+    if any(example.labels is not None for example in examples):
+        return MULTI_LABEL
+    labels = {example.label for example in examples if example.label is not None}
+    scores = all(map(_NUMBER.fullmatch, labels)) and not all(float(label).is_integer() for label in labels)
+    return REGRESSION if scores else SINGLE_LABEL
+
+
+def _marked(text: str, target: Any, where: str) -> str:
+    """CLUEWSC2020's text with _span1_ and [span2].
+
+    Raises ValueError where `target` says no such spans.
+    """
+    try:
+        spans = [
+            (target[f'{name}_index'], str(target[f'{name}_text']), marks)
+            for name, marks in (('span1', '__'), ('span2', '[]'))
+        ]
+        if not all(text.startswith(span, start) and start >= 0 for start, span, _ in spans):
+            raise ValueError('other text')
+        for start, span, marks in sorted(spans, reverse=True):
+            end = start + len(span)
+            text = f'{text[:start]}{marks[0]}{text[start:end]}{marks[1]}{text[end:]}'
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f'{where}: "target" should say where in the text span1_text and span2_text are (span1_index, '
+            'span2_index)'
+        ) from error
+    return _string(text, where, 'text')
 
 
 def _string(value: Any, where: str, column: str) -> str:
@@ -133,12 +198,52 @@ def label_index(examples: Sequence[Example], labels: Sequence[str]) -> np.ndarra
     return np.array(index, np.int32)
 
 
+def multi_hot(examples: Sequence[Example], labels: Sequence[str]) -> np.ndarray:
+    """int32 [N, C]: 1 where an example has a label; −1 in all of a row whose labels are not known.
+
+    Raises:
+        ValueError: with file and line: an example has a label that is not in `labels`.
+    """
+    places = {label: place for place, label in enumerate(labels)}
+    out = np.zeros((len(examples), len(labels)), np.int32)
+    for row, example in zip(out, examples):
+        if example.labels is None:
+            row[:] = -1
+            continue
+        for label in example.labels:
+            if label not in places:
+                raise ValueError(
+                    f'{example.where}: this row has the label {label!r}, and the labels are '
+                    f'{", ".join(labels)} (--config.data.labels)'
+                )
+            row[places[label]] = 1
+    return out
+
+
+def scores_of(examples: Sequence[Example]) -> np.ndarray:
+    """fp32 [N]: each label as a number; NaN where there is none. Raises ValueError, with file and line, where
+    it is none."""
+    out = np.full(len(examples), np.nan, np.float32)
+    for row, example in enumerate(examples):
+        if example.label is not None or example.labels:
+            if example.label is None or not _NUMBER.fullmatch(example.label):
+                label = example.labels if example.label is None else example.label
+                raise ValueError(f'{example.where}: a score is a number, not {label!r}; set {KEYS}')
+            out[row] = float(example.label)
+    return out
+
+
 def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
     """The labels that occur, sorted, as numbers if all are. The log warns of any that look like several.
 
     Raises:
         ValueError: fewer than two labels occur, or more than 20 that most often occur once.
     """
+    several_each = Counter(label for example in examples for label in example.labels or ())
+    if several_each:
+        if len(several_each) < 2:
+            raise ValueError(f'{examples[0].where}: all rows together have one label; there should be two')
+        return _in_order(several_each)
     counts = Counter(example.label for example in examples if example.label is not None)
     labels = set(counts)
     first = examples[0].label
@@ -154,9 +259,13 @@ def discover_labels(examples: Sequence[Example]) -> tuple[str, ...]:
     if several:
         log.warning(
             '%d of %d labels look like several in one cell, such as %r: each of them is a class of its own '
-            'here, for a text has one label. Where that is not meant, leave one label in each row',
+            'here. Where that is not meant, name what is between them, --config.data.label_separator=…',
             len(several), len(labels), min(several),
         )  # fmt: skip
+    return _in_order(labels)
+
+
+def _in_order(labels: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(labels, key=int if all(map(is_number, labels)) else str))
 
 

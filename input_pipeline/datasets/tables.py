@@ -50,6 +50,11 @@ class Spec(NamedTuple):
     label_names: a label of the file → what it is called from there on.
     languages: of a file with a column `language`, such as XNLI's, only these rows; the others are counted,
         each language by itself. Empty: all.
+    problem_type: what labels are (`utils.problem_types`); '': found out; None: nobody asks, and lists of
+        labels are refused.
+    lists: whether a text may be a list, such as CSL's keywords, which are joined by spaces.
+    marked: whether `target` of a row says which two spans of the text are meant, as in CLUEWSC2020.
+    separator: what stands between several labels in one cell; '': nothing.
     """
 
     text_columns: tuple[str, ...] = ()
@@ -60,6 +65,10 @@ class Spec(NamedTuple):
     drop_labels: tuple[str, ...] = ()
     label_names: Mapping[str, str] = MappingProxyType({})
     languages: tuple[str, ...] = ()
+    problem_type: str | None = None
+    separator: str = ''
+    lists: bool = False
+    marked: bool = False
 
 
 class Table(NamedTuple):
@@ -309,7 +318,7 @@ def _columns_by_name(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
     """The same, from the names; without a header, from the number of columns and what they hold."""
     if not table.named:
         return _columns_by_position(table, spec)
-    given = (*spec.text_columns, spec.label_column)
+    given = (*spec.text_columns, spec.label_column, 'target' * spec.marked)
     names = {column.lower(): column for column in reversed(table.columns) if column not in given}
     label = next((names[name] for name in LABEL_NAMES if name in names), '')
     wanted: list[tuple[str, ...]] = [] if spec.pair is False else [*PAIR_NAMES]

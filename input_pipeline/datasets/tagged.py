@@ -165,17 +165,16 @@ def _from_row(row: dict[str, Any], where: str, dropped: Counter[str]) -> TaggedT
         return tagged._replace(text=_whole(tagged.text, where))
     text = _first(row, tables.TEXT_NAMES, str)
     if text is None:
-        raise ValueError(f'{where}: there is no text; its keys are: {one_line(", ".join(row))[:80]}')
+        raise ValueError(f'{where}: there is no text; its keys are: {", ".join(row)[:80]!r}')
     labels = next((row[name] for name in _SPANS if row.get(name) not in (None, '')), None)
     spans = None
     if labels is not None:
         try:
             found = [_placed(text, *item) for item in _listed(labels)]
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            shown = one_line(str(labels)[:60])
             raise ValueError(
                 f'{where}: entities within the text are expected, {{type: {{entity: [[first, last]]}}}} or '
-                f'[[start, end, type]], not {shown}'
+                f'[[start, end, type]], not {str(labels)[:60]!r}'
             ) from error
         spans = tuple(sorted({span for span in found if span}))
         dropped[MISPLACED] += found.count(None)

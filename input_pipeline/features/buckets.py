@@ -7,7 +7,7 @@ is one of (lengths, e) alone: runs with other seeds may train side by side.
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -105,6 +105,16 @@ def endless(
     while True:
         yield from epoch(lengths, bucket_widths, batch_size, seed, number)[skip:]
         number, skip = number + 1, 0
+
+
+class TokenRows(Protocol):
+    """N rows of tokens, which batches are planned of by their lengths, int [N]."""
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def batch(self, planned: Planned, batch_size: int) -> dict[str, np.ndarray]: ...
 
 
 class Rows:

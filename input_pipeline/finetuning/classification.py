@@ -17,14 +17,16 @@ from input_pipeline.features import buckets, word_inputs
 from input_pipeline.features.buckets import Outputs, Rows
 from input_pipeline.features.word_inputs import WordRows
 from input_pipeline.metrics import classification
-from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
+from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import counts, output_file
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
+from input_pipeline.utils.problem_types import REGRESSION, SINGLE_LABEL
 
 log = logging.getLogger(__name__)
 
 NO_LABEL = -1
+SCORE = 'score'  # the name of the one number of a regression
 
 
 class Classification:
@@ -43,7 +45,8 @@ class Classification:
     Raises ValueError where an example has a label that is none of `labels`.
     """
 
-    metrics = ('acc', 'macro_f1')  # what a pass over it measures, beside the loss
+    metrics: tuple[str, ...] = ('acc', 'macro_f1')  # what a pass over it measures, beside the loss
+    thresholds: dict[str, float] | None = None  # where several labels are given, from which probability on
 
     def __init__(
         self,
@@ -58,13 +61,16 @@ class Classification:
         self.labels = tuple(labels)
         self._codes = codes
         self._examples = examples
-        if any(example.label is not None for example in examples):
-            self._gold = labelled.label_index(examples, labels)
-        else:
-            self._gold = np.full(len(examples), NO_LABEL, np.int32)
+        self._gold = self._gold_of(examples)
         self.rows, cut = _encode(examples, vocabulary, max_length, inputs, data)
         if cut:
             log.info('%d of %d rows are longer than %d tokens and were cut', cut, len(examples), max_length)
+
+    def _gold_of(self, examples: Sequence[Example]) -> np.ndarray:
+        """What the logits should tell, with a row for each example."""
+        if any(example.label is not None for example in examples):
+            return labelled.label_index(examples, self.labels)
+        return np.full(len(examples), NO_LABEL, np.int32)
 
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
         """`labels` int32 [batch_size]; −1 where there is none."""
@@ -185,33 +191,17 @@ def cut_longest_first(a: list[int], b: list[int], room: int) -> tuple[list[int],
     return a[:length_a], b[: room - length_a]
 
 
-def read(
-    config: ConfigDict, vocabulary: Vocabulary, ledgers: Mapping[str, Ledger] = NOT_COUNTED
-) -> dict[str, Classification]:
-    """The splits that `config.mode` needs, as far as there are any; sets `config.data.labels`. `ledgers`
-    count by split.
-
-    Raises ValueError or FileNotFoundError where a file is missing or wrong.
-    """
-    data = config.data
-    examples = read_examples(config, ledgers)
-    label_names = catalog.spec_of(data.dataset).label_names
-    codes = {name: code for code, name in label_names.items()}
-    if len(codes) < len(label_names) or not set(data.labels) <= set(codes):
-        codes = {}  # several spellings of one label: there is no one code
-    inputs = inputs_of(config).of_task(config.task)
-    return {
-        name: Classification(split_examples, data.labels, vocabulary, data.max_length, codes, inputs, data)
-        for name, split_examples in examples.items()
-    }
-
-
 def single_texts(config: ConfigDict) -> dict[str, tuple[list[str], np.ndarray]]:
-    """The texts of each split, as `read` finds them, and the numbers of their labels, int32 [N].
+    """The texts of each split, as `read_examples` finds them, and the numbers of their labels, int32 [N].
 
-    Raises ValueError where they are pairs, or there is no validation; and as `read`.
+    Raises ValueError where they are pairs, have no one label each, or there is no validation; and as
+    `read_examples`.
     """
     examples = read_examples(config)
+    if config.data.problem_type != SINGLE_LABEL:
+        raise ValueError(
+            f'{config.data.train} is for {config.data.problem_type}, and texts with one label each are needed'
+        )
     if config.data.pairs:
         raise ValueError(
             f'{config.data.dataset or config.data.train} has pairs of texts, and single ones are needed'
@@ -228,17 +218,21 @@ def single_texts(config: ConfigDict) -> dict[str, tuple[list[str], np.ndarray]]:
 def read_examples(
     config: ConfigDict, ledgers: Mapping[str, Ledger] = NOT_COUNTED
 ) -> dict[str, list[Example]]:
-    """The examples of each split that `config.mode` needs; sets `config.data.labels` and `config.data.pairs`.
-    `ledgers` count by split.
+    """The examples of each split that `config.mode` needs; sets `config.data.labels`, `config.data.pairs` and
+    `config.data.problem_type`. `ledgers` count by split.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
     data = config.data
     spec = catalog.spec_of(data.dataset, data.text_columns, data.label_column)
+    if data.dataset in catalog.DATASETS or config.mode != 'train':
+        data.problem_type = data.problem_type or SINGLE_LABEL
     examples: dict[str, list[Example]] = {}
     for name, path in files.paths(config).items():
         needs_labels = config.mode == 'evaluate' or config.mode == 'train' and name != 'test'
-        kept = spec._replace(drop_labels=()) if config.mode == 'predict' else spec
+        kept = spec._replace(problem_type=data.problem_type, separator=data.get('label_separator', ''))
+        if config.mode == 'predict':
+            kept = kept._replace(drop_labels=())
         parts = files.by_language(path, files.languages(data, name) or spec.languages)
         if not parts:
             raise ValueError(f'{path}: of which language? Give it, --config.data.language=zh')
@@ -250,9 +244,15 @@ def read_examples(
             )[0]
         ]
         files.check_size(data, name, len(examples[name]))
+        data.problem_type = data.problem_type or labelled.problem_type_of(examples[name])  # of train
+        several = next((x for x in examples[name] if x.labels is not None), None)
+        if several and data.problem_type == SINGLE_LABEL:
+            raise ValueError(
+                f'{several.where}: the row has a list of labels, and data.problem_type={data.problem_type}'
+            )
     if config.mode == 'predict':  # whatever stands in a label column, it is not known
         examples = {
-            name: [x._replace(label=None) for x in split_examples]
+            name: [x._replace(label=None, labels=None) for x in split_examples]
             for name, split_examples in examples.items()
         }
     for name, split_examples in examples.items():
@@ -263,6 +263,8 @@ def read_examples(
             given, expected = ('pairs', 'single texts') if pairs else ('single texts', 'pairs')
             raise ValueError(f'data.{files.KEYS[name]}: {given}, where the training data has {expected}')
     train = examples.get('train', [])
+    if data.problem_type == REGRESSION:
+        data.labels = (SCORE,)
     data.labels = tuple(data.labels) or labelled.labels_of(data.dataset, train)
     if train and 'validation' not in examples and data.dev_fraction:
         train, validation = labelled.split_off(train, data.dev_fraction)

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import auto_mlm, classification, mirror_bert, mlctl, reading, tagging
+from input_pipeline.finetuning import auto_mlm, choosing, mirror_bert, mlctl, problem_types, reading, tagging
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 
@@ -28,7 +28,8 @@ class Examples(Protocol):
     """One set of examples to train on: token rows, and what each is to be (arrays [batch_size, …], a pure
     function of the planned batch). `metrics` are what an evaluation measures, beside the loss."""
 
-    rows: buckets.Rows
+    @property
+    def rows(self) -> buckets.TokenRows: ...
 
     @property
     def metrics(self) -> tuple[str, ...]: ...
@@ -39,9 +40,10 @@ class Examples(Protocol):
 # The splits of each task. 'train' takes part in training alone; the others are evaluated on, and so have the
 # methods of `clower_jax.objectives.base.Split`, too.
 READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], Mapping[str, Examples]]] = {
-    'classify': classification.read,
+    'classify': problem_types.read,
     'span': reading.read,
     'tag': tagging.read,
+    'choose': choosing.read,
     'mirror': mirror_bert.read,
     'mlctl': mlctl.read,
     'auto_mlm': auto_mlm.read,

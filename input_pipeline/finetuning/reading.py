@@ -40,6 +40,8 @@ class Reading:
         say).
     """
 
+    thresholds = None
+
     def __init__(
         self,
         originals: Sequence[Question],

@@ -35,6 +35,7 @@ class _Vectors:
 
     texts: list[str]
     rows: Rows
+    thresholds = None
 
     def targets(self, planned: buckets.Planned, batch_size: int) -> dict[str, np.ndarray]:
         """Nothing: a vector has no label."""

@@ -38,6 +38,7 @@ class Tagging:
     """
 
     metrics = ('acc_tag', 'entity_f1', 'entity_precision', 'entity_recall', 'entity_macro_f1')
+    thresholds = None
 
     def __init__(
         self,

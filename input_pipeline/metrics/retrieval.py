@@ -16,7 +16,12 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation of two rows of numbers [N], −1 to 1: Pearson's of their ranks, equal
     numbers having the mean of theirs. 0 where one of them is constant."""
-    x, y = (ranks - ranks.mean() for ranks in map(rankdata, (x, y)))
+    return pearson(rankdata(x), rankdata(y))
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of two rows of numbers [N], −1 to 1; 0 where one of them is constant."""
+    x, y = (values - values.mean() for values in (np.asarray(x, np.float64), np.asarray(y, np.float64)))
     norm = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / norm) if norm else 0.0
 

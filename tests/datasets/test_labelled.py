@@ -269,7 +269,8 @@ def test_thucnews_labels_are_topics(write, content, expected):
 
 
 def test_every_data_set_has_a_source():
-    assert DATASETS.keys() | {'cmrc2018', 'drcd'} == hub.SOURCES.keys()
+    others = {'cmrc2018', 'drcd', 'c3', 'chid', *catalog.ENTITY_TYPES}
+    assert DATASETS.keys() | others == hub.SOURCES.keys()
     for dataset, (labels, spec) in DATASETS.items():
         assert len(set(labels)) == len(labels)
         assert set(spec.label_names.values()) <= set(labels), dataset
@@ -486,3 +487,61 @@ def test_development_texts_of_chnsenticorp_that_are_in_train(data_dir):
     read = {name: labelled.read(str(folder / f'{name}.tsv'))[0] for name in ('train', 'dev', 'dev_unseen')}
     assert labelled.overlap(read['train'], read['dev']) == 338
     assert labelled.overlap(read['train'], read['dev_unseen']) == 0
+
+
+# The rest of CLUE, in the form of its official files
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'row', 'expected'),
+    [
+        (
+            'iflytek',
+            {'label': '110', 'label_des': '社区超市', 'sentence': '朴朴快送超市'},
+            ('朴朴快送超市', None, '110'),
+        ),
+        (
+            'cmnli',
+            {'sentence1': '新的权利已经足够好了', 'sentence2': '每个人都很喜欢', 'label': 'neutral'},
+            ('新的权利已经足够好了', '每个人都很喜欢', 'neutral'),
+        ),
+        (
+            'csl',
+            {'id': 1, 'abst': '为解决传统均匀', 'keyword': ['水声学', '声纳', 'FFT'], 'label': '1'},
+            ('水声学 声纳 FFT', '为解决传统均匀', '1'),
+        ),
+        (
+            'wsc',
+            {
+                'target': {'span2_index': 5, 'span1_index': 1, 'span1_text': '床', 'span2_text': '它'},
+                'idx': 261,
+                'label': 'false',
+                'text': '有床放着，它很旧',
+            },
+            ('有_床_放着，[它]很旧', None, 'false'),
+        ),
+        (
+            'wsc',
+            {
+                'target': {'span2_index': 0, 'span1_index': 3, 'span1_text': '老师', 'span2_text': '他'},
+                'label': True,
+                'text': '他说，老师来了',
+            },
+            ('[他]说，_老师_来了', None, 'true'),
+        ),
+    ],
+)
+def test_the_rest_of_clue(write, dataset, row, expected):
+    path = write('train.json', json.dumps(row, ensure_ascii=False) + '\n')
+    examples, _ = labelled.read(path, catalog.spec_of(dataset)._replace(labelled=True))
+    assert triples(examples) == [expected] and expected[2] in DATASETS[dataset].labels
+    test = {key: value for key, value in row.items() if key != 'label'}
+    unlabelled = write('test.json', json.dumps(test, ensure_ascii=False) + '\n')
+    assert triples(labelled.read(unlabelled, catalog.spec_of(dataset))[0]) == [(*expected[:2], None)]
+
+
+@pytest.mark.parametrize('target', [None, {}, {'span1_index': 9, 'span1_text': '床'}, 'x'])
+def test_spans_that_are_not_in_the_text(write, target):
+    row = {'text': '有床放着', 'label': 'true', 'target': target}
+    with pytest.raises(ValueError, match='a.json:1: "target" should say where in the text span1_text and'):
+        labelled.read(write('a.json', json.dumps(row)), catalog.spec_of('wsc'))

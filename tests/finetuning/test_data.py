@@ -19,7 +19,7 @@ from input_pipeline.finetuning import classification
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 
-TASKS = ('chnsenticorp', 'thucnews', 'tnews', 'bq', 'lcqmc', 'afqmc', 'ocnli', 'xnli')
+TASKS = tuple(classify.SETTINGS)
 
 
 def prepared(config: ConfigDict):

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from clower_jax.utils import command_line
 from fuzz.engine import Target
 from input_pipeline.corpus import corpus_files, record_files, record_source, windows
-from input_pipeline.datasets import labelled, tagged
+from input_pipeline.datasets import choices, labelled, tagged
 from input_pipeline.datasets import squad as datasets_squad
 from input_pipeline.documents import sources
 from input_pipeline.documents.report import Report
@@ -96,6 +96,7 @@ def targets() -> dict[str, Target]:
             folder / 't.txt', '我\tB-PER\n们\tI-PER\n\n好\tO\n', '我们/nr 好/o\n', '我\x02们\tB-a\x02I-a\n'
         ),
         'tagged_jsonl': _tagged(folder / 't.jsonl', *map(json.dumps, entities)),
+        'choices': _choices(folder / 'm.json'),
         'squad': _questions(folder / 'q.json', vocabulary),
         'tokenizer': Target(_tokenizes(with_words), (plain, *map(str.encode, PARAGRAPHS)), (), share=2),
         'windows': Target(_packs(with_words), (plain, *map(str.encode, PARAGRAPHS)), (), share=1),
@@ -225,6 +226,20 @@ def _tagged(path: Path, *seeds: str) -> Target:
             text.text.encode()
             assert all(0 <= span.start < span.end <= len(text.text) for span in text.spans or ())
             assert all(map(str.strip, (span.type for span in text.spans or ())))
+
+    return Target(run, tuple(seed.encode() for seed in seeds), place=str(path), share=0.7)
+
+
+def _choices(path: Path) -> Target:
+    one = {'question': '谁？', 'choice': ['我们', '他们'], 'answer': '我们'}
+    blank = {'content': ['我#idiom000001#，#idiom000002#'], 'candidates': ['我们', '他们']}
+    seeds = [json.dumps(value, ensure_ascii=False) for value in ([[['我们'], [one], '1']], one, blank)]
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        for question in choices.read(str(path), answered=False):
+            ''.join([question.before, question.after or '', question.question, *question.choices]).encode()
+            assert question.answer is None or 0 <= question.answer < len(question.choices) > 1
 
     return Target(run, tuple(seed.encode() for seed in seeds), place=str(path), share=0.7)
 

@@ -223,9 +223,9 @@ def test_half_a_model_is_refused(tmp_path, architecture, absent, path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'problem_type': 'regression'}, "its problem_type is 'regression', ours chooses one of several"),
-        ({'problem_type': 'multi_label_classification'}, "its problem_type is 'multi_label"),
-        ({'num_labels': 1}, 'it has 1 label, ours chooses'),
+        ({'problem_type': 'regression'}, 'it gives 2 scores, ours one'),
+        ({'problem_type': 'multi_label_classification', 'num_labels': 1}, 'it has 1 label, ours several'),
+        ({'num_labels': 1}, 'it has 1 label, ours several'),
     ],
     ids=str,
 )

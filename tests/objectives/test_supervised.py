@@ -2,10 +2,12 @@
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from clower_jax.interop.hf_bert import tensor_name
 from clower_jax.objectives import registry, supervised
@@ -169,6 +171,34 @@ def test_loss_is_the_mean_over_what_has_a_label(case):
     assert means['examples'] == 3 and means['tokens'] == 21
     for name, pair in sums.items():
         np.testing.assert_allclose(pair, sums_of_evaluation[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize('problem_type', ['multi_label_classification', 'regression'])
+def test_losses_of_other_problems_are_transformers(problem_type, tmp_path):
+    """The loss and its gradient at the head, of rows that have labels; a row without any is not there."""
+    config = config_of('classify', tmp_path, **{'data.problem_type': problem_type})
+    size = LABELS if problem_type.startswith('multi') else 1
+    config.data.labels = tuple('abc'[:size])
+    task = registry.from_config(config)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (5, size)).astype(np.float32)
+    if size > 1:
+        labels, known = rng.integers(0, 2, (5, size)).astype(np.int32), slice(4)
+        labels[4] = -1
+        targets = torch.from_numpy(labels[known]).float()
+    else:
+        labels, known = np.float32([1.5, -2, 0, 3.25, np.nan]), slice(4)
+        targets = torch.from_numpy(labels[known])
+    batch = {'char_ids': np.ones((5, 3), np.int32), 'labels': labels}
+    (loss, sums), gradient = jax.value_and_grad(task._loss, has_aux=True)(jnp.asarray(logits), batch)
+    shape = transformers.BertConfig(num_labels=size, problem_type=problem_type)
+    tensor = torch.from_numpy(logits[known]).requires_grad_()
+    theirs = ForSequenceClassificationLoss(targets, tensor, shape)
+    theirs.backward()
+    np.testing.assert_allclose(loss, theirs.item(), rtol=1e-6)
+    np.testing.assert_allclose(gradient[known], tensor.grad.numpy(), rtol=1e-5, atol=1e-7)
+    assert (gradient[4] == 0).all() and sums.keys() == {'loss_label', 'examples', 'tokens'}
+    assert task.metrics.keys() == {'loss', 'loss_label'}
 
 
 @pytest.mark.slow
