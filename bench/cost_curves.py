@@ -4,8 +4,8 @@
     python bench/cost_curves.py              draws
 
 Everything is as in `:base` with cuDNN's attention on an H100, 32 rows of 512 + 384 tokens, but for two layers
-an encoder, and but for what an axis changes. Bytes of the formulas are counted by hand, those of the points
-are of XLA's program, in which the formulas were not fitted.
+an encoder, and but for what an axis changes. The formulas' bytes are counted kernel by kernel, in the program
+of one size; the points are XLA's programs of all sizes.
 """
 
 import argparse
@@ -48,13 +48,14 @@ FORMULAS = {
     ),
     'GB moved an example': (
         'T · N · 2 D ·\n(57 products + 12 attention + 47 others)\n+ 18 · M V   (logits)\n'
-        '+ 46 · P / B   (parameters)\n+ 26 · K · B G K   (contrast)'
+        '+ 30 · T · 2 D   (embeddings)\n+ (46 P + 24 D V) / B   (parameters, table)\n'
+        '+ 26 · K · B G K   (contrast)'
     ),
     'GiB of a device': (
         '16 P   (parameters, moments, gradient)\n+ B T N · 32 D   (kept for the way back)\n'
         '+ 6 · min(2²⁸, B M V)   (logits)\n+ 8 · B G K · D   (contrast)'
     ),
-    'GFLOP an example, contrast of tokens alone': '6 K D · B G K',
+    'GFLOP an example, contrast of tokens': '6 K D · B G K',
 }
 
 
@@ -91,10 +92,11 @@ def cost(point: Mapping[str, int]) -> tuple[float, ...]:
     negatives = rows * point['devices'] * anchors
     kept = rows * tokens * layers * 32 * width
     blocks = 6 * min(BLOCK, rows * max(masked) * vocabulary)
-    moved = tokens * layers * 2 * width * (57 + 12 + 47) + 18 * sum(masked) * vocabulary
+    moved = tokens * 2 * width * (layers * (57 + 12 + 47) + 30) + 18 * sum(masked) * vocabulary
+    once = 46 * parameters + 24 * width * vocabulary  # a step, not an example
     return (
         flops.step_flops(config) / config.batch_size / 1e9,
-        (moved + 46 * parameters / rows + 26 * anchors * negatives) / 1e9,
+        (moved + once / rows + 26 * anchors * negatives) / 1e9,
         (16 * parameters + kept + blocks + 8 * negatives * width) / 2**30,
         6 * anchors * width * negatives / 1e9,
     )
@@ -140,7 +142,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
             at = [one for one in points if one['axis'] == axis and 'figures' in one]
             found = [values_of(one['figures'], START | {axis: one['value']})[row] for one in at]
             panel.plot([one['value'] for one in at], found, 'o', color=other, label='compiled')
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.15 * panel.get_ylim()[1])
             panel.set_xlabel(label)
             panel.grid(alpha=0.3)
     panels[0][1].legend(fontsize=9)

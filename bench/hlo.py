@@ -29,7 +29,7 @@ _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]
 
 def bytes_of(text: str) -> int:
     """Bytes of a type's arrays in main memory."""
-    return collectives.bytes_of(collectives.arrays_of(text))
+    return collectives.bytes_of(collectives.arrays_of(text, fast=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Instruction:
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """An instruction that the device runs `times` in one run of the program; `bytes` that it moves each time,
-    `read` those of its operands."""
+    `read` those of its operands, wherever they are."""
 
     instruction: Instruction
     times: int
@@ -131,7 +131,8 @@ class Program:
                 parts = [list(self._kernels(branch, times)) for branch in branches]
                 yield from max(parts, key=lambda part: sum(k.bytes * k.times for k in part), default=[])
             elif one.operation not in FREE and not one.operation.endswith('-done'):
-                read = sum(bytes_of(types.get(name, '')) for name in one.operands)
+                arrays = (collectives.arrays_of(types.get(name, '')) for name in one.operands)
+                read = sum(map(collectives.bytes_of, arrays))
                 yield Kernel(one, times, self._moved(one, types), read, self._is_product(one))
 
     def _wraps_kernel(self, one: Instruction) -> bool:

@@ -20,12 +20,12 @@ _ALONE = re.compile(r'replica_groups=\{\{\d+\}')  # a group of one device
 Array = tuple[str, tuple[int, ...]]  # dtype, shape
 
 
-def arrays_of(text: str) -> list[Array]:
-    """The arrays of a type in HLO text, without those that a TPU keeps in its fast memory (`S(1)`)."""
+def arrays_of(text: str, fast: bool = True) -> list[Array]:
+    """The arrays of a type in HLO text; `fast`: those too that a TPU keeps in its fast memory (`S(1)`)."""
     return [
         (dtype, tuple(int(n) for n in shape.split(',') if n))
         for dtype, shape, layout in _ARRAY.findall(re.sub(r'/\*.*?\*/', '', text))
-        if 'S(1)' not in layout
+        if fast or 'S(1)' not in layout
     ]
 
 
