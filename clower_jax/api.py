@@ -3,7 +3,7 @@
     import clower_jax
     from configs import classify, pretrain
 
-    config = pretrain.get_config('mini')
+    config = pretrain.get_config()
     config.data.text = 'my/*.txt'
     clower_jax.pretrain(config, 'runs/mine')
 
@@ -19,6 +19,7 @@ goes on with what the other began.
 
 import copy
 import json
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +47,12 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       config: as configs/pretrain.py has it; it is not changed.
 
     Returns:
-      The contents of results.json: `held_out` metrics, steps, what was read and skipped; {} where the run
-      was asked to stop (Ctrl-C, SIGTERM) and has saved what it was at.
+      The contents of results.json: `held_out` metrics, steps, what was read and skipped.
 
     Raises:
-      ValueError, OSError, FloatingPointError or ImportError, with a message for people.
+      ValueError, OSError, FloatingPointError or ImportError, with a message for people; KeyboardInterrupt
+        after Ctrl-C and SystemExit after SIGTERM, when the run has saved what it was at: what was to come
+        after it does not begin.
     """
     if config.task != 'pretrain':
         raise ValueError(f'task={config.task!r} is no pre-training: take a config of configs/pretrain.py')
@@ -65,7 +67,7 @@ def finetune(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
     Returns:
       The contents of results.json: metrics of every seed, with `mean` and `std`, by split and by which
-      parameters ('best', 'last'); {} where the run was asked to stop.
+      parameters ('best', 'last').
 
     Raises as `pretrain`.
     """
@@ -107,7 +109,7 @@ class Predictor:
             raise ValueError(f'{workdir} makes vectors, not predictions: clower_jax.Encoder.load reads it')
         if config.task not in ('classify', 'span', 'tag'):
             raise ValueError(
-                f'{workdir} is of the task {config.task!r}: run.py --config.mode=predict reads it'
+                f'{workdir} is of the task {config.task!r}: give it to run.py, with mode=predict'
             )
         config.data.dataset = ''  # whose files have a form of their own
         for name in {'text_columns', 'label_column', 'language', 'test_language'} & set(config.data):
@@ -124,9 +126,9 @@ class Predictor:
             (question, context).
 
         Returns:
-          To classify: 'label' and its 'probability', or as predictions.json has several labels, or a
-          'score'. To tag: 'entities', each with 'text', 'type', 'start'
-          and 'end' (exclusive). To read: 'answer', a part of the context.
+          To classify: 'label' and its 'probability', or what predictions.json has of several labels or a
+          score. To tag: 'entities', each with 'text', 'type', 'start' and 'end' (exclusive). To read:
+          'answer', a part of the context.
 
         Raises ValueError where they are of the wrong kind.
         """
@@ -205,7 +207,11 @@ def _train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     config_checks.check_job(config)
     job = jobs.Job(config, f'configs/{config.task}.py', Path(workdir))
     jobs.run(job)
-    return {} if job.stop.requested else folder_files.read_json(Path(workdir, 'results.json'))
+    if job.stop.requested:
+        if job.stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt(jobs.NOT_FINISHED)
+        raise SystemExit(job.stop.status)
+    return folder_files.read_json(Path(workdir, 'results.json'))
 
 
 def _config_of(workdir: str | Path, mode: str) -> ConfigDict:
