@@ -108,9 +108,7 @@ class Predictor:
         if config.task in SENTENCE_TASKS:
             raise ValueError(f'{workdir} makes vectors, not predictions: clower_jax.Encoder.load reads it')
         if config.task not in ('classify', 'span', 'tag'):
-            raise ValueError(
-                f'{workdir} is of the task {config.task!r}: give it to run.py, with mode=predict'
-            )
+            raise ValueError(f'{workdir} is of the task {config.task!r}: give it to run.py, mode=predict')
         config.data.dataset = ''  # whose files have a form of their own
         for name in {'text_columns', 'label_column', 'language', 'test_language'} & set(config.data):
             config.data[name] = type(config.data[name])()

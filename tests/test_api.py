@@ -1,12 +1,14 @@
 """From Python what run.py does: the same files, the same figures."""
 
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import clower_jax
+import clower_jax.api
 from configs import pretrain
 from helpers import finetuned
 
@@ -76,6 +78,20 @@ def test_a_config_is_checked_first(tmp_path):
     with pytest.raises(ValueError, match=r'^optim.learning_rate=-1.0 must be from 0.0 to 1000.0$'):
         clower_jax.finetune(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('number', 'raised'), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_nothing_begins_after_a_run_that_was_stopped(tmp_path, monkeypatch, number, raised):
+    def stopped(job):
+        with job.stop:
+            signal.raise_signal(number)
+        return clower_jax.api.jobs.NOT_FINISHED
+
+    monkeypatch.setitem(clower_jax.api.jobs.JOBS, 'pretrain', stopped)
+    with pytest.raises(raised):
+        clower_jax.pretrain(pretrain.get_config(), tmp_path)
 
 
 @pytest.mark.slow
