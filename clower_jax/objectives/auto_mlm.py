@@ -20,10 +20,11 @@ from clower_jax.models.bert import Dense, EncoderConfig, gelu, layer_norm
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
 from clower_jax.models.heads import MlmHead
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import MetricSums
 from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
-from clower_jax.objectives.sentence import SentenceTask, batch_counts, has_dropout
-from clower_jax.ops import dropout, losses
+from clower_jax.objectives.sentence import SentenceTask, batch_counts, flat, has_dropout, seeds_of_texts
+from clower_jax.ops import losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
 
@@ -87,6 +88,7 @@ class AutoMlm(SentenceTask):
     model: AutoMlmEncoder
     temperature: float
     mlm_weight: float
+    microbatches: int = 1
     mesh: Mesh | None = None
 
     @classmethod
@@ -98,7 +100,8 @@ class AutoMlm(SentenceTask):
                 'vectors of a text that Auto-MLM contrasts. Set one of them, 0.1 as a rule'
             )
         model = AutoMlmEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling)
-        return cls(model, config.loss.temperature, config.loss.mlm_weight, mesh)
+        parts = microbatches.number(config, mesh)
+        return cls(model, config.loss.temperature, config.loss.mlm_weight, parts, mesh)
 
     @classmethod
     def trained_by(cls, config: Mapping[str, Any]) -> str:
@@ -113,13 +116,19 @@ class AutoMlm(SentenceTask):
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
-        dropout_seeds = None if key is None else dropout.row_seeds(key, 3 * len(batch['char_ids']))
-        out = self.model.apply({'params': params}, batch, dropout_seeds, method=self.model.views)
+
+        def encode(rows: tuple[dict, jax.Array | None]) -> tuple[MetricSums, dict]:
+            batch, seeds = rows
+            out = self.model.apply({'params': params}, batch, flat(seeds), method=self.model.views)
+            table, bias = out['decoder']
+            mlm = linear_cross_entropy(out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.mesh)
+            return metric_sums('mlm', mlm), {side: out[side] for side in ('first', 'second')}
+
+        rows = batch, seeds_of_texts(key, len(batch['char_ids']), 3)
+        mlm, vectors = microbatches.encode(encode, rows, self.microbatches)
         valid = batch['char_ids'][:, 0] != PAD_ID
-        contrast = losses.info_nce(out['first'], out['second'], valid, self.temperature)
-        table, bias = out['decoder']
-        mlm = linear_cross_entropy(out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.mesh)
-        sums = batch_counts(batch) | metric_sums('contrast', contrast) | metric_sums('mlm', mlm)
+        contrast = losses.info_nce(vectors['first'], vectors['second'], valid, self.temperature)
+        sums = batch_counts(batch) | metric_sums('contrast', contrast) | mlm
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         return self.total_loss(means), sums
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID, VIEWS, Clower, token_mask
 from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import COUNT, LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
@@ -44,9 +45,8 @@ class Pretrain:
     character view alone. What is left out is not computed, and a batch need not hold what it would take.
 
     One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
-    m-th of the batch at a time and run again in the backward pass (as in GradCache, Gao et al. 2021): memory
-    is that of one micro-batch, while negatives, dropout and every mean are those of the whole batch. `mesh`
-    is where the batch lies; None for one device.
+    m-th of the batch at a time and run again in the backward pass (`microbatches.encode`): memory is that of
+    one micro-batch. `mesh` is where the batch lies; None for one device.
     """
 
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -80,12 +80,6 @@ class Pretrain:
                 f'loss.contrast_on={config.loss.contrast_on} is a contrast of two views, and a '
                 f'model.kind={config.model.kind} has one: take none'
             )
-        shards = sharding.data_shards(mesh) if mesh else 1
-        if config.batch_size % (config.microbatches * shards):
-            raise ValueError(
-                f'batch_size={config.batch_size} does not divide into microbatches={config.microbatches} on '
-                f'{shards} device(s) each'
-            )
         longest = max(config.data.char_length, config.data.word_length)
         if longest > config.model.max_positions and not config.data.get('pack', False):
             raise ValueError(
@@ -98,7 +92,7 @@ class Pretrain:
             contrast_scope=config.loss.contrast_scope,
             sop_on=config.loss.sop_on,
             contrast_on=config.loss.contrast_on,
-            microbatches=config.microbatches,
+            microbatches=microbatches.number(config, mesh),
             mesh=mesh,
             **{name: config.loss[name] for name in chosen},
         )
@@ -123,9 +117,8 @@ class Pretrain:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
         rows = len(batch['char_ids'])
         dropout_seeds = None if key is None else dropout.row_seeds(key, rows)
-        uses_microbatches = self.microbatches > 1
-        sums, vectors = (self._encode_microbatches if uses_microbatches else self._encode)(
-            params, batch, dropout_seeds
+        sums, vectors = microbatches.encode(
+            lambda rows: self._encode(params, *rows), (batch, dropout_seeds), self.microbatches
         )
         sums |= self._contrast(vectors, batch)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
@@ -177,23 +170,6 @@ class Pretrain:
             vectors['anchor_chars'] = losses.span_means(out['char']['hidden'], start, length)
             vectors['anchor_words'] = rows_at(out['word']['hidden'], batch['anchor_word_position'])
         return sums, vectors
-
-    def _encode_microbatches(
-        self, params: dict, batch: dict, dropout_seeds: jax.Array | None
-    ) -> tuple[MetricSums, dict]:
-        """As `_encoded`, a micro-batch at a time; only its results are kept."""
-        microbatches = self.microbatches
-
-        def split(x: jax.Array) -> jax.Array:
-            # Every device keeps its rows: a micro-batch has some of each device's.
-            return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
-
-        def merge(x: jax.Array) -> jax.Array:
-            return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-
-        encode = jax.checkpoint(lambda microbatch: self._encode(params, *microbatch))
-        sums, vectors = jax.lax.map(encode, jax.tree.map(split, (batch, dropout_seeds)))
-        return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(merge, vectors)
 
     def _contrast(self, vectors: dict, batch: dict) -> MetricSums:
         """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import Classifier, SpanFinder
 from clower_jax.models.kinds import kind_of
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
@@ -20,6 +21,7 @@ class _Supervised:
     """What the fine-tuning tasks share: a cross-entropy over labels in the batch, −1 where there is none."""
 
     model: Classifier | SpanFinder
+    microbatches: int
     _loss_name: str  # of the loss in the metrics
     _accuracy_name: str
 
@@ -35,12 +37,21 @@ class _Supervised:
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it."""
-        return self._loss(self._logits(params, batch, key), batch)
+
+        def encode(rows: tuple[dict, jax.Array | None]) -> tuple[MetricSums, dict]:
+            batch, seeds = rows
+            return self._sums(self._logits(params, batch, seeds), batch), {}
+
+        dropout_seeds = None if key is None else dropout.row_seeds(key, len(batch[self.model.inputs[0]]))
+        sums, _ = microbatches.encode(encode, (batch, dropout_seeds), self.microbatches)
+        loss, count = sums[self._loss_name]
+        return loss / jnp.maximum(count, 1), self._counts(batch) | sums
 
     def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The sums of one batch, without dropout, and its logits."""
         logits = self._logits(params, batch, None)
-        return self._loss(logits, batch)[1], self._outputs(logits) | {'example': batch['example']}
+        sums = self._counts(batch) | self._sums(logits, batch)
+        return sums, self._outputs(logits) | {'example': batch['example']}
 
     def total_loss(self, means: dict) -> jax.Array:
         """The mean cross-entropy; 0 where nothing has a label."""
@@ -50,18 +61,18 @@ class _Supervised:
         """0: steps differ in length."""
         return 0.0
 
-    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+    def _logits(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> jax.Array:
         inputs = [batch[name] for name in self.model.inputs]
-        dropout_seeds = None if key is None else dropout.row_seeds(key, len(inputs[0]))
         return self.model.apply({'params': params}, *inputs, dropout_seeds=dropout_seeds)
 
-    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, MetricSums]:
+    def _sums(self, logits: jax.Array, batch: dict) -> MetricSums:
         part = losses.masked_cross_entropy(logits, self._labels(batch))
+        return {self._loss_name: (part.loss, part.count), self._accuracy_name: (part.correct, part.count)}
+
+    def _counts(self, batch: dict) -> MetricSums:
         ids = batch[self.model.inputs[0]]
         counts = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': token_mask(ids).sum()}
-        sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
-        sums |= {self._loss_name: (part.loss, part.count), self._accuracy_name: (part.correct, part.count)}
-        return part.loss / jnp.maximum(part.count, 1), sums
+        return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
 
     def _labels(self, batch: dict) -> jax.Array:
         raise NotImplementedError
@@ -81,6 +92,7 @@ class Classify(_Supervised):
     """
 
     model: Classifier
+    microbatches: int = 1
     _loss_name, _accuracy_name = 'loss_label', 'acc'
 
     @classmethod
@@ -93,7 +105,7 @@ class Classify(_Supervised):
         if kind.num_tables > 1:
             settings |= {'vocab_size': config.model.base_vocab_size}
             settings['word_vocab_size'] = config.model.vocab_size
-        return cls(kind.classifier(**settings))
+        return cls(kind.classifier(**settings), microbatches.number(config, mesh))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['labels']
@@ -112,16 +124,18 @@ class FindSpan(_Supervised):
     """
 
     model: SpanFinder
+    microbatches: int = 1
     _loss_name, _accuracy_name = 'loss_span', 'acc_span'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
         """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
-        return cls(kind_of(config).span_finder(**encoder_settings(config, mesh)))
+        model = kind_of(config).span_finder(**encoder_settings(config, mesh))
+        return cls(model, microbatches.number(config, mesh))
 
-    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+    def _logits(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""
-        logits = super()._logits(params, batch, key).swapaxes(1, 2)
+        logits = super()._logits(params, batch, dropout_seeds).swapaxes(1, 2)
         return jnp.where(token_mask(batch['char_ids'])[:, None], logits, jnp.finfo(jnp.float32).min)
 
     def _labels(self, batch: dict) -> jax.Array:

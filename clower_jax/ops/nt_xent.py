@@ -1,4 +1,5 @@
-"""NT-Xent (the paper, equations 2–4), with or without hard negatives, its memory linear in the number of items, on any mesh.
+"""NT-Xent (the paper, equations 2–4), also with hard negatives, its memory linear in the number of items, on
+any mesh.
 
 The dense way keeps all scores, arrays of [N, N]. Here they exist a tile at a time: the forward pass keeps two
 log-sum-exps for each item, and the derivative makes every tile again from them, as Dao et al. 2022 do for
@@ -63,7 +64,8 @@ def nt_xent(
     Not `symmetric`, the first direction alone is the loss: each a_i looks for its b_i. With hard negatives
     c_j it looks among these, too: Gao et al. 2021, arXiv 2104.08821, equation 5.
 
-    It can be differentiated once, in reverse mode, by `a`, `b` and `hard_negatives.vectors`. Temporary memory is O(N·D + tile²).
+    It can be differentiated once, in reverse mode, by `a`, `b` and `hard_negatives.vectors`. Temporary memory
+    is O(N·D + tile²).
 
     Args:
       a, b: [N, D], the two views of N items.
@@ -94,7 +96,8 @@ def nt_xent(
             f'take a multiple of {shards} items, in one group or in a multiple of {shards}'
         )
     plan = _Plan(float(temperature), groups, mesh, tile, jnp.dtype(operands), symmetric)
-    ids, hard = (jnp.arange(len(a)) if ids is None else ids).reshape(len(a), -1), ()
+    ids = (jnp.arange(len(a)) if ids is None else ids).reshape(len(a), -1)
+    hard: _Hard = ()
     if hard_negatives is not None:
         hard = *hard_negatives[:2], hard_negatives.ids.reshape(ids.shape)
     return Sums(*_sums(plan, a, b, valid, ids, hard))
@@ -276,8 +279,8 @@ def _backward_group(
     softmaxes: _SoftmaxStats,
     all_columns: _Items | None,
 ) -> tuple[jax.Array, ...]:
-    """The gradients of temperature · loss / direction_weight by the unit vectors of this device's a and b, and
-    of its hard negatives if there are any, fp32 [n, D]."""
+    """The gradients of temperature · loss / direction_weight by the unit vectors of this device's a and b,
+    and of its hard negatives if there are any, fp32 [n, D]."""
     rows, columns = _make_tiles(plan, a, valid, ids), _columns(plan, b, valid, ids, hard)
     lse_a, lse_b, diagonal_gradient = softmaxes
     k = len(lse_a)

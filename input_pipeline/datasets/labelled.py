@@ -24,13 +24,15 @@ _SEVERAL = re.compile('[,，、;；|]')  # what stands between labels
 
 class Example(NamedTuple):
     """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'; `language` is ''
-    where nothing says it."""
+    where nothing says it; `negative`, of a triplet: a text that means another thing, None where there is
+    none."""
 
     text_a: str
     text_b: str | None
     label: str | None
     where: str
     language: str = ''
+    negative: str | None = None
 
 
 def read(
@@ -49,7 +51,7 @@ def read(
             a row without the label that `spec.labelled` asks for.
     """
     spec = spec or Spec()
-    table = tables.table(path, (*spec.text_columns, spec.label_column))
+    table = tables.table(path, spec.header_names())
     texts, label_column = tables.roles(table, spec)
     counts = Counter({'blank line': table.blank_lines})
     # A file without such a column is in one language, that of its name.
@@ -71,10 +73,12 @@ def read(
         parts = [_string(row.get(column), where, column) for column in texts]
         if spec.joined:
             parts = [' '.join(filter(None, parts))]
+        negative = parts.pop() or None if len(parts) > 2 else None
         counts[EMPTY] += '' in parts
         name = None if label is None else spec.label_names.get(label, label)
         language = language if spec.languages else ''
-        examples.append(Example(parts[0], parts[1] if len(parts) > 1 else None, name, where, language))
+        text_b = parts[1] if len(parts) > 1 else None
+        examples.append(Example(parts[0], text_b, name, where, language, negative))
     counts = +counts
     if ledger is not None:
         dropped = {reason: count for reason, count in counts.items() if reason != EMPTY}

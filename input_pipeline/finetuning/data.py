@@ -17,7 +17,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import auto_mlm, classification, mirror_bert, mlctl, reading
+from input_pipeline.finetuning import (
+    auto_mlm,
+    classification,
+    mirror_bert,
+    mlctl,
+    reading,
+    supervised_vectors,
+)
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 
@@ -44,6 +51,7 @@ READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], M
     'mirror': mirror_bert.read,
     'mlctl': mlctl.read,
     'auto_mlm': auto_mlm.read,
+    'supervised_vectors': supervised_vectors.read,
 }
 
 

@@ -352,7 +352,7 @@ def test_what_does_not_divide_over_devices_is_refused(items, groups):
 
 def with_hard_negatives(p, w, n, real, has_negative, temperature, ids, negative_ids, symmetric):
     """Gao et al. 2021, arXiv 2104.08821, equation 5, Σ over real i: −log e^{cos(p_i, w_i)/τ} / Σ_j
-    (e^{cos(p_i, w_j)/τ} + e^{cos(p_i, n_j)/τ}); if symmetric, the mean of it and of (w, p), which has no n."""
+    (e^{cos(p_i, w_j)/τ} + e^{cos(p_i, n_j)/τ}); if symmetric, the mean of it and of (w, p) without n."""
     p, w, n = (np.float64(x) for x in (p, w, n))
 
     def is_negative(i, others):

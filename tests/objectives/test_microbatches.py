@@ -1,0 +1,84 @@
+"""Every objective in micro-batches: the loss, the sums and the gradient are those of the whole batch."""
+
+import copy
+
+import jax
+import numpy as np
+import pytest
+
+from clower_jax.objectives import registry
+from clower_jax.parallel import sharding
+from configs import supervised_vectors
+from helpers import frozen
+from helpers.meshes import mesh_of
+from input_pipeline.finetuning import data as finetuning_data
+from input_pipeline.text.vocabulary import Vocabulary
+
+# Those of fine-tuning; pre-training's are in test_step_in_parts.py, test_cmlm.py and test_systems.py.
+NAMES = ('classify', 'classify_ambert', 'span', 'mirror', 'consert', 'mlctl', 'auto_mlm')
+
+
+@pytest.fixture(scope='module')
+def cases(tmp_path_factory):
+    """Name → (config, batch), of 8 rows."""
+    folder = tmp_path_factory.mktemp('cases')
+    frozen.corpus(folder)
+    out = {name: (config, batches[0]) for name, config, batches in frozen.finetuned(folder)}
+    config = supervised_vectors.get_config()
+    texts = (folder / 'strings.txt').read_text('utf-8').split('\n')
+    rows = [f'{a}\t{b}\t{c}\n' for a, b, c in zip(texts, texts[8:], texts[16:24])]
+    (folder / 'triplets.tsv').write_text(''.join(rows), encoding='utf-8')
+    config.update_from_flattened_dict(
+        frozen.MODEL | frozen.RUN | {'data.train': str(folder / 'triplets.tsv'), 'data.max_length': 32}
+    )
+    vocabulary = Vocabulary([*dict.fromkeys('[PAD] [UNK] [CLS] [SEP] [MASK]'.split() + list(''.join(texts)))])
+    config, data = finetuning_data.prepare(config, vocabulary)
+    return out | {'supervised_vectors': (config, next(data.batches(config)))}
+
+
+def step(config, batch, microbatches, mesh=None):
+    """(loss, sums), gradient by random parameters, with dropout."""
+    config = copy.deepcopy(config)
+    config.microbatches = microbatches
+    task = registry.from_config(config, mesh)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
+    if mesh:
+        params = jax.device_put(params, sharding.tree_shardings(mesh, params))
+        batch = sharding.shard_batch(mesh, batch, config.batch_size)
+    return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, batch, jax.random.key(3))
+
+
+def assert_equal_steps(one, other):
+    """To rounding: of each gradient's largest entry."""
+    (loss, sums), gradient = one
+    (other_loss, other_sums), other_gradient = other
+    np.testing.assert_allclose(loss, other_loss, rtol=1e-5)
+    assert sums.keys() == other_sums.keys()
+    for name in sums:
+        np.testing.assert_allclose(sums[name], other_sums[name], rtol=1e-5, err_msg=name)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+    assert largest > 0
+    for leaf, other_leaf in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
+        scale = max(float(np.abs(leaf).max()), 1e-3 * largest)
+        np.testing.assert_allclose(leaf, other_leaf, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [*NAMES, 'supervised_vectors'])
+def test_the_gradient_is_that_of_the_whole_batch(cases, name):
+    config, batch = cases[name]
+    assert_equal_steps(step(config, batch, 1), step(config, batch, 4))
+
+
+@pytest.mark.slow
+def test_on_several_devices(cases):
+    config, batch = cases['supervised_vectors']
+    assert_equal_steps(step(config, batch, 1), step(config, batch, 2, mesh_of(2, 2, 1)))
+
+
+def test_a_batch_that_does_not_divide_is_refused(cases):
+    for name in (*NAMES, 'supervised_vectors'):
+        with pytest.raises(ValueError, match='batch_size=8 does not divide into microbatches=3 on 1 device'):
+            step(*cases[name], 3)
