@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from clower_jax.objectives import registry
-from clower_jax.parallel import sharding
 from configs import supervised_vectors
 from helpers import finetuned, frozen
-from helpers.meshes import mesh_of
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.text.vocabulary import Vocabulary
 
@@ -37,17 +35,14 @@ def cases(tmp_path_factory):
     return out | {'supervised_vectors': (config, next(data.batches(config)))}
 
 
-def step(config, batch, microbatches, mesh=None):
+def step(config, batch, microbatches):
     """(loss, sums), gradient by random parameters, with dropout."""
     config = copy.deepcopy(config)
     config.microbatches = microbatches
-    task = registry.from_config(config, mesh)
+    task = registry.from_config(config)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
-    if mesh:
-        params = jax.device_put(params, sharding.tree_shardings(mesh, params))
-        batch = sharding.shard_batch(mesh, batch, config.batch_size)
     return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, batch, jax.random.key(3))
 
 
@@ -76,12 +71,6 @@ def assert_equal_steps(one, other):
 def test_the_gradient_is_that_of_the_whole_batch(cases, name):
     config, batch = cases[name]
     assert_equal_steps(step(config, batch, 1), step(config, batch, 4))
-
-
-@pytest.mark.slow
-def test_on_several_devices(cases):
-    config, batch = cases['supervised_vectors']
-    assert_equal_steps(step(config, batch, 1), step(config, batch, 2, mesh_of(2, 2, 1)))
 
 
 def test_a_batch_that_does_not_divide_is_refused(cases):
