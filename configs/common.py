@@ -65,7 +65,7 @@ def run() -> ConfigDict:
     """What every training job has."""
     return defaults(
         'seed total_steps batch_size dtype init_from log_every log_to eval_every eval_first checkpoint_every '
-        'keep_checkpoints select patience max_bad_steps',
+        'keep_checkpoints select patience max_bad_steps microbatches',
         optim='learning_rate warmup_steps schedule final_fraction weight_decay clip_norm initial_loss_scale '
         'layer_decay ema_decay adversarial adversarial_radius',
         mesh='data fsdp tensor reduce_dtype',

@@ -104,7 +104,7 @@ def get_config(variant: str = '') -> ConfigDict:
     config = common.run()
     config.task = 'pretrain'
     config.model = common.model('base')
-    config.update(defaults('microbatches', loss=LOSS_KEYS, data=DATA_KEYS))
+    config.update(defaults(loss=LOSS_KEYS, data=DATA_KEYS))
     sizes[chosen[0] if chosen else ''](config)
     for name in names:
         config.update_from_flattened_dict(SYSTEMS.get(name, {}))

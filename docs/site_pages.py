@@ -269,7 +269,7 @@ def site_links(markdown: str, uri: str) -> str:
 
 def variants(job: str, module: ModuleType) -> tuple[str, ...]:
     """The variants of a job, the one that others are compared with first; none where it has none."""
-    return VARIANTS[job] if job in VARIANTS else getattr(module, 'VARIANTS', ())
+    return VARIANTS[job] if job in VARIANTS else tuple(getattr(module, 'VARIANTS', ()))
 
 
 def _jobs() -> dict[str, ModuleType]:

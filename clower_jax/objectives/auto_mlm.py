@@ -20,10 +20,11 @@ from clower_jax.models.bert import Dense, EncoderConfig, LayerNorm, gelu
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
 from clower_jax.models.heads import MlmHead
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import MetricSums
 from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
-from clower_jax.objectives.sentence import SentenceTask, batch_counts, has_dropout
-from clower_jax.ops import dropout, losses
+from clower_jax.objectives.sentence import SentenceTask, batch_counts, flat, has_dropout, seeds_of_texts
+from clower_jax.ops import losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
 from clower_jax.parallel.own_rows import OwnRows
@@ -98,8 +99,9 @@ class AutoMlm(SentenceTask):
                 'vectors of a text that Auto-MLM contrasts. Set one of them, 0.1 as a rule'
             )
         model = AutoMlmEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling)
-        own_rows = OwnRows.from_config(config, mesh)
-        return cls(model, config.loss.temperature, config.loss.mlm_weight, own_rows=own_rows)
+        own_rows, parts = OwnRows.from_config(config, mesh), microbatches.number(config, mesh)
+        weights = config.loss.temperature, config.loss.mlm_weight
+        return cls(model, *weights, own_rows=own_rows, microbatches=parts)
 
     @classmethod
     def trained_by(cls, config: Mapping[str, Any]) -> str:
@@ -114,24 +116,24 @@ class AutoMlm(SentenceTask):
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
-        dropout_seeds = None if key is None else dropout.row_seeds(key, 3 * len(batch['char_ids']))
-        sums, (first, second) = self.own_rows(self._encode, params, batch, dropout_seeds)
+        rows = batch, seeds_of_texts(key, len(batch['char_ids']), 3)
+        sums, vectors = microbatches.encode(self._encode, params, rows, self.microbatches, self.own_rows)
         valid = batch['char_ids'][:, 0] != PAD_ID
-        contrast = losses.info_nce(first, second, valid, self.temperature)
+        contrast = losses.info_nce(vectors['first'], vectors['second'], valid, self.temperature)
         sums |= batch_counts(batch) | metric_sums('contrast', contrast)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         return self.total_loss(means), sums
 
-    def _encode(
-        self, params: dict, batch: dict, dropout_seeds: jax.Array | None
-    ) -> tuple[MetricSums, tuple[jax.Array, jax.Array]]:
-        """The sums of the MLM, and both vectors of each text."""
-        out = self.model.apply({'params': params}, batch, dropout_seeds, method=self.model.views)
+    def _encode(self, params: dict, rows: tuple[dict, jax.Array | None]) -> tuple[MetricSums, dict]:
+        """The sums of the MLM, and the vectors of each text, `first` and `second`. rows: a batch and the
+        `seeds_of_texts`."""
+        batch, seeds = rows
+        out = self.model.apply({'params': params}, batch, flat(seeds), method=self.model.views)
         table, bias = out['decoder']
         mlm = linear_cross_entropy(
             out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.own_rows.inner_mesh
         )
-        return metric_sums('mlm', mlm), (out['first'], out['second'])
+        return metric_sums('mlm', mlm), {side: out[side] for side in ('first', 'second')}
 
     def total_loss(self, means: dict) -> jax.Array:
         """The loss that is minimised; a part that nothing counts in is 0."""

@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import MetricSums
 from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
-from clower_jax.objectives.sentence import SentenceTask, batch_counts, encode_pairs, has_dropout
+from clower_jax.objectives.sentence import SentenceTask, batch_counts, encode_sides, has_dropout
 from clower_jax.ops import losses
 from clower_jax.parallel.own_rows import OwnRows
 
@@ -57,14 +58,9 @@ class Mirror(SentenceTask):
                 'sides of every pair are the same. Set one of them'
             )
         encoder = SentenceEncoder(**encoder_settings(config, mesh), pooling=model.pooling)
-        return cls(
-            encoder,
-            config.loss.temperature,
-            config.loss.within,
-            model.projection,
-            model.feature_cutoff,
-            own_rows=OwnRows.from_config(config, mesh),
-        )
+        chosen = config.loss.temperature, config.loss.within, model.projection, model.feature_cutoff
+        own_rows, parts = OwnRows.from_config(config, mesh), microbatches.number(config, mesh)
+        return cls(encoder, *chosen, own_rows=own_rows, microbatches=parts)
 
     @classmethod
     def trained_by(cls, config: Mapping[str, Any]) -> str:
@@ -75,14 +71,11 @@ class Mirror(SentenceTask):
             return 'unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821)'
         return 'Mirror-BERT (Liu et al. 2021, arXiv 2104.08027)'
 
-    def init(self, key: jax.Array) -> dict:
-        """Random parameters (fp32), as BERT draws them."""
-        ids = jnp.zeros((1, 2), jnp.int32)
-        return self.model.init(key, ids, ids, projected=self.projection)['params']
-
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch, a mean over its pairs, and the sums behind it; key None: no dropout."""
-        a, b = encode_pairs(self, params, batch, key, self.projection, self.feature_cutoff)
+        a, b = encode_sides(
+            self, params, batch, key, projected=self.projection, feature_cutoff=self.feature_cutoff
+        )
         valid = batch['char_ids'][:, 0] != PAD_ID
         part = losses.info_nce(a, b, valid, self.temperature, within=self.within)
         return part.loss / jnp.maximum(part.count, 1), metric_sums('contrast', part) | batch_counts(batch)

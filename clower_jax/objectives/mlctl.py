@@ -18,10 +18,19 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import COUNT, MetricSums
 from clower_jax.objectives.pretraining import check_choice, encoder_settings, metric_sums, part_metrics
-from clower_jax.objectives.sentence import SentenceTask, batch_counts, deinterleave, interleave
-from clower_jax.ops import dropout, losses
+from clower_jax.objectives.sentence import (
+    PAIR,
+    SentenceTask,
+    batch_counts,
+    deinterleave,
+    flat,
+    interleave,
+    seeds_of_texts,
+)
+from clower_jax.ops import losses
 from clower_jax.ops.linear import rows_at
 from clower_jax.parallel.own_rows import OwnRows
 
@@ -61,6 +70,7 @@ class MlCtl(SentenceTask):
             SentenceEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling),
             max_aligned=config.data.max_aligned,
             own_rows=OwnRows.from_config(config, mesh),
+            microbatches=microbatches.number(config, mesh),
             **{name: config.loss[name] for name in chosen},
         )
 
@@ -71,31 +81,16 @@ class MlCtl(SentenceTask):
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
-        ids, token_type_ids = interleave(batch, 'ids'), interleave(batch, 'segments')
-        width = ids.shape[1]
-        dropout_seeds = None if key is None else dropout.row_seeds(key, len(ids))
-
-        def encode(params: dict, *rows: jax.Array | None) -> tuple[dict, jax.Array]:
-            return {}, self.model.apply({'params': params}, *rows, method=self.model.encode)
-
-        hidden = self.own_rows(encode, params, ids, token_type_ids, dropout_seeds)[1]
-        pooled = pool_tokens(hidden, ids, self.model.pooling)
+        rows = batch, seeds_of_texts(key, len(batch['char_ids']), len(PAIR))
+        _, vectors = microbatches.encode(self._encode, params, rows, self.microbatches, self.own_rows)
         valid = batch['char_ids'][:, 0] != PAD_ID
-        sentences = self._contrast(*deinterleave(pooled), valid, within=True)
-
-        word_numbers = interleave(batch, 'words')
-        words = deinterleave(word_vectors(hidden, word_numbers, width))
-        alignment = batch.get('alignment')
-        if alignment is None:
-            has_word = jnp.arange(1, width + 1) <= word_numbers.max(1, keepdims=True)
-            alignment = mutual_alignment(
-                *words, *deinterleave(has_word), self.max_aligned, self.align_threshold
-            )
-        positions = jnp.maximum(alignment - 1, 0)
-        a, b = (rows_at(words[side], positions[..., side]) for side in (0, 1))
-        aligned = (alignment > 0).all(-1).reshape(-1)
-        flat = (-1, a.shape[-1])
-        word_pairs = self._contrast(a.reshape(flat), b.reshape(flat), aligned, within=self.within_words)
+        a, b = vectors['sentences']
+        sentences = self._contrast(a, b, valid, within=True)
+        (a, b), aligned = vectors['words'], vectors['aligned'].reshape(-1)
+        flat_words = (-1, a.shape[-1])
+        word_pairs = self._contrast(
+            a.reshape(flat_words), b.reshape(flat_words), aligned, within=self.within_words
+        )
 
         sums = {
             **batch_counts(batch),
@@ -105,6 +100,29 @@ class MlCtl(SentenceTask):
         }
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         return self.total_loss(means), sums
+
+    def _encode(self, params: dict, rows: tuple[dict, jax.Array | None]) -> tuple[MetricSums, dict]:
+        """What is contrasted: `sentences`, two of [B, D], `words`, two of [B, K, D], of which the `aligned`
+        are real, bool [B, K]. rows: a batch and the `seeds_of_texts`."""
+        batch, seeds = rows
+        ids, token_type_ids = interleave(batch, 'ids'), interleave(batch, 'segments')
+        width = ids.shape[1]
+        encode = self.model.encode
+        hidden = self.model.apply({'params': params}, ids, token_type_ids, flat(seeds), method=encode)
+        pooled = pool_tokens(hidden, ids, self.model.pooling)
+        word_numbers = interleave(batch, 'words')
+        words_a, words_b = deinterleave(word_vectors(hidden, word_numbers, width))
+        alignment = batch.get('alignment')
+        if alignment is None:
+            has_word = jnp.arange(1, width + 1) <= word_numbers.max(1, keepdims=True)
+            has_a, has_b = deinterleave(has_word)
+            alignment = mutual_alignment(
+                words_a, words_b, has_a, has_b, self.max_aligned, self.align_threshold
+            )
+        positions = jnp.maximum(alignment - 1, 0)
+        aligned_words = rows_at(words_a, positions[..., 0]), rows_at(words_b, positions[..., 1])
+        aligned = (alignment > 0).all(-1)
+        return {}, {'sentences': deinterleave(pooled), 'words': aligned_words, 'aligned': aligned}
 
     def total_loss(self, means: dict) -> jax.Array:
         """The loss that is minimised; a part that nothing counts in is 0."""

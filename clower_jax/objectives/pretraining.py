@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID, VIEWS, Clower, token_mask
 from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import COUNT, LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
@@ -47,9 +48,8 @@ class Pretrain:
     character view alone. What is left out is not computed, and a batch need not hold what it would take.
 
     One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
-    m-th of the batch at a time and run again in the backward pass (as in GradCache, Gao et al. 2021): memory
-    is that of one micro-batch, while negatives, dropout and every mean are those of the whole batch.
-    `own_rows` says where the batch lies.
+    m-th of the batch at a time and run again in the backward pass (`microbatches.encode`): memory is that of
+    one micro-batch. `own_rows` says where the batch lies.
     """
 
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -83,12 +83,6 @@ class Pretrain:
                 f'loss.contrast_on={config.loss.contrast_on} is a contrast of two views, and a '
                 f'model.kind={config.model.kind} has one: take none'
             )
-        shards = sharding.data_shards(mesh) if mesh else 1
-        if config.batch_size % (config.microbatches * shards):
-            raise ValueError(
-                f'batch_size={config.batch_size} does not divide into microbatches={config.microbatches} on '
-                f'{shards} device(s) each'
-            )
         longest = max(config.data.char_length, config.data.word_length)
         if longest > config.model.max_positions and not config.data.get('pack', False):
             raise ValueError(
@@ -101,7 +95,7 @@ class Pretrain:
             contrast_scope=config.loss.contrast_scope,
             sop_on=config.loss.sop_on,
             contrast_on=config.loss.contrast_on,
-            microbatches=config.microbatches,
+            microbatches=microbatches.number(config, mesh),
             own_rows=OwnRows.from_config(config, mesh),
             **{name: config.loss[name] for name in chosen},
         )
@@ -138,9 +132,9 @@ class Pretrain:
     ) -> tuple[MetricSums, dict]:
         """The sums of all losses, and what `_encode` gives beside its own."""
         dropout_seeds = None if key is None else dropout.row_seeds(key, len(batch['char_ids']))
-        encode = self._encode_microbatches if self.microbatches > 1 else self._encode
-        encode = functools.partial(encode, show=show)
-        sums, vectors = self.own_rows(encode, params, batch, dropout_seeds)
+        encode = functools.partial(self._encode, show=show)
+        rows = batch, dropout_seeds
+        sums, vectors = microbatches.encode(encode, params, rows, self.microbatches, self.own_rows)
         return sums | self._contrast(vectors, batch), vectors
 
     def _batch_counts(self, sums: MetricSums, batch: dict) -> MetricSums:
@@ -162,12 +156,13 @@ class Pretrain:
         return mlm_char + mlm_word + self.sop_weight * sop + self.contrast_weight * (tcl + scl)
 
     def _encode(
-        self, params: dict, batch: dict, dropout_seeds: jax.Array | None, show: bool = False
+        self, params: dict, rows: tuple[dict, jax.Array | None], show: bool = False
     ) -> tuple[MetricSums, dict]:
         """The sums of the losses that need no other row, and the vectors that are contrasted, as far as they
         are: `char_cls`, `word_cls` [B, S, D], `anchor_chars`, `anchor_words` [B, K, D]. To be shown there are
         also the likeliest tokens of the masked ones, `<view>_guesses` int [R, P, G] and their `<view>_shares`
-        fp32, of the first rows."""
+        fp32, of the first rows. rows: a batch and the seeds of its rows' dropout."""
+        batch, dropout_seeds = rows
         out = self.model.apply({'params': params}, batch, dropout_seeds)
         sums: MetricSums = {}
         for view in self.model.views:
@@ -226,23 +221,6 @@ class Pretrain:
             shown['near_cosines'], index = jax.lax.top_k(flat, min(SHOWN_WORDS, flat.shape[-1]))
             shown['near_ids'] = batch['anchor_ids'].reshape(-1)[index]
         return shown
-
-    def _encode_microbatches(
-        self, params: dict, batch: dict, dropout_seeds: jax.Array | None, show: bool = False
-    ) -> tuple[MetricSums, dict]:
-        """As `_encoded`, a micro-batch at a time; only its results are kept."""
-        microbatches = self.microbatches
-
-        def split(x: jax.Array) -> jax.Array:
-            # Every device keeps its rows: a micro-batch has some of each device's.
-            return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
-
-        def merge(x: jax.Array) -> jax.Array:
-            return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-
-        encode = jax.checkpoint(lambda part: self._encode(params, part[0], part[1], show))
-        sums, vectors = jax.lax.map(encode, jax.tree.map(split, (batch, dropout_seeds)))
-        return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(merge, vectors)
 
     def _contrast(self, vectors: dict, batch: dict) -> MetricSums:
         """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text

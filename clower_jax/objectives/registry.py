@@ -13,9 +13,15 @@ from clower_jax.objectives.mlctl import MlCtl
 from clower_jax.objectives.pretraining import Pretrain, check_choice
 from clower_jax.objectives.sentence import SentenceTask
 from clower_jax.objectives.supervised import Choose, FindSpan, Tag, classifier_from_config
+from clower_jax.objectives.supervised_vectors import SupervisedVectors
 
 # Those that train vectors of texts.
-SENTENCE_TASKS: dict[str, type[SentenceTask]] = {'mirror': Mirror, 'mlctl': MlCtl, 'auto_mlm': AutoMlm}
+SENTENCE_TASKS: dict[str, type[SentenceTask]] = {
+    'mirror': Mirror,
+    'mlctl': MlCtl,
+    'auto_mlm': AutoMlm,
+    'supervised_vectors': SupervisedVectors,
+}
 OBJECTIVES: dict[str, Callable[[ConfigDict, Mesh | None], Objective]] = {
     'classify': classifier_from_config,
     'span': FindSpan.from_config,

@@ -1,8 +1,9 @@
 """Tasks that make a text's vector mean what the text means: contrastive learning on pairs of texts.
 
 Batch of all of them: `char_ids`, `char_segments` [B, L] (the first side), `example` [B] (−1: padding), and to
-train `other_ids`, `other_segments` [B, L] (the second side). Outputs of an evaluation: fp32 `vectors` [B, D]
-of the first side, and `example`; what they are worth is found by comparing them.
+train `other_ids`, `other_segments` [B, L] (the second side); a task may have more sides. Outputs of an
+evaluation: fp32 `vectors` [B, D] of the first side, and `example`; what they are worth is found by comparing
+them.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import SentenceEncoder
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import Metric, MetricSums, Objective
 from clower_jax.ops import dropout
 from clower_jax.parallel.own_rows import OwnRows
@@ -26,14 +28,20 @@ CUTOFF_SITE = zlib.crc32(
 )  # the place in the network that features are cut off at (`dropout`)
 
 
+PAIR = 'char', 'other'  # the sides of a pair, as a batch names them
+
+
 @dataclasses.dataclass(frozen=True)
 class SentenceTask:
     """What they share: how vectors are made and evaluated. A task adds `metrics`, `loss`, `total_loss`,
-    `from_config` and `trained_by`. `own_rows` says where batches lie."""
+    `from_config` and `trained_by`. `own_rows` says where batches lie, `microbatches` in how many parts they
+    are encoded."""
 
     metrics: ClassVar[Mapping[str, Metric]]
+    projection = False  # whether vectors go through BERT's pooler in training
     model: SentenceEncoder
     own_rows: OwnRows = dataclasses.field(default=OwnRows(), kw_only=True)
+    microbatches: int = dataclasses.field(default=1, kw_only=True)
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Objective:
@@ -48,7 +56,7 @@ class SentenceTask:
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
         ids = jnp.zeros((1, 2), jnp.int32)
-        return self.model.init(key, ids, ids)['params']
+        return self.model.init(key, ids, ids, projected=self.projection)['params']
 
     def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The vectors of one batch, without dropout. There is no loss: an evaluation is of single texts."""
@@ -65,55 +73,72 @@ def has_dropout(model: ConfigDict) -> bool:
     return bool(model.dropout or model.attention_dropout or model.drophead)
 
 
-def encode_pairs(
+def encode_sides(
     task: SentenceTask,
     params: dict,
     batch: dict,
     key: jax.Array | None,
+    sides: tuple[str, ...] = PAIR,
+    *,
     projected: bool = False,
     feature_cutoff: float = 0.0,
-) -> tuple[jax.Array, jax.Array]:
-    """The vectors of both sides, fp32 [B, D] each, out of one pass; every row has a dropout of its own."""
-    ids, token_type_ids = interleave(batch, 'ids'), interleave(batch, 'segments')
-    dropout_seeds = None if key is None else dropout.row_seeds(key, len(ids))
-    positions = feature_mask = None
-    if 'other_positions' in batch:
-        shuffled = batch['other_positions']
-        in_order = jnp.broadcast_to(jnp.arange(shuffled.shape[1], dtype=jnp.int32), shuffled.shape)
-        positions = _interleave_rows(in_order, shuffled)
-    if feature_cutoff and dropout_seeds is not None:
-        shape = (len(ids) // 2, task.model.config.hidden_size)
-        kept = dropout.keep(
-            shape, feature_cutoff, dropout.seeds_at(deinterleave(dropout_seeds)[0], CUTOFF_SITE)
+) -> tuple[jax.Array, ...]:
+    """The vectors of each side, fp32 [B, D], all sides of a row in one pass; every text has a dropout of its
+    own."""
+
+    def encode(params: dict, rows: tuple[dict, jax.Array | None]) -> tuple[MetricSums, dict]:
+        batch, seeds = rows
+        ids, token_type_ids = interleave(batch, 'ids', sides), interleave(batch, 'segments', sides)
+        positions = feature_mask = None
+        if 'other_positions' in batch:
+            shuffled = batch['other_positions']
+            in_order = jnp.broadcast_to(jnp.arange(shuffled.shape[1], dtype=jnp.int32), shuffled.shape)
+            positions = _interleave_rows(in_order, shuffled)
+        if feature_cutoff and seeds is not None:
+            shape = (len(seeds), task.model.config.hidden_size)
+            kept = dropout.keep(shape, feature_cutoff, dropout.seeds_at(seeds[:, 0], CUTOFF_SITE))
+            feature_mask = _interleave_rows(kept, jnp.ones_like(kept))
+        vectors = task.model.apply(
+            {'params': params}, ids, token_type_ids, flat(seeds), positions, feature_mask, projected
         )
-        feature_mask = _interleave_rows(kept, jnp.ones_like(kept))
+        return {}, dict(zip(sides, deinterleave(vectors, len(sides)), strict=True))
 
-    def encode(params: dict, *rows: jax.Array | None) -> tuple[dict, jax.Array]:
-        return {}, task.model.apply({'params': params}, *rows, projected)
-
-    rows = ids, token_type_ids, dropout_seeds, positions, feature_mask
-    return deinterleave(task.own_rows(encode, params, *rows)[1])
+    rows = batch, seeds_of_texts(key, len(batch['char_ids']), len(sides))
+    vectors = microbatches.encode(encode, params, rows, task.microbatches, task.own_rows)[1]
+    return tuple(vectors[side] for side in sides)
 
 
-def interleave(batch: dict, name: str) -> jax.Array:
-    """[2·B, L]: the rows of both sides, a pair's next to each other: on a mesh they are on one device."""
-    return _interleave_rows(batch[f'char_{name}'], batch[f'other_{name}'])
+def seeds_of_texts(key: jax.Array | None, rows: int, sides: int) -> jax.Array | None:
+    """uint32 [B, sides, 2]: `dropout.row_seeds` of each text of a row; None without a key."""
+    return None if key is None else dropout.row_seeds(key, rows * sides).reshape(rows, sides, -1)
 
 
-def _interleave_rows(first: jax.Array, second: jax.Array) -> jax.Array:
-    pairs = jnp.stack([first, second], axis=1)
-    return pairs.reshape(-1, pairs.shape[-1])
+def flat(seeds: jax.Array | None) -> jax.Array | None:
+    """[B, sides, 2] → [B · sides, 2], in the order of `interleave`."""
+    return None if seeds is None else seeds.reshape(-1, seeds.shape[-1])
 
 
-def deinterleave(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[2·B, …] as `interleave` has it → [B, …] of either side, without a slice that would cross devices."""
-    pairs = rows.reshape(-1, 2, *rows.shape[1:])
-    return pairs[:, 0], pairs[:, 1]
+def interleave(batch: dict, name: str, sides: tuple[str, ...] = PAIR) -> jax.Array:
+    """[sides · B, L]: the texts of all sides, a row's next to each other: on a mesh those are on one
+    device."""
+    return _interleave_rows(*(batch[f'{side}_{name}'] for side in sides))
 
 
-def batch_counts(batch: dict) -> MetricSums:
-    """`examples`, real pairs, and `tokens` of both sides: what rates are computed from."""
+def _interleave_rows(*sides: jax.Array) -> jax.Array:
+    rows = jnp.stack(sides, axis=1)
+    return rows.reshape(-1, rows.shape[-1])
+
+
+def deinterleave(texts: jax.Array, sides: int = len(PAIR)) -> tuple[jax.Array, ...]:
+    """[sides · B, …] as `interleave` has it → [B, …] of each side, without a slice that would cross
+    devices."""
+    rows = texts.reshape(-1, sides, *texts.shape[1:])
+    return tuple(rows[:, side] for side in range(sides))
+
+
+def batch_counts(batch: dict, sides: tuple[str, ...] = PAIR) -> MetricSums:
+    """`examples`, real pairs, and `tokens` of all sides: what rates are computed from."""
     ids = batch['char_ids']
-    tokens = token_mask(ids).sum() + token_mask(batch['other_ids']).sum()
+    tokens = sum(token_mask(batch[f'{side}_ids']).sum() for side in sides)
     values = {'examples': (ids[:, 0] != PAD_ID).sum(), 'tokens': tokens}
     return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in values.items()}

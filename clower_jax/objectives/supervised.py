@@ -1,7 +1,9 @@
 """Classification, regression, reading comprehension, tagging: losses over labels in the batch."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import Chooser, Classifier, SpanFinder, Tagger
 from clower_jax.models.kinds import kind_of
+from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
@@ -24,6 +27,7 @@ class _Supervised:
 
     model: Classifier | SpanFinder | Tagger | Chooser
     own_rows: OwnRows  # where batches lie
+    microbatches: int
     r_drop: float  # weight of R-Drop (Liang et al. 2021, arXiv 2106.14448); 0: one pass
     _loss_name: str  # of the loss in the metrics
     _accuracy_name: str  # likewise; '': there is none
@@ -43,22 +47,34 @@ class _Supervised:
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it; in training with `r_drop` that of two passes, and how
         much they differ."""
-        logits = self._logits(params, batch, key)
-        loss, sums = self._loss(logits, batch)
-        if key is None or not self.r_drop:
-            return loss, sums
-        others = self._logits(params, batch, jax.random.fold_in(key, 1))
-        other_loss, other_sums = self._loss(others, batch)
-        for name in {self._loss_name, self._accuracy_name} & set(sums):  # whose means are over both passes
-            sums[name] = jax.tree.map(jnp.add, sums[name], other_sums[name])
-        total, count = losses.symmetric_divergence(logits, others, self._labels(batch) >= 0)
-        sums['loss_r_drop'] = total, count
-        return (loss + other_loss) / 2 + self.r_drop * total / jnp.maximum(count, 1), sums
+        rows = len(batch[self.model.inputs[0]])
+        seeds = other_seeds = None
+        if key is not None:
+            seeds = dropout.row_seeds(key, self._texts(batch))
+            if self.r_drop:
+                other_seeds = dropout.row_seeds(jax.random.fold_in(key, 1), self._texts(batch))
+        per_row = jax.tree.map(lambda x: x.reshape(rows, -1, x.shape[-1]), (seeds, other_seeds))
+
+        def encode(params: dict, rows: tuple[dict, Any]) -> tuple[MetricSums, dict]:
+            batch, (seeds, other_seeds) = rows
+            logits = self._logits(params, batch, seeds)
+            sums = self._sums(logits, batch)
+            if other_seeds is not None:  # the means are over both passes
+                others = self._logits(params, batch, other_seeds)
+                sums = jax.tree.map(jnp.add, sums, self._sums(others, batch))
+                divergence = losses.symmetric_divergence(logits, others, self._labels(batch) >= 0)
+                sums['loss_r_drop'] = divergence
+            return sums, {}
+
+        sums, _ = microbatches.encode(encode, params, (batch, per_row), self.microbatches, self.own_rows)
+        means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
+        return self.total_loss(means), self._counts(batch) | sums
 
     def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The sums of one batch, without dropout, and its logits."""
         logits = self._logits(params, batch, None)
-        return self._loss(logits, batch)[1], self._outputs(logits) | {'example': batch['example']}
+        sums = self._counts(batch) | self._sums(logits, batch)
+        return sums, self._outputs(logits) | {'example': batch['example']}
 
     def total_loss(self, means: dict) -> jax.Array:
         """The mean loss; 0 where nothing has a label."""
@@ -68,27 +84,27 @@ class _Supervised:
         """0: steps differ in length."""
         return 0.0
 
-    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+    def _logits(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> jax.Array:
         inputs = [batch[name] for name in self.model.inputs]
-        dropout_seeds = None if key is None else dropout.row_seeds(key, len(inputs[0]))
+        seeds = None if dropout_seeds is None else dropout_seeds.reshape(-1, dropout_seeds.shape[-1])
+        return self.model.apply({'params': params}, *inputs, dropout_seeds=seeds)
 
-        def logits(params: dict, seeds: jax.Array | None, *inputs: jax.Array) -> tuple[dict, jax.Array]:
-            return {}, self.model.apply({'params': params}, *inputs, dropout_seeds=seeds)
+    def _texts(self, batch: dict) -> int:
+        """How many texts the network reads of a batch."""
+        return len(batch[self.model.inputs[0]])
 
-        return self.own_rows(logits, params, dropout_seeds, *inputs)[1]
+    def _sums(self, logits: jax.Array, batch: dict) -> MetricSums:
+        part = self._part(logits, self._labels(batch))
+        accuracy = {self._accuracy_name: (part.correct, part.count)} if self._accuracy_name else {}
+        return {self._loss_name: (part.loss, part.count)} | accuracy
 
-    def _loss(self, logits: jax.Array, batch: dict) -> tuple[jax.Array, MetricSums]:
-        part = self._sums(logits, self._labels(batch))
+    def _counts(self, batch: dict) -> MetricSums:
         ids = batch[self.model.inputs[0]]
         real = ids.reshape(len(ids), -1)[:, 0] != PAD_ID
         counts = {'examples': real.sum(), 'tokens': token_mask(ids.reshape(-1, ids.shape[-1])).sum()}
-        sums = {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
-        sums[self._loss_name] = part.loss, part.count
-        if self._accuracy_name:
-            sums[self._accuracy_name] = part.correct, part.count
-        return part.loss / jnp.maximum(part.count, 1), sums
+        return {name: (value.astype(jnp.float32), jnp.ones(())) for name, value in counts.items()}
 
-    def _sums(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
+    def _part(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
         return losses.masked_cross_entropy(logits, labels)
 
     def _labels(self, batch: dict) -> jax.Array:
@@ -110,6 +126,7 @@ class Classify(_Supervised):
 
     model: Classifier
     own_rows: OwnRows = OwnRows()
+    microbatches: int = 1
     r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_label', 'acc'
 
@@ -123,7 +140,7 @@ class Classify(_Supervised):
         if kind.num_tables > 1:
             settings |= {'vocab_size': config.model.base_vocab_size}
             settings['word_vocab_size'] = config.model.vocab_size
-        return cls(kind.classifier(**settings), OwnRows.from_config(config, mesh), _r_drop(config))
+        return cls(kind.classifier(**settings), *_how(config, mesh))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['labels']
@@ -139,7 +156,7 @@ class ClassifyMultiLabel(Classify):
 
     _accuracy_name = ''
 
-    def _sums(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
+    def _part(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
         return losses.masked_binary_cross_entropy(logits, labels)
 
 
@@ -150,7 +167,7 @@ class Regress(Classify):
 
     _accuracy_name = ''
 
-    def _sums(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
+    def _part(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
         return losses.masked_squared_error(logits[:, 0], labels)
 
 
@@ -173,6 +190,7 @@ class FindSpan(_Supervised):
 
     model: SpanFinder
     own_rows: OwnRows = OwnRows()
+    microbatches: int = 1
     r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_span', 'acc_span'
 
@@ -180,11 +198,11 @@ class FindSpan(_Supervised):
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
         """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
         network = kind_of(config).span_finder(**encoder_settings(config, mesh))
-        return cls(network, OwnRows.from_config(config, mesh), _r_drop(config))
+        return cls(network, *_how(config, mesh))
 
-    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+    def _logits(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""
-        logits = super()._logits(params, batch, key).swapaxes(1, 2)
+        logits = super()._logits(params, batch, dropout_seeds).swapaxes(1, 2)
         return jnp.where(token_mask(batch['char_ids'])[:, None], logits, jnp.finfo(jnp.float32).min)
 
     def _labels(self, batch: dict) -> jax.Array:
@@ -204,6 +222,7 @@ class Tag(_Supervised):
 
     model: Tagger
     own_rows: OwnRows = OwnRows()
+    microbatches: int = 1
     r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_tag', 'acc_tag'
 
@@ -211,7 +230,7 @@ class Tag(_Supervised):
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Tag':
         """Tags are those of `config.data.labels`."""
         network = Tagger(**encoder_settings(config, mesh), num_labels=len(config.data.labels))
-        return cls(network, OwnRows.from_config(config, mesh), _r_drop(config))
+        return cls(network, *_how(config, mesh))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['tags']
@@ -230,6 +249,7 @@ class Choose(_Supervised):
 
     model: Chooser
     own_rows: OwnRows = OwnRows()
+    microbatches: int = 1
     r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_label', 'acc'
 
@@ -237,13 +257,16 @@ class Choose(_Supervised):
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Choose':
         """Nothing but the encoder's settings matter."""
         chooser = Chooser(**encoder_settings(config, mesh))
-        return cls(chooser, OwnRows.from_config(config, mesh), _r_drop(config))
+        return cls(chooser, *_how(config, mesh))
 
-    def _logits(self, params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+    def _texts(self, batch: dict) -> int:
+        return math.prod(batch['char_ids'].shape[:2])
+
+    def _logits(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> jax.Array:
         """fp32 [B, C]; what there is not is no candidate."""
         ids = batch['char_ids']
         rows = {name: batch[name].reshape(-1, ids.shape[-1]) for name in self.model.inputs}
-        logits = super()._logits(params, rows, key).reshape(ids.shape[:2])
+        logits = super()._logits(params, rows, dropout_seeds).reshape(ids.shape[:2])
         return jnp.where(ids[..., 0] != PAD_ID, logits, jnp.finfo(jnp.float32).min)
 
     def _labels(self, batch: dict) -> jax.Array:
@@ -253,6 +276,8 @@ class Choose(_Supervised):
         return {'logits': logits}
 
 
-def _r_drop(config: ConfigDict) -> float:
-    """0 in runs of before there was the key."""
-    return config.get('loss', {}).get('r_drop', 0.0)
+def _how(config: ConfigDict, mesh: Mesh | None) -> tuple[OwnRows, int, float]:
+    """Where batches lie, in how many parts they are encoded, and R-Drop's weight, 0 in runs of before there
+    was the key."""
+    r_drop = config.get('loss', {}).get('r_drop', 0.0)
+    return OwnRows.from_config(config, mesh), microbatches.number(config, mesh), r_drop

@@ -1,4 +1,5 @@
-"""Symmetric NT-Xent (the paper, equations 2–4), its memory linear in the number of items, on any mesh.
+"""NT-Xent (the paper, equations 2–4), also with hard negatives, its memory linear in the number of items, on
+any mesh.
 
 The dense way keeps all scores, arrays of [N, N]. Here they exist a tile at a time: the forward pass keeps two
 log-sum-exps for each item, and the derivative makes every tile again from them, as Dao et al. 2022 do for
@@ -10,6 +11,7 @@ backward pass as many columns too, so that no gradients have to be sent.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,6 +30,17 @@ SPLIT, REPLICATED = P(sharding.BATCH_AXES), P()
 MIN_FLOAT, SMALLEST_NORMAL = float(jnp.finfo(jnp.float32).min), float(jnp.finfo(jnp.float32).tiny)
 
 
+class HardNegatives(NamedTuple):
+    """A third vector of each item, a negative of all of them and no partner of any.
+
+    vectors: [N, D]. valid: bool [N], which items have one. ids: int, of the shape of the items' own.
+    """
+
+    vectors: jax.Array
+    valid: jax.Array
+    ids: jax.Array
+
+
 def nt_xent(
     a: jax.Array,
     b: jax.Array,
@@ -35,6 +48,8 @@ def nt_xent(
     temperature: float,
     ids: jax.Array | None = None,
     *,
+    hard_negatives: HardNegatives | None = None,
+    symmetric: bool = True,
     groups: int = 1,
     mesh: Mesh | None = None,
     tile: int = TILE,
@@ -46,12 +61,17 @@ def nt_xent(
     −log softmax_j(s_ji)[i], over the real j. A pair counts as right to the share of the two directions in
     which its own partner is the most similar one (of equal ones the first is).
 
-    It can be differentiated once, in reverse mode, by `a` and `b`. Temporary memory is O(N·D + tile²).
+    Not `symmetric`, the first direction alone is the loss: each a_i looks for its b_i. With hard negatives
+    c_j it looks among these, too: Gao et al. 2021, arXiv 2104.08821, equation 5.
+
+    It can be differentiated once, in reverse mode, by `a`, `b` and `hard_negatives.vectors`. Temporary memory
+    is O(N·D + tile²).
 
     Args:
       a, b: [N, D], the two views of N items.
       valid: bool [N]; the others have no weight and are nobody's negative.
-      ids: int [N]; where given, items of equal id are not negatives of each other (they are the same word).
+      ids: int [N], where given: items of equal id are not negatives of each other (they are the same word);
+        or [N, G], of several ids each: items that share one.
       groups: items are contrasted within each of this many equal runs of the batch only.
       mesh: on several devices, the mesh over whose `sharding.BATCH_AXES` the items lie. It changes no value.
         A single group is contrasted across all devices: each view is gathered once. More groups than one lie
@@ -75,8 +95,12 @@ def nt_xent(
             f'{len(a)} items in {groups} groups of negatives do not divide over {shards} shards of data: '
             f'take a multiple of {shards} items, in one group or in a multiple of {shards}'
         )
-    plan = _Plan(float(temperature), groups, mesh, tile, jnp.dtype(operands))
-    return Sums(*_sums(plan, a, b, valid, jnp.arange(len(a)) if ids is None else ids))
+    plan = _Plan(float(temperature), groups, mesh, tile, jnp.dtype(operands), symmetric)
+    ids = (jnp.arange(len(a)) if ids is None else ids).reshape(len(a), -1)
+    hard: _Hard = ()
+    if hard_negatives is not None:
+        hard = *hard_negatives[:2], hard_negatives.ids.reshape(ids.shape)
+    return Sums(*_sums(plan, a, b, valid, ids, hard))
 
 
 class _Plan(NamedTuple):
@@ -87,6 +111,12 @@ class _Plan(NamedTuple):
     mesh: Mesh | None
     tile: int
     operands: jnp.dtype
+    symmetric: bool
+
+    @property
+    def direction_weight(self) -> float:
+        """What each direction counts in the loss of a pair."""
+        return 0.5 if self.symmetric else 1.0
 
     @property
     def shards(self) -> int:
@@ -104,7 +134,7 @@ class _Items(NamedTuple):
 
     unit_vectors: jax.Array  # [K, T, D], unit vectors in the dtype of the products
     valid: jax.Array  # bool [K, T]
-    ids: jax.Array  # int [K, T]
+    ids: jax.Array  # int [K, T, G]
     item: jax.Array  # int [K, T], which item of the group it is
 
 
@@ -112,14 +142,15 @@ class _SoftmaxStats(NamedTuple):
     """What the derivative needs to know about a device's items, fp32 [K, T]."""
 
     lse_a: jax.Array  # log Σ_j exp(s_ij), the partner included
-    lse_b: jax.Array  # log Σ_j exp(s_ji)
-    diagonal_gradient: jax.Array  # Σ over both directions of softmax_i − 1: the loss's derivative by s_ii
+    lse_b: jax.Array  # log Σ_j exp(s_ji); ∞ where that direction is not in the loss
+    diagonal_gradient: jax.Array  # Σ over the directions of softmax_i − 1: the loss's derivative by s_ii
 
 
 T = TypeVar('T')
 F = TypeVar('F', bound=Callable)
 _Scalars = tuple[jax.Array, jax.Array, jax.Array]  # loss, correct, count, in fp32
-_Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, _SoftmaxStats, _Items | None]
+_Hard = tuple[()] | tuple[jax.Array, jax.Array, jax.Array]  # as `HardNegatives`, or none
+_Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, _Hard, _SoftmaxStats, _Items | None]
 _LogSumExp = tuple[jax.Array, jax.Array]  # fp32 [T] each; see `_tile_forward`
 _GradientCarry = tuple[
     jax.Array, jax.Array | None
@@ -130,31 +161,32 @@ _GradientCarry = tuple[
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(plan: _Plan, a: jax.Array, b: jax.Array, valid: jax.Array, ids: jax.Array) -> _Scalars:
-    return _forward(plan, a, b, valid, ids)[0]
+def _sums(plan: _Plan, a: jax.Array, b: jax.Array, valid: jax.Array, ids: jax.Array, hard: _Hard) -> _Scalars:
+    return _forward(plan, a, b, valid, ids, hard)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(
-    plan: _Plan, a: jax.Array, b: jax.Array, valid: jax.Array, ids: jax.Array
+    plan: _Plan, a: jax.Array, b: jax.Array, valid: jax.Array, ids: jax.Array, hard: _Hard
 ) -> tuple[_Scalars, _Residuals]:
     """The sums, and all that the derivative starts from."""
 
-    def on_device(*arrays: jax.Array) -> tuple[jax.Array, _SoftmaxStats, _Items | None]:
+    def on_device(*arrays: Any) -> tuple[jax.Array, _SoftmaxStats, _Items | None]:
         sums, softmaxes, columns = _map_groups(
             functools.partial(_forward_group, plan), *_split_groups(plan, arrays)
         )
         sums = sums.sum(0)
         return jax.lax.psum(sums, sharding.BATCH_AXES) if plan.mesh else sums, softmaxes, columns
 
-    sums, softmaxes, columns = _on_devices(plan, on_device, (SPLIT,) * 4, (REPLICATED, SPLIT, REPLICATED))(
-        a, b, valid, ids
+    sums, softmaxes, columns = _on_devices(plan, on_device, (SPLIT,) * 5, (REPLICATED, SPLIT, REPLICATED))(
+        a, b, valid, ids, hard
     )
-    return tuple(sums), (a, b, valid, ids, softmaxes, columns)
+    return tuple(sums), (a, b, valid, ids, hard, softmaxes, columns)
 
 
-def _backward(plan: _Plan, residuals: _Residuals, cotangents: _Scalars) -> tuple[jax.Array | None, ...]:
-    return *_gradient_step(plan, cotangents[0], *residuals), None, None
+def _backward(plan: _Plan, residuals: _Residuals, cotangents: _Scalars) -> tuple[Any, ...]:
+    d_a, d_b, *d_hard = _gradient_step(plan, cotangents[0], *residuals)
+    return d_a, d_b, None, None, (*d_hard, None, None) if d_hard else ()
 
 
 _sums.defvjp(_forward, _backward)
@@ -162,22 +194,25 @@ _sums.defvjp(_forward, _backward)
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gradient_step(plan: _Plan, cotangent: jax.Array, *residuals: Any) -> tuple[jax.Array, ...]:
-    """The gradients of a and b, from the `_Residuals` and the cotangent of the loss (fp32 scalar)."""
+    """The gradients of a, b and the hard negatives, if there are any, from the `_Residuals` and the cotangent
+    of the loss (fp32 scalar)."""
 
     def on_device(cotangent: jax.Array, *residuals: Any) -> tuple[jax.Array, ...]:
         *arrays, softmaxes, columns = residuals
         function = functools.partial(_backward_group, plan)
         unit_gradients = _map_groups(function, *_split_groups(plan, arrays), softmaxes, columns)
-        scale = cotangent * (0.5 / plan.temperature)
+        scale = cotangent * (plan.direction_weight / plan.temperature)
+        a, b, _, _, hard = arrays
         return tuple(
-            jax.vjp(normalize, x)[1](scale * g.reshape(x.shape))[0] for x, g in zip(arrays, unit_gradients)
+            jax.vjp(normalize, x)[1](scale * g.reshape(x.shape))[0]
+            for x, g in zip((a, b, *hard[:1]), unit_gradients, strict=True)
         )
 
-    in_specs = (REPLICATED, *(SPLIT,) * 5, REPLICATED)
-    return _on_devices(plan, on_device, in_specs, (SPLIT, SPLIT))(cotangent, *residuals)
+    in_specs = (REPLICATED, *(SPLIT,) * 6, REPLICATED)
+    return _on_devices(plan, on_device, in_specs, SPLIT)(cotangent, *residuals)
 
 
-def _on_devices(plan: _Plan, function: F, in_specs: tuple[P, ...], out_specs: tuple[P, ...]) -> F:
+def _on_devices(plan: _Plan, function: F, in_specs: tuple[P, ...], out_specs: P | tuple[P, ...]) -> F:
     """`function` on each device."""
     if plan.mesh is None:
         return function
@@ -185,10 +220,10 @@ def _on_devices(plan: _Plan, function: F, in_specs: tuple[P, ...], out_specs: tu
     return jax.shard_map(function, mesh=plan.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _split_groups(plan: _Plan, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """[n, …] → [groups, n / groups, …], of a device's items."""
+def _split_groups(plan: _Plan, arrays: Sequence[Any]) -> Sequence[Any]:
+    """[n, …] → [groups, n / groups, …], of a device's items, in trees of arrays."""
     groups = max(1, plan.groups // plan.shards)
-    return [x.reshape(groups, -1, *x.shape[1:]) for x in arrays]
+    return jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), arrays)
 
 
 def _map_groups(function: Callable[..., T], *arrays: Any) -> T:
@@ -203,10 +238,11 @@ def _map_groups(function: Callable[..., T], *arrays: Any) -> T:
 
 
 def _forward_group(
-    plan: _Plan, a: jax.Array, b: jax.Array, valid: jax.Array, ids: jax.Array
+    plan: _Plan, a: jax.Array, b: jax.Array, valid: jax.Array, ids: jax.Array, hard: _Hard
 ) -> tuple[jax.Array, _SoftmaxStats, _Items | None]:
-    """Sums [3], the statistics of this device's items, and the b of all devices where they were gathered."""
-    rows, columns = _make_tiles(plan, a, valid, ids), _make_tiles(plan, b, valid, ids, all_devices=True)
+    """Sums [3], the statistics of this device's items, and the columns of all devices where they were
+    gathered."""
+    rows, columns = _make_tiles(plan, a, valid, ids), _columns(plan, b, valid, ids, hard, all_devices=True)
     k, size = rows.valid.shape
 
     def row_step(by_column: _LogSumExp, row: _Items) -> tuple[_LogSumExp, tuple[_LogSumExp, jax.Array]]:
@@ -222,12 +258,14 @@ def _forward_group(
     first_tile = rows.item[0, 0] // size
     by_own_column = tuple(jax.lax.dynamic_slice_in_dim(x, first_tile, k) for x in by_column)
 
-    both_directions = by_row, by_own_column
-    losses = [jax.nn.softplus(row_max + jnp.log(total) - positive) for row_max, total in both_directions]
-    correct = [row_max <= positive for row_max, _ in both_directions]
-    sums = [jnp.where(rows.valid, 0.5 * sum(x), 0.0).sum() for x in (losses, correct, (1.0, 1.0))]
+    directions = (by_row, by_own_column) if plan.symmetric else (by_row,)
+    losses = [jax.nn.softplus(row_max + jnp.log(total) - positive) for row_max, total in directions]
+    correct = [row_max <= positive for row_max, _ in directions]
+    weight, ones = plan.direction_weight, [1.0] * len(directions)
+    sums = [jnp.where(rows.valid, weight * sum(x), 0.0).sum() for x in (losses, correct, ones)]
     diagonal_gradient = jnp.where(rows.valid, sum(jnp.expm1(-loss) for loss in losses), 0.0)
-    residuals = _SoftmaxStats(positive + losses[0], positive + losses[1], diagonal_gradient)
+    lse_b = positive + losses[1] if plan.symmetric else jnp.full_like(positive, jnp.inf)
+    residuals = _SoftmaxStats(positive + losses[0], lse_b, diagonal_gradient)
     return jnp.stack(sums), residuals, columns if plan.axes else None
 
 
@@ -237,23 +275,52 @@ def _backward_group(
     b: jax.Array,
     valid: jax.Array,
     ids: jax.Array,
+    hard: _Hard,
     softmaxes: _SoftmaxStats,
-    columns_b: _Items | None,
+    all_columns: _Items | None,
 ) -> tuple[jax.Array, ...]:
-    """The gradients of 2 · temperature · loss by the unit vectors of this device's a and b, fp32 [n, D]."""
-    rows_a, rows_b = _make_tiles(plan, a, valid, ids), _make_tiles(plan, b, valid, ids)
+    """The gradients of temperature · loss / direction_weight by the unit vectors of this device's a and b,
+    and of its hard negatives if there are any, fp32 [n, D]."""
+    rows, columns = _make_tiles(plan, a, valid, ids), _columns(plan, b, valid, ids, hard)
     lse_a, lse_b, diagonal_gradient = softmaxes
-    if columns_b is None:
-        d_a, d_b = _tile_gradients(plan, rows_a, rows_b, lse_a, lse_b, both=True)
+    k = len(lse_a)
+    if all_columns is None:
+        d_a, d_columns = _tile_gradients(plan, rows, columns, lse_a, _lse_columns(lse_b, columns), both=True)
     else:
         # Its own rows, and its own columns, of all scores: no device has to hand gradients to another.
-        columns_a = _make_tiles(plan, a, valid, ids, all_devices=True)
+        all_rows = _make_tiles(plan, a, valid, ids, all_devices=True)
         all_a, all_b = jnp.moveaxis(_all_gather(plan, jnp.stack([lse_a, lse_b], axis=1)), 1, 0)
-        (d_a,) = _tile_gradients(plan, rows_a, columns_b, lse_a, all_b, both=False)
-        (d_b,) = _tile_gradients(plan, rows_b, columns_a, lse_b, all_a, both=False)
-    d_a += diagonal_gradient[..., None] * rows_b.unit_vectors
-    d_b += diagonal_gradient[..., None] * rows_a.unit_vectors
-    return tuple(d.reshape(-1, d.shape[-1])[: len(valid)] for d in (d_a, d_b))
+        (d_a,) = _tile_gradients(plan, rows, all_columns, lse_a, _lse_columns(all_b, all_columns), both=False)
+        (d_columns,) = _tile_gradients(
+            plan, columns, all_rows, _lse_columns(lse_b, columns), all_a, both=False
+        )
+    d_b, *d_hard = (d_columns[:k], d_columns[k:]) if hard else (d_columns,)
+    d_a += diagonal_gradient[..., None] * columns.unit_vectors[:k]
+    d_b += diagonal_gradient[..., None] * rows.unit_vectors
+    return tuple(d.reshape(-1, d.shape[-1])[: len(valid)] for d in (d_a, d_b, *d_hard))
+
+
+def _columns(
+    plan: _Plan,
+    b: jax.Array,
+    valid: jax.Array,
+    ids: jax.Array,
+    hard: _Hard,
+    all_devices: bool = False,
+) -> _Items:
+    """What an item of the other side may be the partner of: the tiles of b, then those of the hard negatives,
+    which are numbered behind them."""
+    partners = _make_tiles(plan, b, valid, ids, all_devices)
+    if not hard:
+        return partners
+    others = _make_tiles(plan, *hard, all_devices)
+    others = others._replace(item=others.item + plan.shards * partners.item.size)
+    return jax.tree.map(lambda *x: jnp.concatenate(x), partners, others)
+
+
+def _lse_columns(lse_b: jax.Array, columns: _Items) -> jax.Array:
+    """The log-sum-exps of `_columns`: a hard negative, which looks for no partner, has ∞."""
+    return jnp.pad(lse_b, ((0, len(columns.valid) - len(lse_b)), (0, 0)), constant_values=jnp.inf)
 
 
 def _make_tiles(
@@ -263,7 +330,7 @@ def _make_tiles(
     size = _tile_size(len(valid), plan.tile)
     padding = -len(valid) % size
     x, valid, ids = (jnp.pad(y, [(0, padding)] + [(0, 0)] * (y.ndim - 1)) for y in (x, valid, ids))
-    labels = jnp.stack([ids, valid.astype(ids.dtype)], axis=1)
+    labels = jnp.concatenate([ids, valid[:, None].astype(ids.dtype)], axis=1)
     item = jnp.arange(len(valid))
     if not all_devices or not plan.axes:
         unit_vectors = normalize(x).astype(plan.operands)
@@ -280,7 +347,7 @@ def _make_tiles(
         labels = _all_gather(plan, labels)
         item = jnp.arange(len(labels))
     return _Items(
-        *(y.reshape(-1, size, *y.shape[1:]) for y in (unit_vectors, labels[:, 1] > 0, labels[:, 0], item))
+        *(y.reshape(-1, size, *y.shape[1:]) for y in (unit_vectors, labels[:, -1] > 0, labels[:, :-1], item))
     )
 
 
@@ -317,7 +384,10 @@ def _product(plan: _Plan, x: jax.Array, y: jax.Array, contract: tuple[int, int])
 def _scores(plan: _Plan, row: _Items, column: _Items) -> tuple[jax.Array, jax.Array]:
     """A tile of scores, fp32 [T, T], and which of them are negatives."""
     scores = _product(plan, row.unit_vectors, column.unit_vectors, (1, 1)) * (1 / plan.temperature)
-    return scores, row.valid[:, None] & column.valid & (row.ids[:, None] != column.ids)
+    negative = row.valid[:, None] & column.valid
+    for own, other in itertools.product(row.ids.T, column.ids.T):
+        negative &= own[:, None] != other
+    return scores, negative
 
 
 def _tile_forward(plan: _Plan, row: _Items, column: _Items) -> tuple[_LogSumExp, _LogSumExp, jax.Array]:

@@ -210,6 +210,9 @@ _KEYS = {
     'loss.cmlm_vectors': Key(
         15, "of model.kind=cmlm: projections of the other sentence's vector; its paper's", **FEW, **CARD,
     ),
+    'loss.symmetric': Key(
+        False, 'of pairs with in-batch negatives: whether a positive also looks for its text', **CARD,
+    ),
     'loss.within': Key(True, 'whether the other texts of the same side are negatives, too'),
     'loss.within_words': Key(False, 'whether the words of the same language are negatives, too'),
     'loss.contrast': Key('cz_nce', 'or info_nce'),

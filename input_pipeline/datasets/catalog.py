@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from input_pipeline.datasets.tables import Spec
+from input_pipeline.datasets.tables import NLI_LABELS, Spec
 
 
 class DatasetSpec(NamedTuple):
@@ -13,7 +13,6 @@ class DatasetSpec(NamedTuple):
     spec: Spec
 
 
-_NLI = ('entailment', 'neutral', 'contradiction')
 _TNEWS = {
     **{'100': 'news_story', '101': 'news_culture', '102': 'news_entertainment', '103': 'news_sports'},
     **{'104': 'news_finance', '106': 'news_house', '107': 'news_car', '108': 'news_edu', '109': 'news_tech'},
@@ -47,10 +46,10 @@ DATASETS = {
     'bq': DatasetSpec(('0', '1'), Spec(pair=True)),
     'lcqmc': DatasetSpec(('0', '1'), Spec(pair=True)),
     'afqmc': DatasetSpec(('0', '1'), Spec(pair=True)),  # CLUE's; the paper has no figures of it
-    'ocnli': DatasetSpec(_NLI, Spec(pair=True, drop_labels=('-',))),
+    'ocnli': DatasetSpec(NLI_LABELS, Spec(pair=True, drop_labels=('-',))),
     # CLUE's others. Their labels are what a submission has.
     'iflytek': DatasetSpec(tuple(map(str, range(119))), Spec(('sentence',), pair=False)),
-    'cmnli': DatasetSpec(_NLI, Spec(pair=True, drop_labels=('-',))),
+    'cmnli': DatasetSpec(NLI_LABELS, Spec(pair=True, drop_labels=('-',))),
     'csl': DatasetSpec(('0', '1'), Spec(('keyword', 'abst'), pair=True, lists=True)),  # a list of keywords
     # Does a pronoun stand for a name? In the text the name is _marked_, and [the pronoun].
     'wsc': DatasetSpec(
@@ -59,7 +58,7 @@ DATASETS = {
     ),
     # Its translated training file has a spelling of its own.
     'xnli': DatasetSpec(
-        _NLI,
+        NLI_LABELS,
         Spec(
             pair=True, drop_labels=('-',), label_names={'contradictory': 'contradiction'}, languages=('zh',)
         ),

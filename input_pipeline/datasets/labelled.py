@@ -28,7 +28,8 @@ _NUMBER = re.compile(r'[+-]?\d{1,15}(\.\d{1,15})?')
 class Example(NamedTuple):
     """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'; `language` is ''
     where nothing says it. Where a text may have several labels, `label` is None and `labels` are those that
-    it has; None where the file has none."""
+    it has; None where the file has none. `negative`, of a triplet: a text that means another thing, None
+    where there is none."""
 
     text_a: str
     text_b: str | None
@@ -36,6 +37,7 @@ class Example(NamedTuple):
     where: str
     language: str = ''
     labels: tuple[str, ...] | None = None
+    negative: str | None = None
 
 
 def read(
@@ -55,7 +57,7 @@ def read(
             a row without the label that `spec.labelled` asks for.
     """
     spec = spec or Spec()
-    table = tables.table(path, (*spec.text_columns, spec.label_column))
+    table = tables.table(path, spec.header_names())
     texts, label_column = tables.roles(table, spec)
     counts = Counter({'blank line': table.blank_lines})
     # A file without such a column is in one language, that of its name.
@@ -82,11 +84,12 @@ def read(
             parts = [_marked(str(row[texts[0]]), row.get('target'), where)]
         if spec.joined:
             parts = [' '.join(filter(None, parts))]
+        negative = parts.pop() or None if len(parts) > 2 else None
         counts[EMPTY] += '' in parts
         name = None if label is None else spec.label_names.get(label, label)
         language = language if spec.languages else ''
         second = parts[1] if len(parts) > 1 else None
-        examples.append(Example(parts[0], second, name, where, language, labels))
+        examples.append(Example(parts[0], second, name, where, language, labels, negative))
     counts = +counts
     if ledger is not None:
         dropped = {reason: count for reason, count in counts.items() if reason != EMPTY}

@@ -26,6 +26,13 @@ PAIR_NAMES = (
     *(('question1', 'question2'), ('query1', 'query2'), ('text1', 'text2'), ('sentence_a', 'sentence_b')),
     *(('sent1', 'sent2'), ('s1', 's2'), ('q1', 'q2'), ('句子1', '句子2'), ('query', 'title')),
 )
+# Of a text and another that means the same, where such are looked for, and of what contradicts them.
+POSITIVE_NAMES = (
+    *(('anchor', 'positive'), ('query', 'positive'), ('text', 'positive'), ('sent0', 'sent1')),
+    ('sentence', 'positive'),
+)
+NEGATIVE_NAMES = ('negative', 'hard_negative', 'hard_neg')
+NLI_LABELS = ('entailment', 'neutral', 'contradiction')
 TEXT_NAMES = (
     *('text_a', 'text', 'sentence', 'review', 'content', 'comment', 'title', 'query', 'question'),
     *('sentence1', 'premise', 'text1', '文本', '内容', '句子', '评论', '标题'),
@@ -35,6 +42,9 @@ LONGEST_FIELD = (1 << 31) - 1  # characters of a .csv's field: a text may be lon
 LONGEST_NUMBER = 18  # characters: a longer one is a text (Python refuses to read 4,300 digits)
 _EDGES = re.compile(r'^[\s\ufeff]+|[\s\ufeff]+$')  # a second byte-order mark is common
 _HEADER_NAMES = frozenset(TEXT_NAMES).union(*PAIR_NAMES)
+_TRIPLET_NAMES = frozenset(NEGATIVE_NAMES).union(*POSITIVE_NAMES)
+# What a column of labels or scores of pairs has, and no text is: numbers, and the labels of inference.
+_PAIR_LABEL = re.compile(rf'-?|-?\d+(\.\d+)?|contradictory|{"|".join(NLI_LABELS)}')
 
 
 class Spec(NamedTuple):
@@ -46,6 +56,7 @@ class Spec(NamedTuple):
     labelled: whether a file without a label column, or a row without a label, is refused.
     pair: whether there are two texts; None: as the file has it. Needed where `text_columns` is empty and the
         file might be understood either way.
+    triplet: whether a pair may have a third text, a hard negative, in a column of its own.
     drop_labels: rows with these labels have no gold label; they are dropped and counted.
     label_names: a label of the file → what it is called from there on.
     languages: of a file with a column `language`, such as XNLI's, only these rows; the others are counted,
@@ -62,6 +73,7 @@ class Spec(NamedTuple):
     joined: bool = False
     labelled: bool = False
     pair: bool | None = None
+    triplet: bool = False
     drop_labels: tuple[str, ...] = ()
     label_names: Mapping[str, str] = MappingProxyType({})
     languages: tuple[str, ...] = ()
@@ -69,6 +81,10 @@ class Spec(NamedTuple):
     separator: str = ''
     lists: bool = False
     marked: bool = False
+
+    def header_names(self) -> tuple[str, ...]:
+        """What, beside usual names, tells that a row is a header."""
+        return (*self.text_columns, self.label_column, *(_TRIPLET_NAMES if self.triplet else ()))
 
 
 class Table(NamedTuple):
@@ -300,8 +316,8 @@ def roles(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
         raise _unclear(table, 'which column holds the text is unclear')
     if spec.joined:
         texts = tuple(column for column in texts if column in table.columns)
-    elif len(texts) > 2 or spec.pair and len(texts) < 2:
-        expected = 'two texts are' if spec.pair else 'one or two texts are'
+    elif len(texts) > (3 if spec.triplet else 2) or spec.pair and len(texts) < 2:
+        expected = f'two {"or three " * spec.triplet}texts are' if spec.pair else 'one or two texts are'
         raise _unclear(table, f'{expected} expected, not {len(texts)} ({", ".join(texts)})')
     if spec.labelled and not label:
         raise _unclear(table, 'there is no label column')
@@ -321,9 +337,12 @@ def _columns_by_name(table: Table, spec: Spec) -> tuple[tuple[str, ...], str]:
     given = (*spec.text_columns, spec.label_column, 'target' * spec.marked)
     names = {column.lower(): column for column in reversed(table.columns) if column not in given}
     label = next((names[name] for name in LABEL_NAMES if name in names), '')
-    wanted: list[tuple[str, ...]] = [] if spec.pair is False else [*PAIR_NAMES]
+    wanted: list[tuple[str, ...]] = [*POSITIVE_NAMES] if spec.triplet else []
+    wanted += [] if spec.pair is False else [*PAIR_NAMES]
     wanted += [(name,) for name in TEXT_NAMES]
     texts = next((candidate for candidate in wanted if names.keys() >= set(candidate)), ())
+    if spec.triplet and len(texts) > 1:
+        texts += tuple(name for name in NEGATIVE_NAMES if name in names)[:1]
     return tuple(names[name] for name in texts), label
 
 
@@ -336,6 +355,9 @@ def _columns_by_position(table: Table, spec: Spec) -> tuple[tuple[str, ...], str
         return spec.text_columns, rest[0] if len(rest) == 1 else ''
     if len(columns) == 1 or len(columns) == 2 and spec.pair:
         return tuple(columns), ''
+    if len(columns) == 3 and spec.triplet and not spec.label_column:
+        label = next((end for end in (columns[-1], columns[0]) if _has_pair_labels(table, end)), '')
+        return tuple(column for column in columns if column != label), label
     if len(columns) == 2 or len(columns) == 3 and spec.pair is not False:
         ends = columns[-1], columns[0]
         label = spec.label_column or min(ends, key=lambda column: _unlikeness(table, column))
@@ -346,6 +368,10 @@ def _columns_by_position(table: Table, spec: Spec) -> tuple[tuple[str, ...], str
 def _is_running_number(table: Table, column: str) -> bool:
     values = [clean(row[column]) for _, row in table.rows]
     return all(map(is_number, values)) and all(int(a) < int(b) for a, b in zip(values, values[1:]))
+
+
+def _has_pair_labels(table: Table, column: str) -> bool:
+    return all(_PAIR_LABEL.fullmatch(clean(row[column])) for _, row in table.rows)
 
 
 def _unlikeness(table: Table, column: str) -> tuple[bool, bool, int]:

@@ -17,7 +17,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import auto_mlm, choosing, mirror_bert, mlctl, problem_types, reading, tagging
+from input_pipeline.finetuning import (
+    auto_mlm,
+    choosing,
+    mirror_bert,
+    mlctl,
+    problem_types,
+    reading,
+    supervised_vectors,
+    tagging,
+)
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 
@@ -47,6 +56,7 @@ READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], M
     'mirror': mirror_bert.read,
     'mlctl': mlctl.read,
     'auto_mlm': auto_mlm.read,
+    'supervised_vectors': supervised_vectors.read,
 }
 
 

@@ -139,7 +139,8 @@ def split_off(pairs: Sequence[Pair], fraction: float) -> tuple[list[Pair], list[
 
 
 def _pairs(path: str, data: ConfigDict, needs_label: bool, ledger: Ledger | None) -> list[Example]:
-    spec = catalog.spec_of('', data.text_columns, data.label_column)
+    # A third is a hard negative, for training.
+    spec = catalog.spec_of('', data.text_columns[:2], data.label_column)
     examples, _ = labelled.read(path, spec._replace(pair=True, labelled=needs_label), ledger)
     kept = [example for example in examples if example.text_a and example.text_b]
     if ledger is not None:

@@ -29,7 +29,7 @@ from input_pipeline.datasets import squad as datasets_squad
 from input_pipeline.documents import sources
 from input_pipeline.documents.report import Report
 from input_pipeline.features import reading_windows
-from input_pipeline.finetuning import mirror_bert, mlctl, sentences, word_alignment
+from input_pipeline.finetuning import mirror_bert, mlctl, sentences, supervised_vectors, word_alignment
 from input_pipeline.pretraining import loader, similar_words
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
@@ -176,6 +176,11 @@ def _pairs(path: Path, vocabulary: Vocabulary, tsv: str) -> Target:
         path.write_bytes(data)
         with contextlib.suppress(ValueError):
             sentences.scored_pairs(str(path), DATA)
+        with contextlib.suppress(ValueError):
+            ledger = Ledger()
+            rows = supervised_vectors.triplets(str(path), DATA, ledger)
+            _adds_up(ledger)
+            supervised_vectors.Triplets(rows, vocabulary, 12)
         ledger = Ledger()
         found = sentences.related_pairs(str(path), DATA, ledger)
         _adds_up(ledger)

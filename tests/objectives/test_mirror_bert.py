@@ -208,7 +208,7 @@ def test_loss_against_the_formula():
     batch = small_batch()
 
     def vectors(params):
-        return jnp.stack(objectives_sentence.encode_pairs(task, params, batch, None))[:, :5]
+        return jnp.stack(objectives_sentence.encode_sides(task, params, batch, None))[:, :5]
 
     step = jax.jit(jax.value_and_grad(lambda params: task.loss(params, batch, None), has_aux=True))
     (loss, sums), found = step(params)
@@ -232,7 +232,7 @@ def test_dropout_tells_two_equal_sides_apart(rates):
     task, params = small_task(**dict(zip(names, rates)), **{'model.num_heads': 8})
     batch = small_batch(padding=0)
     batch |= {f'other_{name}': batch[f'char_{name}'] for name in ('ids', 'segments')}
-    sides = jax.jit(lambda key: objectives_sentence.encode_pairs(task, params, batch, key))
+    sides = jax.jit(lambda key: objectives_sentence.encode_sides(task, params, batch, key))
     a, b = sides(jax.random.key(0))
     assert (np.abs(a - b).max(axis=1) > 1e-3).all()
     np.testing.assert_array_equal(sides(jax.random.key(0)), (a, b))
@@ -265,7 +265,7 @@ def test_simcse_is_the_cross_entropy_between_the_sides():
     task, params = small_task(**config_file.RELATIVES['simcse'])
     batch = small_batch()
     loss, sums = jax.jit(lambda params: task.loss(params, batch, None))(params)
-    plain = jax.jit(lambda params: objectives_sentence.encode_pairs(task, params, batch, None))(params)
+    plain = jax.jit(lambda params: objectives_sentence.encode_sides(task, params, batch, None))(params)
     dense = params['char_encoder']['pooler.dense']
     a, b = (np.tanh(np.asarray(side)[:5] @ dense['kernel'] + dense['bias']) for side in plain)
     a, b = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (a, b))
@@ -291,7 +291,7 @@ def test_consert_cuts_features_of_one_side_and_shuffles_positions_of_the_other()
 
     def sides(key, batch):
         cutoff = task.feature_cutoff
-        return objectives_sentence.encode_pairs(task, params, batch, key, feature_cutoff=cutoff)
+        return objectives_sentence.encode_sides(task, params, batch, key, feature_cutoff=cutoff)
 
     first, second = jax.jit(sides)(jax.random.key(0), batch)
     ids, segments = batch['char_ids'], batch['char_segments']

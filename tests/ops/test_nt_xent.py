@@ -1,6 +1,7 @@
 """NT-Xent in tiles: against the loops of `test_losses`, against the dense formula, and on many devices."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from clower_jax.ops.nt_xent import nt_xent
+from clower_jax.ops.nt_xent import HardNegatives, nt_xent
 from clower_jax.parallel import sharding
 from clower_jax.parallel.collectives import Collective, collectives
-from helpers.losses import TOLERANCE, D, N, contrast
+from helpers.losses import TOLERANCE, D, N, contrast, cosine
 from helpers.meshes import mesh_of
 
 TILES = {'one tile': N, 'tiles': 3}  # 3 does not divide 8: the last tile has padding
@@ -344,3 +345,102 @@ def test_what_does_not_divide_over_devices_is_refused(items, groups):
         nt_xent(
             *pairs(18, shape=(items, D)), np.ones(items, bool), 0.05, groups=groups, mesh=mesh_of(8, 1, 1)
         )
+
+
+# ---- hard negatives, and one direction alone ----
+
+
+def with_hard_negatives(p, w, n, real, has_negative, temperature, ids, negative_ids, symmetric):
+    """Gao et al. 2021, arXiv 2104.08821, equation 5, Σ over real i: −log e^{cos(p_i, w_i)/τ} / Σ_j
+    (e^{cos(p_i, w_j)/τ} + e^{cos(p_i, n_j)/τ}); if symmetric, the mean of it and of (w, p) without n."""
+    p, w, n = (np.float64(x) for x in (p, w, n))
+
+    def is_negative(i, others):
+        return not set(np.ravel(ids[i])) & set(np.ravel(others))
+
+    loss = correct = 0.0
+    for i in np.flatnonzero(real):
+        others = [j for j in np.flatnonzero(real) if j == i or is_negative(i, ids[j])]
+        hard = [j for j in np.flatnonzero(has_negative) if is_negative(i, negative_ids[j])]
+        directions = [(p[i], w, [cosine(p[i], n[j]) / temperature for j in hard])]
+        if symmetric:
+            directions.append((w[i], p, []))
+        for x, partners, more in directions:
+            scores = {j: cosine(x, partners[j]) / temperature for j in others}
+            every = [*scores.values(), *more]
+            loss -= math.log(math.exp(scores[i]) / sum(math.exp(s) for s in every)) / len(directions)
+            correct += (max(every) == scores[i]) / len(directions)
+    return loss, correct, int(np.sum(real))
+
+
+@functools.cache
+def jitted_with_hard_negatives(symmetric, tile, mesh=None):
+    def loss(vectors, real, has_negative, temperature, ids, negative_ids):
+        p, w, n = vectors
+        hard = HardNegatives(n, has_negative, negative_ids)
+        options = {'symmetric': symmetric, 'tile': tile, 'mesh': mesh}
+        sums = nt_xent(p, w, real, temperature, ids, hard_negatives=hard, **options)
+        return sums.loss, sums
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=3)
+
+
+@pytest.mark.slow
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    real=st.lists(st.booleans(), min_size=N, max_size=N),
+    tile=st.sampled_from([N, 3]),
+    symmetric=st.booleans(),
+)
+def test_hard_negatives(seed, real, tile, symmetric):
+    """Items of two ids, of which some are others'; some have no hard negative."""
+    rng = np.random.default_rng(seed)
+    vectors = *pairs(seed), rng.normal(size=(N, D)).astype(np.float32)
+    real = np.array(real)
+    has_negative = real & rng.integers(0, 2, N).astype(bool)
+    ids, negative_ids = rng.integers(0, 12, (N, 2)), rng.integers(0, 12, (N, 2))
+    case = real, has_negative, 0.05, ids, negative_ids
+    (_, sums), gradient = jitted_with_hard_negatives(symmetric, tile)(vectors, *case)
+    expected = with_hard_negatives(*vectors, *case, symmetric)
+    assert_same_sums([sums.loss, sums.correct, sums.count], expected)
+    oracle = slopes(lambda x: with_hard_negatives(*x, *case, symmetric)[0], np.stack(vectors))
+    assert_same_gradient(np.array(gradient), oracle)
+    assert np.all(np.array(gradient)[2][~has_negative] == 0)
+
+
+@pytest.mark.parametrize('symmetric', [True, False])
+def test_without_a_hard_negative_nothing_changes(symmetric):
+    p, w = pairs(19)
+    real, none = np.arange(N) != 3, np.zeros(N, bool)
+    ids = np.array([0, 1, 1, 2, 3, 4, 5, 6])
+    (_, sums), (by_p, by_w, by_n) = jitted_with_hard_negatives(symmetric, 3)(
+        (p, w, p), real, none, 0.05, ids, ids
+    )
+    (_, plain), gradient = jax.jit(
+        jax.value_and_grad(
+            lambda x: (lambda sums: (sums.loss, sums))(
+                nt_xent(*x, real, 0.05, ids, symmetric=symmetric, tile=3)
+            ),
+            has_aux=True,
+        )
+    )((p, w))
+    np.testing.assert_allclose(jax.tree.leaves(sums), jax.tree.leaves(plain), rtol=1e-6)
+    np.testing.assert_allclose([by_p, by_w], gradient, atol=1e-6)
+    assert not np.any(by_n)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('symmetric', [True, False])
+def test_hard_negatives_on_eight_devices(symmetric):
+    mesh = mesh_of(4, 2, 1)
+    rng = np.random.default_rng(20)
+    vectors = *pairs(21, shape=(ITEMS, WIDTH)), rng.normal(size=(ITEMS, WIDTH)).astype(np.float32)
+    real = rng.random(ITEMS) < 0.8
+    case = real, real & (rng.random(ITEMS) < 0.7), 0.05, *rng.integers(0, 300, (2, ITEMS, 2))
+    (_, expected), gradient = jitted_with_hard_negatives(symmetric, ITEMS)(vectors, *case)
+    rows = NamedSharding(mesh, PartitionSpec(sharding.BATCH_AXES))
+    placed = jax.device_put(vectors, rows)
+    (_, sums), spread = jitted_with_hard_negatives(symmetric, 8, mesh)(placed, *case)
+    assert_same_sums([sums.loss, sums.correct, sums.count], [float(x) for x in jax.tree.leaves(expected)])
+    for one, other in zip(spread, gradient, strict=True):
+        assert_same_gradient(np.array(one), np.array(other))
