@@ -50,9 +50,10 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       The contents of results.json: `held_out` metrics, steps, what was read and skipped.
 
     Raises:
-      ValueError, OSError, FloatingPointError or ImportError, with a message for people; KeyboardInterrupt
-        after Ctrl-C and SystemExit after SIGTERM, when the run has saved what it was at: what was to come
-        after it does not begin.
+      ValueError: with a message for people, as OSError, FloatingPointError and ImportError.
+      KeyboardInterrupt: after Ctrl-C, when the run has saved what it was at, so that what was to come after it
+        does not begin.
+      SystemExit: after SIGTERM, likewise.
     """
     if config.task != 'pretrain':
         raise ValueError(f'task={config.task!r} is no pre-training: take a config of configs/pretrain.py')
