@@ -51,8 +51,8 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
     Raises:
       ValueError: with a message for people, as OSError, FloatingPointError and ImportError.
-      KeyboardInterrupt: after Ctrl-C, when the run has saved what it was at, so that what was to come after it
-        does not begin.
+      KeyboardInterrupt: after Ctrl-C, when the run has saved what it was at, so that what was to come after
+        it does not begin.
       SystemExit: after SIGTERM, likewise.
     """
     if config.task != 'pretrain':
