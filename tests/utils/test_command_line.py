@@ -25,7 +25,7 @@ def command(*flags, python=()):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        ('', r'--config is missing: give one of configs/auto_mlm.py, configs/classify.py'),
+        ('', r'--config is missing: give one of configs/auto_mlm.py, configs/choose.py'),
         ('--config=configs/pretrane.py', r'no such file. Did you mean configs/pretrain.py\? There are'),
         ('--config=pretrain', r'no such file. Did you mean configs/pretrain.py\?'),
         ('--config=configs/pretrain.py:smal', r"has no variant 'smal'; it has mini, cpu, small, base, paper"),
