@@ -116,15 +116,15 @@ class Classification:
         wrong = np.flatnonzero((self._gold != NO_LABEL) & (predicted != self._gold))
         worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind='stable')][:count]
         return [
-            {
-                'text': ' ⧸ '.join(filter(None, self._examples[number][:2])),
-                'label': self.labels[self._gold[number]],
-                'predicted': self.labels[predicted[number]],
-                'probability': f'{probabilities[number, predicted[number]]:.3f}',
-                'where': Path(self._examples[number].where).name,
-            }
+            self._shown(number, self.labels[self._gold[number]], self.labels[predicted[number]])
+            | {'probability': f'{probabilities[number, predicted[number]]:.3f}'}
             for number in worst.tolist()
         ]
+
+    def _shown(self, number: int, label: str, predicted: str) -> dict[str, str]:
+        example = self._examples[number]
+        text, where = ' ⧸ '.join(filter(None, example[:2])), Path(example.where).name
+        return {'text': text, 'label': label, 'predicted': predicted, 'where': where}
 
     def write_predictions(self, folder: Path, logits: np.ndarray) -> None:
         """predictions.json, an object a line in file order, as CLUE takes them: `id`, `label` (as the data

@@ -60,6 +60,19 @@ class MultiLabel(Classification):
     def confusion(self, logits: np.ndarray) -> None:
         """None: labels do not exclude each other."""
 
+    def mistakes(self, logits: np.ndarray, count: int) -> list[dict[str, str]]:
+        """The `count` examples with other labels than those given, the farthest probability first."""
+        given = (probabilities := _sigmoid(logits)) >= self._threshold_row()
+        gold = self._gold == 1
+        wrong = np.flatnonzero((self._gold[:, 0] >= 0) & (given != gold).any(1))
+        off = np.abs(probabilities - gold).max(1)[wrong]
+
+        def named(row: np.ndarray) -> str:
+            return ', '.join(self.labels[place] for place in np.flatnonzero(row))
+
+        worst = wrong[np.argsort(-off, kind='stable')][:count]
+        return [self._shown(number, named(gold[number]), named(given[number])) for number in worst.tolist()]
+
     def write_predictions(self, folder: Path, logits: np.ndarray) -> None:
         """predictions.json, an object a line in file order: `id`, `label`, a list, `probability`, of each of
         these, and `where` the text stands."""
@@ -105,6 +118,16 @@ class Regression(Classification):
 
     def confusion(self, logits: np.ndarray) -> None:
         """None: there are no classes."""
+
+    def mistakes(self, logits: np.ndarray, count: int) -> list[dict[str, str]]:
+        """The `count` examples whose score is farthest from the one that is known."""
+        known = np.flatnonzero(~np.isnan(self._gold))
+        off = np.abs(logits[known, 0] - self._gold[known])
+        worst = known[np.argsort(-off, kind='stable')][:count]
+        return [
+            self._shown(number, f'{self._gold[number]:g}', f'{logits[number, 0]:.3f}')
+            for number in worst.tolist()
+        ]
 
     def write_predictions(self, folder: Path, logits: np.ndarray) -> None:
         """predictions.json, an object a line in file order: `id`, `label`, the score, `where` the text

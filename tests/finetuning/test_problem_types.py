@@ -20,7 +20,7 @@ from helpers import finetuned
 from helpers.finetune import go
 from input_pipeline.datasets import labelled
 from input_pipeline.datasets.tables import Spec
-from input_pipeline.finetuning import classification
+from input_pipeline.finetuning import classification, problem_types
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.utils.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
@@ -230,6 +230,26 @@ def test_the_pipeline_gives_the_same_labels(several, tmp_path, monkeypatch, caps
     convert.import_weights(folder, tmp_path / 'again')
     again = export(tmp_path / 'again', tmp_path / 'second')
     assert json.loads((again / 'config.json').read_text('utf-8')) == settings
+
+
+def test_the_worst_mistakes_come_first():
+    """Of three texts with several labels, and of three scores."""
+    logits = np.array([[4.0, -4.0], [-1.0, 2.0], [3.0, 3.0]], np.float32)
+    split = problem_types.MultiLabel.__new__(problem_types.MultiLabel)
+    split.labels, split.thresholds = ('a', 'b'), {'a': 0.5, 'b': 0.5}
+    split._gold = np.array([[1, 0], [1, 1], [0, 0]], np.int32)
+    split._examples = [labelled.Example(text, None, None, f'x/f.tsv:{n}') for n, text in enumerate('甲乙丙')]
+    shown = split.mistakes(logits, 5)
+    assert [(one['text'], one['label'], one['predicted']) for one in shown] == [
+        ('丙', '', 'a, b'),
+        ('乙', 'a, b', 'b'),
+    ]
+    assert shown[0]['where'] == 'f.tsv:2' and len(split.mistakes(logits, 1)) == 1
+    scores = problem_types.Regression.__new__(problem_types.Regression)
+    scores._gold, scores._examples = np.array([4.0, np.nan, 1.0], np.float32), split._examples
+    assert [(one['text'], one['label'], one['predicted']) for one in scores.mistakes(logits, 5)] == [
+        ('丙', '1', '3.000'), ('甲', '4', '4.000'),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

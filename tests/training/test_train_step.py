@@ -221,7 +221,7 @@ def test_what_is_too_little_to_have_learned(steps, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rate', [1e6, float('nan')])
+@pytest.mark.parametrize('rate', [1e30, float('nan')])
 def test_a_run_that_learned_nothing_ends_with_an_error(tmp_path, rate):
     """Though it is shorter than `max_bad_steps`. Nothing is saved as if it were finished."""
     config = synthetic.tiny_config(**SHORT, total_steps=6, **{'optim.learning_rate': rate})
