@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,17 @@ from clower_jax.parallel.own_rows import OwnRows
 from input_pipeline.utils.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Supervised:
     """What the fine-tuning tasks share: a loss over labels in the batch, a cross-entropy unless it says
     another; labels of −1 are none."""
 
     model: Classifier | SpanFinder | Tagger | Chooser
-    own_rows: OwnRows  # where batches lie
-    microbatches: int
-    r_drop: float  # weight of R-Drop (Liang et al. 2021, arXiv 2106.14448); 0: one pass
-    _loss_name: str  # of the loss in the metrics
-    _accuracy_name: str  # likewise; '': there is none
+    own_rows: OwnRows = OwnRows()  # where batches lie
+    microbatches: int = 1
+    r_drop: float = 0.0  # weight of R-Drop (Liang et al. 2021, arXiv 2106.14448); 0: one pass
+    _loss_name: ClassVar[str]  # of the loss in the metrics
+    _accuracy_name: ClassVar[str]  # likewise; '': there is none
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -108,10 +109,10 @@ class _Supervised:
         return losses.masked_cross_entropy(logits, labels)
 
     def _labels(self, batch: dict) -> jax.Array:
-        raise NotImplementedError
+        return batch['labels']
 
     def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
-        raise NotImplementedError
+        return {'logits': logits}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +126,6 @@ class Classify(_Supervised):
     """
 
     model: Classifier
-    own_rows: OwnRows = OwnRows()
-    microbatches: int = 1
-    r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_label', 'acc'
 
     @classmethod
@@ -140,13 +138,7 @@ class Classify(_Supervised):
         if kind.num_tables > 1:
             settings |= {'vocab_size': config.model.base_vocab_size}
             settings['word_vocab_size'] = config.model.vocab_size
-        return cls(kind.classifier(**settings), *_how(config, mesh))
-
-    def _labels(self, batch: dict) -> jax.Array:
-        return batch['labels']
-
-    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
-        return {'logits': logits}
+        return cls(kind.classifier(**settings), **_how(config, mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,16 +181,13 @@ class FindSpan(_Supervised):
     """
 
     model: SpanFinder
-    own_rows: OwnRows = OwnRows()
-    microbatches: int = 1
-    r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_span', 'acc_span'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'FindSpan':
         """Nothing but the encoder's settings matter. AMBERT finds spans by its characters alone."""
         network = kind_of(config).span_finder(**encoder_settings(config, mesh))
-        return cls(network, *_how(config, mesh))
+        return cls(network, **_how(config, mesh))
 
     def _logits(self, params: dict, batch: dict, dropout_seeds: jax.Array | None) -> jax.Array:
         """fp32 [B, 2, L]; padding is no candidate."""
@@ -221,16 +210,13 @@ class Tag(_Supervised):
     """
 
     model: Tagger
-    own_rows: OwnRows = OwnRows()
-    microbatches: int = 1
-    r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_tag', 'acc_tag'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Tag':
         """Tags are those of `config.data.labels`."""
         network = Tagger(**encoder_settings(config, mesh), num_labels=len(config.data.labels))
-        return cls(network, *_how(config, mesh))
+        return cls(network, **_how(config, mesh))
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['tags']
@@ -248,16 +234,13 @@ class Choose(_Supervised):
     """
 
     model: Chooser
-    own_rows: OwnRows = OwnRows()
-    microbatches: int = 1
-    r_drop: float = 0.0
     _loss_name, _accuracy_name = 'loss_label', 'acc'
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> 'Choose':
         """Nothing but the encoder's settings matter."""
         chooser = Chooser(**encoder_settings(config, mesh))
-        return cls(chooser, *_how(config, mesh))
+        return cls(chooser, **_how(config, mesh))
 
     def _texts(self, batch: dict) -> int:
         return math.prod(batch['char_ids'].shape[:2])
@@ -269,15 +252,12 @@ class Choose(_Supervised):
         logits = super()._logits(params, rows, dropout_seeds).reshape(ids.shape[:2])
         return jnp.where(ids[..., 0] != PAD_ID, logits, jnp.finfo(jnp.float32).min)
 
-    def _labels(self, batch: dict) -> jax.Array:
-        return batch['labels']
 
-    def _outputs(self, logits: jax.Array) -> dict[str, jax.Array]:
-        return {'logits': logits}
-
-
-def _how(config: ConfigDict, mesh: Mesh | None) -> tuple[OwnRows, int, float]:
-    """Where batches lie, in how many parts they are encoded, and R-Drop's weight, 0 in runs of before there
-    was the key."""
-    r_drop = config.get('loss', {}).get('r_drop', 0.0)
-    return OwnRows.from_config(config, mesh), microbatches.number(config, mesh), r_drop
+def _how(config: ConfigDict, mesh: Mesh | None) -> dict[str, Any]:
+    """Fields of `_Supervised`: where batches lie, in how many parts they are encoded, and R-Drop's weight, 0
+    in runs of before there was the key."""
+    return {
+        'own_rows': OwnRows.from_config(config, mesh),
+        'microbatches': microbatches.number(config, mesh),
+        'r_drop': config.get('loss', {}).get('r_drop', 0.0),
+    }
