@@ -1,6 +1,7 @@
 """From Python what run.py does: the same files, the same figures."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -109,7 +110,10 @@ convert.main(['export', '--checkpoint', str(folder / 'run'), '--output', str(fol
 clower_jax.Encoder.load(folder / 'exported').encode(['一'])
 print(*{{'tensorflow', 'apache_beam', 'transformers', 'datasets'}} & set(sys.modules), sep=',')
 """
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=300)
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, '-c', program], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == ''
 

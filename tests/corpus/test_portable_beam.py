@@ -30,6 +30,8 @@ def serving(module: str, port_flag: str, folder: Path):
     """A server of Beam's, away from the project's folder; yields its port."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    # The pool starts its workers as `python`, whichever that is.
+    environment['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{environment["PATH"]}'
     with (folder / f'{module}.log').open('w') as log:
         process = subprocess.Popen(
             [sys.executable, '-m', module, f'{port_flag}={port}'],

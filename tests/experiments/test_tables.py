@@ -18,7 +18,7 @@ from clower_jax.experiments import tables
 from clower_jax.experiments.tables import Cell
 from clower_jax.training import finetune, init_state
 from clower_jax.utils import config_checks
-from configs import pretrain
+from configs import classify, pretrain
 from configs import tables as config_file
 from helpers import finetuned
 from helpers.batches import text
@@ -438,7 +438,8 @@ def test_a_pooler_is_drawn_anew_for_all_or_read_by_none(tmp_path):
 def test_all_tasks_of_a_grid_read_the_same_vector():
     config = config_file.get_config()
     classification = [one for one in config.finetune.values() if one.task == 'classify']
-    assert len(classification) == 8 and {one.model.classify_from for one in classification} == {'cls'}
+    assert len(classification) == len(classify.SETTINGS)
+    assert {one.model.classify_from for one in classification} == {'cls'}
     config.classify_from = 'mean'
     assert {one.model.classify_from for one in classification} == {'mean'}
     config.finetune.bq.model.classify_from = 'pooler'

@@ -209,7 +209,7 @@ def test_wrong_answers_come_with_the_surest_first():
     assert found[0]['probability'] == '0.953' and found[0]['where'] == 'f.tsv:1'
     assert split.mistakes(logits, 1) == found[:1]
     section = examples.of_mistakes(found, 'test')
-    assert section.blocks[0].head == ['text', 'label', 'predicted', 'probability', 'where']
+    assert section.blocks[0].head == ['text', 'label', 'predicted', 'where', 'probability']
 
 
 def test_the_command_is_that_of_run_py_alone(monkeypatch):
