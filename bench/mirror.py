@@ -45,7 +45,7 @@ def config_of(case: Path) -> ConfigDict:
 
 def write_case(folder: Path, flags: argparse.Namespace) -> Path:
     """The sentences, the model, and what the config of both sides says of them."""
-    from input_pipeline.finetuning import sentences
+    from input_pipeline.sentence_vectors import sentences
 
     columns = ConfigDict({'text_columns': (), 'label_column': ''})
     files = (flags.data / 'similarity' / f'sts-b-{split}.txt' for split in ('train', 'dev'))
@@ -145,7 +145,7 @@ def recipe(case: Path) -> dict:
     import torch
     import transformers
 
-    from input_pipeline.finetuning.mirror_bert import Masks
+    from input_pipeline.sentence_vectors.mirror_bert import Masks
 
     config = config_of(case)
     transformers.logging.set_verbosity_error()

@@ -28,8 +28,9 @@ from clower_jax.utils import metrics_file
 from clower_jax.utils.config_checks import training_configs
 from clower_jax.utils.run_config import read_run_config
 from input_pipeline.datasets import files
-from input_pipeline.finetuning import classification, sentence_eval
+from input_pipeline.finetuning import classification
 from input_pipeline.finetuning.data import prepare
+from input_pipeline.sentence_vectors import sentence_eval
 from input_pipeline.utils import output_file
 from input_pipeline.utils.counts import describe
 

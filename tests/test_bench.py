@@ -22,7 +22,7 @@ from clower_jax.ops import losses
 from clower_jax.training import evaluate, optim
 from clower_jax.training.train_step import make_train_step
 from helpers import synthetic
-from input_pipeline.finetuning.mirror_bert import Masks
+from input_pipeline.sentence_vectors.mirror_bert import Masks
 
 ROOT = Path(__file__).parent.parent
 VIEWS = ('char', 'word')

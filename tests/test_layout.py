@@ -33,13 +33,15 @@ BELOW = {
     'input_pipeline.corpus': ('input_pipeline.text', 'input_pipeline.documents'),
     'input_pipeline.pretraining': ('input_pipeline.corpus', 'input_pipeline.metrics'),
     'input_pipeline.features': ('input_pipeline.text', 'input_pipeline.datasets'),
-    'input_pipeline.finetuning': ('input_pipeline.features', 'input_pipeline.metrics'),
+    'input_pipeline.sentence_vectors': ('input_pipeline.features', 'input_pipeline.metrics'),
+    'input_pipeline.finetuning': ('input_pipeline.sentence_vectors',),
     'input_pipeline.probing': ('input_pipeline.pretraining', 'input_pipeline.finetuning'),
 }
 # What joins the two packages beside the edges from clower_jax to input_pipeline's text and utils.
 JOINS = {
     'clower_jax/jobs.py': {
-        f'input_pipeline.{name}' for name in ('datasets', 'pretraining', 'finetuning', 'probing')
+        f'input_pipeline.{name}'
+        for name in ('datasets', 'pretraining', 'sentence_vectors', 'finetuning', 'probing')
     },
     'clower_jax/api.py': {'input_pipeline.finetuning'},
     'clower_jax/replay.py': {'input_pipeline.pretraining'},

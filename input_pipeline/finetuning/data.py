@@ -17,16 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import (
-    auto_mlm,
-    choosing,
-    mirror_bert,
-    mlctl,
-    problem_types,
-    reading,
-    supervised_vectors,
-    tagging,
-)
+from input_pipeline.finetuning import choosing, problem_types, reading, tagging
+from input_pipeline.sentence_vectors import auto_mlm, mirror_bert, mlctl, supervised_vectors
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 

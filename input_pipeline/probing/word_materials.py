@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.finetuning import sentences
 from input_pipeline.pretraining import similar_words
 from input_pipeline.probing import word_contexts
 from input_pipeline.probing.word_contexts import Contexts
+from input_pipeline.sentence_vectors import sentences
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import output_file
 

@@ -29,8 +29,8 @@ from input_pipeline.datasets import squad as datasets_squad
 from input_pipeline.documents import sources
 from input_pipeline.documents.report import Report
 from input_pipeline.features import reading_windows
-from input_pipeline.finetuning import mirror_bert, mlctl, sentences, supervised_vectors, word_alignment
 from input_pipeline.pretraining import loader, similar_words
+from input_pipeline.sentence_vectors import mirror_bert, mlctl, sentences, supervised_vectors, word_alignment
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.vocabulary import Vocabulary

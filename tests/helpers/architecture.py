@@ -20,10 +20,11 @@ PLACES = {
     'clower_jax.interop': (2.85, 3), 'clower_jax.objectives': (1.1, 4),
     'clower_jax.checkpoints': (3.1, 4), 'clower_jax.models': (1.1, 5), 'clower_jax.ops': (1.1, 6),
     'clower_jax.parallel': (2.1, 7), 'clower_jax.utils': (2.1, 8),
-    'input_pipeline': (10.8, 1), 'input_pipeline.probing': (8.0, 1), 'input_pipeline.pretraining': (8.0, 2),
-    'input_pipeline.finetuning': (10.8, 2), 'input_pipeline.corpus': (7.2, 3),
-    'input_pipeline.documents': (7.2, 4), 'input_pipeline.metrics': (9.1, 3),
-    'input_pipeline.features': (11.0, 3), 'input_pipeline.datasets': (12.1, 4),
+    'input_pipeline': (12.1, 0.9), 'input_pipeline.probing': (8.0, 1), 'input_pipeline.pretraining': (8.0, 2),
+    'input_pipeline.finetuning': (10.4, 0.6), 'input_pipeline.sentence_vectors': (10.4, 2.5),
+    'input_pipeline.corpus': (7.2, 3), 'input_pipeline.documents': (7.2, 4),
+    'input_pipeline.metrics': (9.1, 3.5), 'input_pipeline.features': (11.3, 3.5),
+    'input_pipeline.datasets': (12.1, 4.3),
     'input_pipeline.text': (10.4, 5), 'input_pipeline.utils': (11.7, 7),
 }  # fmt: skip
 COLOURS = {'clower_jax': '#dbe7f5', 'input_pipeline': '#e3f0dd'}

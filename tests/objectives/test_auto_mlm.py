@@ -19,7 +19,7 @@ from helpers.losses import cross_entropy
 from helpers.meshes import mesh_of
 from helpers.mlctl import contrast, embedded, pooled
 from input_pipeline.features.buckets import Planned
-from input_pipeline.finetuning import auto_mlm as finetuning_auto_mlm
+from input_pipeline.sentence_vectors import auto_mlm as finetuning_auto_mlm
 from input_pipeline.text.vocabulary import Vocabulary
 
 VOCAB, D, LENGTH = 14, 4, 8

@@ -28,8 +28,9 @@ from configs import mirror as config_file
 from helpers import finetuned
 from helpers.finetune import go, killed_after, validation_rows
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import data, sentences
-from input_pipeline.finetuning import mirror_bert as finetuning_mirror_bert
+from input_pipeline.finetuning import data
+from input_pipeline.sentence_vectors import mirror_bert as finetuning_mirror_bert
+from input_pipeline.sentence_vectors import sentences
 from input_pipeline.text.vocabulary import Vocabulary
 
 MASK = finetuned.SPECIAL.index('[MASK]')

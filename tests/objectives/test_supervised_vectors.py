@@ -19,7 +19,7 @@ from helpers import finetuned
 from helpers.finetune import go
 from helpers.losses import cosine
 from input_pipeline.features.buckets import Planned
-from input_pipeline.finetuning.supervised_vectors import Triplet, Triplets, triplets
+from input_pipeline.sentence_vectors.supervised_vectors import Triplet, Triplets, triplets
 from input_pipeline.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary([*finetuned.SPECIAL, *finetuned.CHARACTERS], 35)

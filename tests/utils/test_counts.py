@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import classify, cmrc, mirror, mlctl
 from input_pipeline.finetuning import data as finetuning_data
-from input_pipeline.finetuning import sentences
+from input_pipeline.sentence_vectors import sentences
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import counts
 

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import sentence_eval, sentences
+from input_pipeline.sentence_vectors import sentence_eval, sentences
 from input_pipeline.text.constants import IGNORED_LABEL, prediction_width
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger

@@ -17,7 +17,7 @@ from input_pipeline.datasets.labelled import Example
 from input_pipeline.datasets.tables import KEYS, NLI_LABELS
 from input_pipeline.features import buckets
 from input_pipeline.features.buckets import Rows
-from input_pipeline.finetuning import sentence_eval, sentences
+from input_pipeline.sentence_vectors import sentence_eval, sentences
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from configs import mlctl
 from input_pipeline.features.buckets import Planned
-from input_pipeline.finetuning import mlctl as finetuning_mlctl
-from input_pipeline.finetuning import sentences, word_alignment
-from input_pipeline.finetuning.sentence_eval import Retrieval
-from input_pipeline.finetuning.sentences import Pair
+from input_pipeline.sentence_vectors import mlctl as finetuning_mlctl
+from input_pipeline.sentence_vectors import sentences, word_alignment
+from input_pipeline.sentence_vectors.sentence_eval import Retrieval
+from input_pipeline.sentence_vectors.sentences import Pair
 from input_pipeline.text.segmenters import segmenter
 from input_pipeline.text.vocabulary import Vocabulary, basic_tokens
 

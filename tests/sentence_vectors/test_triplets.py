@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from configs import supervised_vectors as config_file
 from helpers import finetuned
 from input_pipeline.features.buckets import Planned
-from input_pipeline.finetuning.sentences import scored_pairs
-from input_pipeline.finetuning.supervised_vectors import Triplet, Triplets, read, triplets
+from input_pipeline.sentence_vectors.sentences import scored_pairs
+from input_pipeline.sentence_vectors.supervised_vectors import Triplet, Triplets, read, triplets
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
 

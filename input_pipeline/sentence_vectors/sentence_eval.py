@@ -18,9 +18,9 @@ from scipy.stats import rankdata
 from input_pipeline.datasets import files as datasets_files
 from input_pipeline.features import buckets
 from input_pipeline.features.buckets import Outputs, Rows
-from input_pipeline.finetuning import sentences
-from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.metrics import retrieval
+from input_pipeline.sentence_vectors import sentences
+from input_pipeline.sentence_vectors.sentences import Pair
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import counts, output_file
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from input_pipeline.datasets import files
 from input_pipeline.features import buckets
 from input_pipeline.features.buckets import Rows
-from input_pipeline.finetuning import sentence_eval, sentences, word_alignment
-from input_pipeline.finetuning.sentences import Pair
+from input_pipeline.sentence_vectors import sentence_eval, sentences, word_alignment
+from input_pipeline.sentence_vectors.sentences import Pair
 from input_pipeline.text.segmenters import Segment, segmenter
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import counts

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import sentence_eval, sentences
+from input_pipeline.sentence_vectors import sentence_eval, sentences
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
 from input_pipeline.utils.counts import NOT_COUNTED, Ledger
 

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from configs import auto_mlm
 from helpers import finetuned
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import sentence_eval, sentences
-from input_pipeline.finetuning.sentences import Pair
 from input_pipeline.metrics import retrieval
+from input_pipeline.sentence_vectors import sentence_eval, sentences
+from input_pipeline.sentence_vectors.sentences import Pair
 from input_pipeline.text.vocabulary import Vocabulary
 
 COLUMNS = ConfigDict({'text_columns': (), 'label_column': ''})
