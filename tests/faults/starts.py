@@ -61,7 +61,8 @@ def _run(
     sys.stderr = open(2, 'w', closefd=False, encoding='utf-8', buffering=1)
     watch = Watch(moment, notes_of(log), disk, number)
     os.chdir(ROOT)
-    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+    flags = os.environ.get('XLA_FLAGS', '')
+    os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count={devices}'
     sys.argv = ['run.py', *arguments]
     import run
     from clower_jax.utils import command_line

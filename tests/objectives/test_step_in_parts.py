@@ -25,10 +25,10 @@ SMALL = {'model.num_layers': 1, 'model.dropout': 0.1, 'model.attention_dropout':
 
 def assert_close(values, expected, tolerance=1e-5):
     """To `tolerance` of each array's largest entry."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
-        other = dict(jax.tree_util.tree_leaves_with_path(values))[path]
-        scale = max(float(jnp.abs(leaf).max()), 1e-2)
-        assert float(jnp.abs(other - leaf).max()) <= tolerance * scale, jax.tree_util.keystr(path)
+    others = dict(jax.tree_util.tree_leaves_with_path(jax.device_get(values)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(expected)):
+        scale = max(np.abs(leaf).max(), 1e-2)
+        assert np.abs(others[path] - leaf).max() <= tolerance * scale, jax.tree_util.keystr(path)
 
 
 @pytest.fixture(scope='module')
