@@ -12,7 +12,6 @@ pieces of Latin words; a model can start from the same weights, whose rows are t
 import argparse
 import functools
 import logging
-import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from input_pipeline.documents.report import Report
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import END, in_batches, segmented
-from input_pipeline.text.vocabulary import Vocabulary, read_tokens, word_key
+from input_pipeline.text.vocabulary import PLAIN, Vocabulary, read_tokens, word_key
 from input_pipeline.text.wordpiece import SPECIAL
 from input_pipeline.utils.partial_folder import partial_folder, writing
 
@@ -38,7 +37,6 @@ NUM_WORDS = 40_014  # arXiv 2208.10844, section 4.1
 MIN_COUNT = 2  # what occurs once is as often a typing error, or a slip of the segmenter, as a word
 MAX_COUNTED = 20_000_000  # distinct words in memory (about 3 GB) before those met once are forgotten
 MAX_WORD_LENGTH = 100  # characters; BERT's tokenizer makes [UNK] of anything longer
-_PLAIN = re.compile('[\u4e00-\u9fff]+')  # its own normalised form
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ def _count_chunk(job: _Job, chunk: readers.Chunk) -> _Counted:
     words: Counter[str] = Counter()
     chars: Counter[str] = Counter()
     for word, n in spelled.items():
-        plain = _PLAIN.fullmatch(word)
+        plain = PLAIN.fullmatch(word)
         key = word if plain else word_key(word)
         for char in key:
             chars[char] += n
@@ -244,7 +242,7 @@ def _choose_words(words: Counter[str], base: list[str], num_words: int, min_coun
     def is_new(word: str) -> bool:
         if word in known:
             return False
-        if _PLAIN.fullmatch(word):
+        if PLAIN.fullmatch(word):
             return all(char in known for char in word)
         return vocabulary.unk not in vocabulary.wordpiece.encode(word, add_special_tokens=False).ids
 

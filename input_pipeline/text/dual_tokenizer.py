@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.text.lexicon import Encoded, Lexicon, Word
-from input_pipeline.text.vocabulary import PLAIN, Vocabulary, basic_tokens, is_latin, word_key
+from input_pipeline.text.lexicon import Encoded, Ids, Lexicon, Words
+from input_pipeline.text.vocabulary import FIRST_PLAIN, Vocabulary, basic_tokens, is_latin, word_key
 
 _MEMO_CHARACTERS = 1 << 20  # of the distinct words that a tokenizer remembers: about 100 MB when full
 
@@ -23,6 +23,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary = vocabulary
         self._pieces = vocabulary.pieces()
+        self._plain_ids = vocabulary.plain_ids()
         self.lexicon = Lexicon(self._look_up)
 
     def encode(self, words: Sequence[str]) -> Encoded:
@@ -63,21 +64,39 @@ class Tokenizer:
             numbers = np.delete(numbers, np.flatnonzero(joints) + 1)
         return numbers
 
-    def _look_up(self, word: str | int) -> Word:
+    def _look_up(self, words: Sequence[str | int]) -> Words:
+        """Most words are plain ideographs, which are looked up together."""
+        spellings = list(map(str, words))
+        lengths = np.fromiter(map(len, spellings), np.intp, len(words))
+        stops = np.cumsum(lengths)
+        text = ''.join(spellings).encode('utf-32-le', 'surrogatepass')
+        ids = self._plain_ids[np.minimum(np.frombuffer(text, '<u4') - FIRST_PLAIN, len(self._plain_ids) - 1)]
+        strange = np.append(0, np.cumsum(ids < 0))
+        plain = (lengths > 0) & (strange[stops] == strange[stops - lengths])
+        rows = np.array(self.vocabulary.rows(spellings))
+        chars = lengths.copy()
+        opens, closes = np.zeros((2, len(words)), bool)
+        others = []
+        for number in np.flatnonzero(~plain).tolist():
+            char_ids, rows[number], opens[number], closes[number] = self._look_up_one(words[number])
+            chars[number] = len(char_ids)
+            others += char_ids
+        char_ids = np.empty(chars.sum(), np.int32)
+        in_plain = np.repeat(plain, chars)
+        char_ids[in_plain], char_ids[~in_plain] = ids[np.repeat(plain, lengths)], others
+        return Words(char_ids, chars, rows, opens, closes)
+
+    def _look_up_one(self, word: str | int) -> tuple[Ids, int, bool, bool]:
+        """Its base ids, its row or -1, and whether it opens and closes as `Words` has it."""
         if isinstance(word, int):
-            return Word((word,), (word,), opens=False, closes=False)
+            return (word,), -1, False, False
         latin = is_latin(word)
-        if latin or PLAIN.fullmatch(word):
-            row = self.vocabulary.row(word.lower())
-            if row is None:
-                char_ids = word_ids = self.vocabulary.spell(word)
-            else:
-                char_ids, word_ids = self._pieces[row - self.vocabulary.base_size], (row,)
-            return Word(char_ids, word_ids, opens=latin, closes=latin)
-        char_ids = word_ids = self.vocabulary.spell(word)
-        row = self.vocabulary.row(word_key(word))
+        [row] = self.vocabulary.rows([word.lower() if latin else word_key(word)])
+        char_ids = self.vocabulary.spell(word)
         # A row whose pieces differ is another text: 'ab c' has the key of 'abc'.
-        if row is not None and self._pieces[row - self.vocabulary.base_size] == char_ids:
-            word_ids = (row,)
+        if row >= 0 and self._pieces[row - self.vocabulary.base_size] != char_ids:
+            row = -1
+        if latin:
+            return char_ids, row, True, True
         between_letters = basic_tokens(f'a{word}a')
-        return Word(char_ids, word_ids, between_letters[0] != 'a', between_letters[-1] != 'a')
+        return char_ids, row, between_letters[0] != 'a', between_letters[-1] != 'a'

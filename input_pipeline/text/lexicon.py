@@ -5,7 +5,9 @@ processor's caches hold.
 """
 
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,24 +30,30 @@ class Encoded(NamedTuple):
     whole_word_tokens: Any
 
 
-class Word(NamedTuple):
-    """What a word becomes: base ids, and either its row of the vocabulary or the base ids again. `opens` and
-    `closes`: BERT would not split it from a Latin letter there."""
+class Words(NamedTuple):
+    """What n words become, NumPy arrays all.
 
-    char_ids: Ids
-    word_ids: Ids
-    opens: bool
-    closes: bool
-
-
-class Lexicon(dict[str | int, int]):
-    """The number of every word that was asked for; an int, a base token, is a word as well.
-
-    `look_up` is asked once for each. `characters`: of all words, a measure of the memory they take.
+    `char_ids`: base ids of all of them, [sum of `chars`]; `chars`: how many each has, [n]; `rows`: the row of
+    the vocabulary that is a word's one token, [n]; -1: its tokens are its base ids. `opens`, `closes`: BERT
+    would not split it from a Latin letter there, bool [n].
     """
 
-    def __init__(self, look_up: Callable[[str | int], Word]):
-        super().__init__()
+    char_ids: np.ndarray
+    chars: np.ndarray
+    rows: np.ndarray
+    opens: np.ndarray
+    closes: np.ndarray
+
+
+class Lexicon(defaultdict[str | int, int]):
+    """The number of every word that was asked for; an int, a base token, is a word as well.
+
+    `look_up` is asked once for each, about all new ones together when something is to be known of them.
+    `characters`: of the words looked up, a measure of the memory they take.
+    """
+
+    def __init__(self, look_up: Callable[[Sequence[str | int]], Words]):
+        super().__init__(count().__next__)
         self.characters = 0
         self._look_up = look_up
         self._words: list[str] = []
@@ -54,22 +62,28 @@ class Lexicon(dict[str | int, int]):
         self._table = array('i')
         self._pool = array('i')
 
-    def __missing__(self, word: str | int) -> int:
-        encoded = self._look_up(word)
-        number = self[word] = len(self._words)
-        spelling = str(word)
-        self._words.append(spelling)
-        self.characters += len(spelling)
-        start = word_start = len(self._pool)
-        self._pool.extend(encoded.char_ids)
-        if encoded.word_ids is not encoded.char_ids:
-            word_start = len(self._pool)
-            self._pool.extend(encoded.word_ids)
-        sizes = len(encoded.char_ids), len(encoded.word_ids)
-        self._table.extend((start, sizes[0], word_start, sizes[1], encoded.opens, encoded.closes))
-        return number
+    def _learn(self) -> None:
+        """Looks up the words that have a number and nothing else yet."""
+        if len(self) == len(self._words):
+            return
+        words = [*islice(reversed(self), len(self) - len(self._words))][::-1]
+        new = self._look_up(words)
+        spellings = list(map(str, words))
+        self._words += spellings
+        self.characters += sum(map(len, spellings))
+        table = np.empty((len(words), 6), np.int32)
+        ends = len(self._pool) + np.cumsum(new.chars)
+        is_row = new.rows >= 0
+        table[:, _CHAR_START] = ends - new.chars
+        table[:, _CHARS] = new.chars
+        table[:, _WORD_START] = np.where(is_row, ends[-1] + np.cumsum(is_row) - 1, table[:, _CHAR_START])
+        table[:, _TOKENS] = np.where(is_row, 1, new.chars)
+        table[:, _OPENS], table[:, _CLOSES] = new.opens, new.closes
+        self._pool.frombytes(np.append(new.char_ids, new.rows[is_row]).astype(np.int32).tobytes())
+        self._table.frombytes(table.tobytes())
 
     def _column(self, which: int, numbers: np.ndarray) -> np.ndarray:
+        self._learn()
         return np.frombuffer(self._table, np.int32).reshape(-1, 6)[:, which][numbers]
 
     def numbers(self, words: Sequence[str | int]) -> np.ndarray:
@@ -78,6 +92,7 @@ class Lexicon(dict[str | int, int]):
 
     def words_of(self, numbers: np.ndarray) -> list[str]:
         """The words that have these numbers."""
+        self._learn()
         return list(map(self._words.__getitem__, numbers.tolist()))
 
     def joints(self, numbers: np.ndarray) -> np.ndarray:
@@ -90,11 +105,13 @@ class Lexicon(dict[str | int, int]):
 
     def last_id(self, number: int) -> int:
         """The last word token of a word that has any."""
+        self._learn()
         row = self._table[6 * number : 6 * number + 6]
         return self._pool[row[_WORD_START] + row[_TOKENS] - 1]
 
     def divide(self, number: int) -> list[int]:
         """The base tokens of a word, each as the number of a word of its own."""
+        self._learn()
         row = self._table[6 * number : 6 * number + 6]
         return [self[token] for token in self._pool[row[_CHAR_START] : row[_CHAR_START] + row[_CHARS]]]
 

@@ -32,7 +32,8 @@ _CHINESE = (
     (0x2F800, 0x2FA1F),
 )
 _SPECIAL = re.compile(r'\[[^\[\]]+\]')  # [CLS], [unused7], but neither '[' nor ']'
-PLAIN = re.compile('[\u4e00-\u9fff]+')  # ideographs that are their own normalised form
+FIRST_PLAIN, LAST_PLAIN = 0x4E00, 0x9FFF  # ideographs that are their own normalised form
+PLAIN = re.compile(f'[{chr(FIRST_PLAIN)}-{chr(LAST_PLAIN)}]+')
 
 
 def is_chinese(character: str) -> bool:
@@ -99,9 +100,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def row(self, word: str) -> int | None:
-        """The word block's row of a normalised word, or None."""
-        return self._words.get(word)
+    def rows(self, words: Iterable[str]) -> list[int]:
+        """The word block's row of each normalised word, -1 where it has none."""
+        return list(map(self._words.get, words, repeat(-1)))
 
     @property
     def wordpiece(self) -> tokenizers.Tokenizer:
@@ -123,6 +124,11 @@ class Vocabulary:
         if is_latin(word):
             return tuple(piece.id for piece in self.wordpiece.model.tokenize(word.lower()))
         return tuple(self.wordpiece.encode(word, add_special_tokens=False).ids)
+
+    def plain_ids(self) -> np.ndarray:
+        """int32 [n + 1]: the base ids of the n ideographs from FIRST_PLAIN to LAST_PLAIN; -1 as the last."""
+        ideographs = map(chr, range(FIRST_PLAIN, LAST_PLAIN + 1))
+        return np.array([*map(self._base.get, ideographs, repeat(self.unk)), -1], np.int32)
 
     def pieces(self) -> list[Ids]:
         """For each row of the word block in order, the base ids that spell it."""
