@@ -254,10 +254,6 @@ class Choose(_Supervised):
 
 
 def _how(config: ConfigDict, mesh: Mesh | None) -> dict[str, Any]:
-    """Fields of `_Supervised`: where batches lie, in how many parts they are encoded, and R-Drop's weight, 0
-    in runs of before there was the key."""
-    return {
-        'own_rows': OwnRows.from_config(config, mesh),
-        'microbatches': microbatches.number(config, mesh),
-        'r_drop': config.get('loss', {}).get('r_drop', 0.0),
-    }
+    """Fields of `_Supervised`: how batches are encoded, and R-Drop's weight, 0 in runs of before there was
+    the key."""
+    return microbatches.from_config(config, mesh) | {'r_drop': config.get('loss', {}).get('r_drop', 0.0)}
