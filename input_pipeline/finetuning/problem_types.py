@@ -81,7 +81,7 @@ class MultiLabel(Classification):
         for number, (example, row) in enumerate(zip(self._examples, probabilities, strict=True)):
             given = np.flatnonzero(row >= thresholds)
             line = {
-                'id': number,
+                'id': self._id(number),
                 'label': [self.labels[place] for place in given],
                 'probability': [round(float(row[place]), 6) for place in given],
                 'where': Path(example.where).name,
@@ -134,7 +134,11 @@ class Regression(Classification):
         stands."""
         lines = []
         for number, (example, (score,)) in enumerate(zip(self._examples, logits, strict=True)):
-            line = {'id': number, 'label': round(float(score), 6), 'where': Path(example.where).name}
+            line = {
+                'id': self._id(number),
+                'label': round(float(score), 6),
+                'where': Path(example.where).name,
+            }
             lines.append(json.dumps(line, ensure_ascii=False) + '\n')
         output_file.write_text(folder / 'predictions.json', ''.join(lines))
 
