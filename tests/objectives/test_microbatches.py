@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clower_jax.objectives import registry
-from configs import supervised_vectors
+from configs import choose, supervised_vectors
 from helpers import finetuned, frozen
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.text.vocabulary import Vocabulary
@@ -32,7 +32,19 @@ def cases(tmp_path_factory):
     tokens = list(dict.fromkeys([*finetuned.SPECIAL, *''.join(texts)]))
     vocabulary = Vocabulary(tokens, len(tokens))
     config, data = finetuning_data.prepare(config, vocabulary)
-    return out | {'supervised_vectors': (config, next(data.batches(config)))}
+    return out | {'supervised_vectors': (config, next(data.batches(config))), 'choose': choice()}
+
+
+def choice():
+    """(config, batch) of multiple choice with R-Drop: some questions have two choices, one has no answer."""
+    config = choose.get_config()
+    changes = {'model.kind': 'bert', 'model.vocab_size': 40, 'model.base_vocab_size': 40, 'loss.r_drop': 1.0}
+    config.update_from_flattened_dict(frozen.MODEL | frozen.RUN | changes)
+    ids = np.random.default_rng(0).integers(5, 40, (8, 3, 12)).astype(np.int32)
+    ids[::2, 2], ids[1:, :, 9:] = 0, 0
+    segments = ((np.arange(12) > 5) & (ids > 0)).astype(np.int32)
+    labels = np.array([0, 2, 1, -1, 0, 1, 1, 2], np.int32)
+    return config, {'char_ids': ids, 'char_segments': segments, 'labels': labels}
 
 
 def step(config, batch, microbatches):
@@ -67,10 +79,14 @@ def assert_equal_steps(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [*NAMES, 'supervised_vectors'])
+@pytest.mark.parametrize('name', [*NAMES, 'supervised_vectors', 'choose'])
 def test_the_gradient_is_that_of_the_whole_batch(cases, name):
     config, batch = cases[name]
-    assert_equal_steps(step(config, batch, 1), step(config, batch, 4))
+    one, other = step(config, batch, 1), step(config, batch, 4)
+    if name == 'choose':  # to add the same to all choices changes nothing
+        for _, gradient in (one, other):
+            assert np.abs(gradient['chooser'].pop('bias')) < 1e-6
+    assert_equal_steps(one, other)
 
 
 def test_a_batch_that_does_not_divide_is_refused(cases):
