@@ -166,10 +166,7 @@ def read(
             name: MultiLabel(split, *args, chooses=config.mode == 'train' and name == 'validation', **options)
             for name, split in examples.items()
         }
-    label_names = catalog.spec_of(data.dataset).label_names
-    codes = {name: code for code, name in label_names.items()}
-    if len(codes) < len(label_names) or not set(data.labels) <= set(codes):
-        codes = {}  # several spellings of one label: there is no one code
+    codes = catalog.DATASETS[data.dataset].codes if data.dataset in catalog.DATASETS else {}
     return {name: Classification(split, *args, codes, **options) for name, split in examples.items()}
 
 
