@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from clower_jax.objectives import registry
+from clower_jax.parallel import sharding
 from configs import choose, supervised_vectors
 from helpers import finetuned, frozen
+from helpers.meshes import mesh_of
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.text.vocabulary import Vocabulary
 
@@ -47,14 +49,17 @@ def choice():
     return config, {'char_ids': ids, 'char_segments': segments, 'labels': labels}
 
 
-def step(config, batch, microbatches):
+def step(config, batch, microbatches, mesh=None, spread=0.1):
     """(loss, sums), gradient by random parameters, with dropout."""
     config = copy.deepcopy(config)
     config.microbatches = microbatches
-    task = registry.from_config(config)
+    task = registry.from_config(config, mesh)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda x: rng.normal(0, spread, x.shape).astype(np.float32), shapes)
+    if mesh:
+        batch = sharding.shard_batch(mesh, batch, 8)
+        params = jax.device_put(params, sharding.tree_shardings(mesh, params))
     return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, batch, jax.random.key(3))
 
 
@@ -87,6 +92,17 @@ def test_the_gradient_is_that_of_the_whole_batch(cases, name):
         for _, gradient in (one, other):
             assert np.abs(gradient['chooser'].pop('bias')) < 1e-6
     assert_equal_steps(one, other)
+
+
+@pytest.mark.slow
+def test_the_gradient_is_that_of_the_whole_batch_where_data_and_tensors_are_split(cases):
+    """With weights and a temperature for which texts differ: where all are alike, what is left of the
+    contrast's gradient depends on the order of sums, on one device as well."""
+    config, batch = cases['supervised_vectors']
+    config = copy.deepcopy(config)
+    config.loss.temperature = 1.0
+    whole = step(config, batch, 1, spread=0.6)
+    assert_equal_steps(whole, step(config, batch, 2, mesh_of(2, 1, 2), spread=0.6))
 
 
 def test_a_batch_that_does_not_divide_is_refused(cases):
