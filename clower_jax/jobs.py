@@ -91,6 +91,8 @@ def pretraining(job: Job) -> str:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('corpus')
         resolved = batches.resolve(config, workdir)
+    if jax.process_index() == 0:
+        batches.warn_of_little_text(resolved)
     vocabulary = batches.vocabulary(resolved)
     first_step = finetune.latest_step(workdir)
     held_out = loop.train(
@@ -168,8 +170,9 @@ def _model_of_grid(job: Job, model: str, folder: Path) -> dict | None:
     from input_pipeline.pretraining import batches
 
     name, _, source = model.partition('=')
-    if source:
-        return {'init_from': source}
+    if source:  # a name on the hub stays with the revision of the cell that was first
+        cells = sorted((job.workdir / 'cells' / folder.name).glob('**/config.json'))
+        return {'init_from': _pinned(source, cells[0].parent if cells else folder)}
     pretrain_config = copy.deepcopy(job.config.pretrain)
     if name == 'random':
         resolved = batches.resolve(pretrain_config, folder)
@@ -304,16 +307,18 @@ def _after_fine_tuning(job: str, workdir: Path, results: dict, config: ConfigDic
         lines.append(f'Steps skipped, for their gradient was not finite: {skipped:,}')
     if regressions := finetune.find_regressions(results, registry.from_config(config).metrics):
         lines.append(f'Worse than before training: {"; ".join(regressions)}')
-    predict = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
+    use = f'python run.py --config={job} --workdir={model} --config.mode=predict --config.data.test=F'
+    if config.task in registry.SENTENCE_TASKS:
+        use = f'python -m clower_jax.encode --model {model} --input texts.txt --output vectors.npy'
     reason = bert_folder.export_obstacle(
         config.model.kind or 'bert', config.task, config.model.get('classify_from', 'pooler')
     )
     if reason:
-        lines += [f'Next: {predict}', f'(For export: this model {reason}.)']
+        lines += [f'Next: {use}', f'(For export: this model {reason}.)']
     else:
         lines += [
             f'Next: python -m clower_jax.convert export --checkpoint {model} --output {workdir}-hf',
-            f'  or: {predict}',
+            f'  or: {use}',
         ]
     return '\n'.join(lines)
 

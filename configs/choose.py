@@ -25,15 +25,7 @@ SETTINGS = {'c3': (512, 8, 2e-5, 8), 'chid': (128, 8, 2e-5, 3)}
 
 def get_config(variant: str = '') -> ConfigDict:
     """The config of one data set, or of one's own; see above."""
-    if variant and variant not in SETTINGS:
-        raise ValueError(f'configs/choose.py has no variant {variant!r}; it has {", ".join(SETTINGS)}')
-    config = common.finetune(variant, select='acc')
+    config = common.finetune_dataset('choose', variant, SETTINGS, select='acc', batch_size=16)
     config.task = 'choose'
     config.update(defaults(loss='r_drop'))
-    if variant:
-        config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]
-        config.num_epochs = float(epochs)
-    else:
-        config.data.folder = ''
-        config.batch_size = 16
     return config

@@ -48,18 +48,11 @@ SETTINGS = TABLE_1 | {  # those of CLUE that are not in the paper; ours
 
 def get_config(variant: str = '') -> ConfigDict:
     """The config of one data set, or of one's own; see above."""
-    if variant and variant not in SETTINGS:
-        raise ValueError(f'configs/classify.py has no variant {variant!r}; it has {", ".join(SETTINGS)}')
-    config = common.finetune(variant, select='acc')
+    config = common.finetune_dataset('classify', variant, SETTINGS, select='acc', batch_size=64)
     config.task = 'classify'
     data = 'labels text_columns label_column language test_language problem_type label_separator'
     config.update(defaults(data=data, model='classify_from new_pooler', loss='r_drop'))
     if variant == 'xnli':
         config.data.language = 'zh'
     config.data.pairs = placeholder(bool)  # found out
-    if variant:
-        config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]
-        config.num_epochs = float(epochs)
-    else:
-        config.data.folder = ''
     return config

@@ -1,5 +1,7 @@
 """Model sizes and keys that the jobs share. What a key is for: clower_jax/utils/config_keys.py, or --help."""
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from clower_jax.utils.config_keys import defaults
@@ -44,6 +46,25 @@ def finetune(dataset: str, select: str) -> ConfigDict:
     config.data = defaults(data=f'{files} max_length buckets segmenter hmm').data
     config.data.dataset, config.data.folder = dataset, f'data/{dataset}'
     config.data.segmenter = ''
+    return config
+
+
+def finetune_dataset(
+    job: str, variant: str, settings: Mapping[str, tuple[int, int, float, int]], select: str, batch_size: int
+) -> ConfigDict:
+    """`finetune` on a data set of `settings`, {name: (tokens, batch size, learning rate, epochs)}; with no
+    variant on files of one's own, in batches of `batch_size`.
+
+    Raises ValueError for a variant that `settings` has not.
+    """
+    if variant and variant not in settings:
+        raise ValueError(f'configs/{job}.py has no variant {variant!r}; it has {", ".join(settings)}')
+    config = finetune(variant, select)
+    if variant:
+        config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = settings[variant]
+        config.num_epochs = float(epochs)
+    else:
+        config.data.folder, config.batch_size = '', batch_size
     return config
 
 

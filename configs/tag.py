@@ -25,16 +25,8 @@ SETTINGS = {'cluener': (128, 32, 3e-5, 5), 'msra': (256, 32, 3e-5, 5)}
 
 def get_config(variant: str = '') -> ConfigDict:
     """The config of one data set, or of one's own; see above."""
-    if variant and variant not in SETTINGS:
-        raise ValueError(f'configs/tag.py has no variant {variant!r}; it has {", ".join(SETTINGS)}')
-    config = common.finetune(variant, select='entity_f1')
+    config = common.finetune_dataset('tag', variant, SETTINGS, select='entity_f1', batch_size=32)
     config.task = 'tag'
     config.update(defaults(data='labels scheme stride', loss='r_drop'))
     config.data.stride = 64
-    if variant:
-        config.data.max_length, config.batch_size, config.optim.learning_rate, epochs = SETTINGS[variant]
-        config.num_epochs = float(epochs)
-    else:
-        config.data.folder = ''
-        config.batch_size = 32
     return config

@@ -130,6 +130,7 @@ def export(
             'The vocabulary is a part of that of %s: --ids_of gives its tokens the ids there', part_of
         )
     tensors = state_dict(params, rows)
+    has_pooler = any('pooler.dense' in name for name in tensors)
     architecture = _select_architecture(tensors, task)
     length = config['model']['max_positions']
     if task != 'pretrain':
@@ -140,6 +141,11 @@ def export(
         own_settings['thresholds'] = folder_files.read_optional_json(workdir / THRESHOLDS) or {}
     pooling = config['model'].get('pooling')
     own_settings |= {'pooling': pooling} if pooling else {}
+    if pooling and not has_pooler:  # sentence-transformers loads a class that has one, and warns without
+        width = config['model']['hidden_size']
+        shapes = {'weight': (width, width), 'bias': (width,)}
+        tensors |= {f'pooler.dense.{name}': np.zeros(x, np.float32) for name, x in shapes.items()}
+        own_settings[hf_bert.POOLER] = hf_bert.ZEROS
     settings = bert_config(config['model'], architecture, rows, info.labels)
     if info.problem_type != SINGLE_LABEL:
         settings['problem_type'] = info.problem_type
@@ -159,7 +165,7 @@ def export(
                 encoder=encoder,
                 architecture=architecture,
                 word_rows=rows - len(tokens),
-                pooler=any('pooler.dense' in name for name in tensors),
+                pooler=has_pooler,
                 ids_of=same_ids,
                 part_of=part_of,
                 base_model=base_model,

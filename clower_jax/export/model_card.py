@@ -249,6 +249,11 @@ def _usage(card: CardData) -> str:
             'The folder is a `BertForMaskedLM` and has the pooler too, which `AutoModel` takes. Each class '
             'reports as unexpected what it has no use for. There is no head for the order of sentences.'
         )
+    elif card.config.get('task') in SENTENCE_TASKS and not card.pooler:
+        parts.append(
+            'Nothing trained a pooler, so it is all zeros: `pooler_output` is 0 for every text, and '
+            '`last_hidden_state` does not depend on it.'
+        )
     elif card.architecture in ('BertForMaskedLM', 'BertModel') and not card.pooler:
         parts.append(
             'There is no pooler: `AutoModel` draws one at random and says so; `last_hidden_state` does not '

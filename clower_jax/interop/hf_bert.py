@@ -20,8 +20,10 @@ VOCABULARIES = ('vocab.txt', 'tokenizer.json')  # the first that there is
 # Written beside vocab.txt (the base block) where a folder has word rows: every token, and where words begin.
 WORD_VOCABULARY = 'word_vocab.txt'
 # config.json's key for what only this project knows of a folder that it wrote: `encoder`, 'char' or 'word';
-# `sentence_order`, whether the head named after next sentences tells whether two segments were swapped.
+# `sentence_order`, whether the head named after next sentences tells whether two segments were swapped;
+# `pooler`, 'zeros' where nothing trained the one that is there.
 CLOWER_KEY = 'clower_jax'
+POOLER, ZEROS = 'pooler', 'zeros'
 NEXT_SENTENCE, SENTENCE_ORDER = 'cls.seq_relationship', 'sop.seq_relationship'
 SIZES = {
     # ours: (Hugging Face's, BertConfig's default)

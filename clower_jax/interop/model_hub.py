@@ -1,7 +1,6 @@
 """Models of the Hugging Face hub by their names: OWNER/NAME, or OWNER/NAME@REVISION."""
 
 import functools
-import re
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -10,24 +9,17 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from clower_jax.interop import weight_files
 from clower_jax.utils.folder_files import reason
+from input_pipeline.utils.hub_names import is_name, split
 
-_NAME = re.compile(r'(?P<repository>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?')
 # What is read of a model beside its weights, in the folder itself or one below (sentence-transformers).
 SMALL_FILES = ('*.json', '*.txt', '*.md')
 WEIGHTS = ('model*.safetensors', 'pytorch_model*.bin')  # those of the first kind that there is
 
 
-def is_name(source: str | Path) -> bool:
-    """Whether a text is a name on the hub: neither is it a path here, nor is there a folder OWNER, in which a
-    path was mistyped."""
-    path = Path(source)
-    return bool(_NAME.fullmatch(str(source))) and not path.exists() and not path.parent.exists()
-
-
 def base_name(source: str | Path) -> str:
     """What a source is called: the last part of its path, or of its name on the hub, without a revision."""
-    match = _NAME.fullmatch(str(source))
-    return match['repository'].rpartition('/')[2] if match and match['revision'] else Path(source).name
+    repository, revision = split(source)
+    return repository.rpartition('/')[2] if revision else Path(source).name
 
 
 def local_folder(source: str | Path) -> Path:
@@ -46,7 +38,7 @@ def pinned(source: str) -> str:
     if not is_name(source):
         return source
     # The cache has a folder for each commit, called by it.
-    return f'{_NAME.fullmatch(source)["repository"]}@{local_folder(source).name}'  # type: ignore[index]
+    return f'{split(source)[0]}@{local_folder(source).name}'
 
 
 def push(folder: str | Path, repository: str, private: bool = False) -> str:
@@ -70,8 +62,7 @@ def push(folder: str | Path, repository: str, private: bool = False) -> str:
 
 @functools.lru_cache
 def _fetch(source: str) -> Path:
-    match = _NAME.fullmatch(source)
-    repository, revision = match['repository'], match['revision']  # type: ignore[index]
+    repository, revision = split(source)
     api = huggingface_hub.HfApi()
     try:
         info = api.model_info(repository, revision=revision)

@@ -252,9 +252,13 @@ def _bert_source(kind: str, path: Path, config_path: Path) -> Source:
     if other_head:
         task = labels = None
     kind_of_model = 'word' if hf_bert.clower_entry(config, 'encoder') == 'word' else 'bert'
+    untrained: tuple[str, ...] = ()
+    if hf_bert.clower_entry(config, hf_bert.POOLER) == hf_bert.ZEROS:
+        untrained = tuple(f'{part.encoder}{POOLER}' for part in KINDS['clower'].parts.values())
     info = SourceInfo(
         model, tokens, base_size, labels, task, rates, other_head, kind_of_model, folder,
         problem_type=(task == 'classify' and config.get('problem_type')) or SINGLE_LABEL,
+        untrained=untrained,
     )  # fmt: skip
     untied = config.get('tie_word_embeddings') is False
     return Source(kind, path, config_path, vocabulary, info, untied=untied)

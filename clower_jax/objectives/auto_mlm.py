@@ -27,7 +27,6 @@ from clower_jax.objectives.sentence import SentenceTask, batch_counts, flat, has
 from clower_jax.ops import losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import rows_at
-from clower_jax.parallel.own_rows import OwnRows
 
 
 class Fusion(nn.Module):
@@ -99,9 +98,8 @@ class AutoMlm(SentenceTask):
                 'vectors of a text that Auto-MLM contrasts. Set one of them, 0.1 as a rule'
             )
         model = AutoMlmEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling)
-        own_rows, parts = OwnRows.from_config(config, mesh), microbatches.number(config, mesh)
         weights = config.loss.temperature, config.loss.mlm_weight
-        return cls(model, *weights, own_rows=own_rows, microbatches=parts)
+        return cls(model, *weights, **microbatches.from_config(config, mesh))
 
     @classmethod
     def trained_by(cls, config: Mapping[str, Any]) -> str:

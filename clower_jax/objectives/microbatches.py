@@ -7,7 +7,7 @@ means and dropout are those of the whole batch, and the gradient is, to rounding
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -18,6 +18,14 @@ from clower_jax.parallel import sharding
 from clower_jax.parallel.own_rows import OwnRows
 
 Rows = TypeVar('Rows')
+
+
+def from_config(config: ConfigDict, mesh: Mesh | None) -> dict[str, Any]:
+    """The fields of an objective that say how its batches are encoded: `own_rows`, `microbatches`.
+
+    Raises ValueError as `OwnRows.from_config` and `number` do.
+    """
+    return {'own_rows': OwnRows.from_config(config, mesh), 'microbatches': number(config, mesh)}
 
 
 def number(config: ConfigDict, mesh: Mesh | None = None) -> int:

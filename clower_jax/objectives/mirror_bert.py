@@ -16,7 +16,6 @@ from clower_jax.objectives.base import MetricSums
 from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
 from clower_jax.objectives.sentence import SentenceTask, batch_counts, encode_sides, has_dropout
 from clower_jax.ops import losses
-from clower_jax.parallel.own_rows import OwnRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +58,7 @@ class Mirror(SentenceTask):
             )
         encoder = SentenceEncoder(**encoder_settings(config, mesh), pooling=model.pooling)
         chosen = config.loss.temperature, config.loss.within, model.projection, model.feature_cutoff
-        own_rows, parts = OwnRows.from_config(config, mesh), microbatches.number(config, mesh)
-        return cls(encoder, *chosen, own_rows=own_rows, microbatches=parts)
+        return cls(encoder, *chosen, **microbatches.from_config(config, mesh))
 
     @classmethod
     def trained_by(cls, config: Mapping[str, Any]) -> str:

@@ -32,7 +32,6 @@ from clower_jax.objectives.sentence import (
 )
 from clower_jax.ops import losses
 from clower_jax.ops.linear import rows_at
-from clower_jax.parallel.own_rows import OwnRows
 
 CONTRASTS = ('cz_nce', 'info_nce')
 
@@ -69,8 +68,7 @@ class MlCtl(SentenceTask):
         return cls(
             SentenceEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling),
             max_aligned=config.data.max_aligned,
-            own_rows=OwnRows.from_config(config, mesh),
-            microbatches=microbatches.number(config, mesh),
+            **microbatches.from_config(config, mesh),
             **{name: config.loss[name] for name in chosen},
         )
 

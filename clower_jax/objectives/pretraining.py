@@ -95,8 +95,7 @@ class Pretrain:
             contrast_scope=config.loss.contrast_scope,
             sop_on=config.loss.sop_on,
             contrast_on=config.loss.contrast_on,
-            microbatches=microbatches.number(config, mesh),
-            own_rows=OwnRows.from_config(config, mesh),
+            **microbatches.from_config(config, mesh),
             **{name: config.loss[name] for name in chosen},
         )
 

@@ -63,8 +63,7 @@ class _Supervised:
             if other_seeds is not None:  # the means are over both passes
                 others = self._logits(params, batch, other_seeds)
                 sums = jax.tree.map(jnp.add, sums, self._sums(others, batch))
-                divergence = losses.symmetric_divergence(logits, others, self._labels(batch) >= 0)
-                sums['loss_r_drop'] = divergence
+                sums['loss_r_drop'] = self._divergence(logits, others, self._labels(batch))
             return sums, {}
 
         sums, _ = microbatches.encode(encode, params, (batch, per_row), self.microbatches, self.own_rows)
@@ -107,6 +106,12 @@ class _Supervised:
 
     def _part(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
         return losses.masked_cross_entropy(logits, labels)
+
+    def _divergence(
+        self, logits: jax.Array, others: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """How much two passes differ where there are labels: the sum, and of how many."""
+        return losses.symmetric_divergence(logits, others, labels >= 0)
 
     def _labels(self, batch: dict) -> jax.Array:
         return batch['labels']
@@ -151,6 +156,11 @@ class ClassifyMultiLabel(Classify):
     def _part(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
         return losses.masked_binary_cross_entropy(logits, labels)
 
+    def _divergence(
+        self, logits: jax.Array, others: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return losses.symmetric_binary_divergence(logits, others, labels >= 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Regress(Classify):
@@ -161,6 +171,15 @@ class Regress(Classify):
 
     def _part(self, logits: jax.Array, labels: jax.Array) -> losses.Sums:
         return losses.masked_squared_error(logits[:, 0], labels)
+
+    def _divergence(
+        self, logits: jax.Array, others: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Squared differences: the divergence of the normal distributions whose likelihood the squared error
+        is, both ways the same."""
+        none = jnp.where(jnp.isnan(labels), jnp.nan, 0.0)
+        part = losses.masked_squared_error(logits[:, 0] - others[:, 0], none)
+        return part.loss, part.count
 
 
 BY_PROBLEM_TYPE = {SINGLE_LABEL: Classify, MULTI_LABEL: ClassifyMultiLabel, REGRESSION: Regress}
@@ -254,10 +273,6 @@ class Choose(_Supervised):
 
 
 def _how(config: ConfigDict, mesh: Mesh | None) -> dict[str, Any]:
-    """Fields of `_Supervised`: where batches lie, in how many parts they are encoded, and R-Drop's weight, 0
-    in runs of before there was the key."""
-    return {
-        'own_rows': OwnRows.from_config(config, mesh),
-        'microbatches': microbatches.number(config, mesh),
-        'r_drop': config.get('loss', {}).get('r_drop', 0.0),
-    }
+    """Fields of `_Supervised`: how batches are encoded, and R-Drop's weight, 0 in runs of before there was
+    the key."""
+    return microbatches.from_config(config, mesh) | {'r_drop': config.get('loss', {}).get('r_drop', 0.0)}

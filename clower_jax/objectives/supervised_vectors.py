@@ -17,7 +17,6 @@ from clower_jax.objectives.base import MetricSums
 from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
 from clower_jax.objectives.sentence import PAIR, SentenceTask, batch_counts, encode_sides
 from clower_jax.ops.nt_xent import HardNegatives, nt_xent
-from clower_jax.parallel.own_rows import OwnRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +43,7 @@ class SupervisedVectors(SentenceTask):
         settings."""
         encoder = SentenceEncoder(**encoder_settings(config, mesh), pooling=config.model.pooling)
         chosen = config.loss.temperature, config.loss.symmetric, config.model.projection
-        own_rows, parts = OwnRows.from_config(config, mesh), microbatches.number(config, mesh)
-        return cls(encoder, *chosen, own_rows=own_rows, microbatches=parts)
+        return cls(encoder, *chosen, **microbatches.from_config(config, mesh))
 
     @classmethod
     def trained_by(cls, config: Mapping[str, Any]) -> str:

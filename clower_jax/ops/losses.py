@@ -37,6 +37,13 @@ def symmetric_divergence(a: jax.Array, b: jax.Array, valid: jax.Array) -> tuple[
     return jnp.where(valid, both, 0.0).sum(), valid.sum().astype(jnp.float32)
 
 
+def symmetric_binary_divergence(a: jax.Array, b: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same of the Bernoulli distributions whose log odds `a` and `b` are; all [...]."""
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    both = 0.5 * (jax.nn.sigmoid(a) - jax.nn.sigmoid(b)) * (a - b)
+    return jnp.where(valid, both, 0.0).sum(), valid.sum().astype(jnp.float32)
+
+
 def masked_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> Sums:
     """Binary cross-entropies of logits against int labels 0 and 1, both [..., C], counted each by itself;
     labels below 0 do not count. Right is a probability on the label's side of one half."""

@@ -1,16 +1,19 @@
 """The known data sets of labelled texts: their columns and labels; types of entities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from input_pipeline.datasets.tables import NLI_LABELS, Spec
 
 
 class DatasetSpec(NamedTuple):
-    """What a data set's files hold. `labels` are the classes, in the order of the logits."""
+    """What a data set's files hold. `labels` are the classes, in the order of the logits; `codes`: what a
+    submission has for them, where that is something else."""
 
     labels: tuple[str, ...]
     spec: Spec
+    codes: Mapping[str, str] = MappingProxyType({})
 
 
 _TNEWS = {
@@ -41,7 +44,9 @@ DATASETS = {
     ),
     # The paper joins title and keywords.
     'tnews': DatasetSpec(
-        tuple(_TNEWS.values()), Spec(('sentence', 'keywords'), joined=True, label_names=_TNEWS)
+        tuple(_TNEWS.values()),
+        Spec(('sentence', 'keywords'), joined=True, label_names=_TNEWS),
+        {name: code for code, name in _TNEWS.items()},
     ),
     'bq': DatasetSpec(('0', '1'), Spec(pair=True)),
     'lcqmc': DatasetSpec(('0', '1'), Spec(pair=True)),

@@ -33,7 +33,7 @@ class Choice(NamedTuple):
     where: str
 
 
-def read(path: str, answered: bool = True, ledger: Ledger | None = None) -> list[Choice]:
+def read(path: str, answered: bool = True, ledger: Ledger | None = None, start: int = 0) -> list[Choice]:
     """The questions of a file, in its order, in one of these forms, which is found out:
 
     C3: one array of [sentences, [{"question", "choice": […], "answer": the choice}], id]. CHID: on each line
@@ -42,7 +42,7 @@ def read(path: str, answered: bool = True, ledger: Ledger | None = None) -> list
     `choices`, `answer`, which is a choice or its place from 0, and `context`, a text or a list, if there is
     one.
 
-    `ledger` gets the 'questions' that were read.
+    `ledger` gets the 'questions' that were read; `start` is the number of the first.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -62,7 +62,7 @@ def read(path: str, answered: bool = True, ledger: Ledger | None = None) -> list
             raise ValueError(f'{path}: this is not JSON ({error}); one array, or an object a line') from error
         rows = [(value, f'{path}:object {number}') for number, value in enumerate(values, 1)]
     answers = _answers(path)
-    numbers = itertools.count()
+    numbers = itertools.count(start)
     questions = []
     for row, where in rows:
         try:
@@ -126,8 +126,8 @@ def _questions(row: Any, where: str, answers: Mapping[str, Any], numbers: Iterat
 def _question(context: str, row: Mapping[str, Any], where: str, number: int) -> Choice:
     choices = _several(tuple(map(_text, row[next(filter(row.__contains__, _CHOICES), _CHOICES[0])])))
     answer = _place(next((row[name] for name in _ANSWER if row.get(name) not in (None, '')), None), choices)
-    name = row.get('id')
-    known = name if isinstance(name, int | str) else number
+    name = tables.row_id(row)
+    known = number if name is None else name
     return Choice(_text(context), None, _text(row.get('question', '')), choices, answer, known, where)
 
 

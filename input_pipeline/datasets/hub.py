@@ -11,6 +11,7 @@ _NAME = re.compile(r'hf:(?P<source>[^:]+):(?P<split>\w+(\[[^\]]*\])?)')
 _REPOSITORY = re.compile(r'(?P<path>[\w.-]+/[\w.-]+)(/(?P<config>[\w./-]+))?')
 SPLITS = ('train', 'dev', 'test')
 _CLUE = 'the CLUE benchmark, github.com/CLUEbenchmark/CLUE'
+_CLUE_TESTS = ('test1.1.json', 'test.json', 'test1.0.json')  # the one that is scored today first
 
 T = TypeVar('T')
 
@@ -120,7 +121,7 @@ SOURCES = {
     ),
     'wsc': Source(
         _CLUE,
-        _by_split(('train.json',), ('dev.json',), ('test.json', 'test1.0.json', 'test1.1.json')),
+        _by_split(('train.json',), ('dev.json',), _CLUE_TESTS),
         _by_split(1244, 304),
         _hub_names('clue/clue/cluewsc2020'),
     ),
@@ -128,6 +129,7 @@ SOURCES = {
         'the C3 authors, github.com/nlpdata/c3, and the CLUE benchmark',
         {
             split: tuple(f'{name}m-{split}.json,{name}d-{split}.json' for name in ('c3-', ''))
+            + (_CLUE_TESTS if split == 'test' else ())
             for split in SPLITS
         },
         {},
@@ -135,7 +137,7 @@ SOURCES = {
     ),
     'chid': Source(
         _CLUE + ' (each with its …_answer.json)',
-        _by_split(('train.json',), ('dev.json',), ('test.json', 'test1.0.json', 'test1.1.json')),
+        _by_split(('train.json',), ('dev.json',), _CLUE_TESTS),
         {},
         {},
     ),

@@ -29,7 +29,7 @@ class Example(NamedTuple):
     """A text, or a pair. `label` is None where the file has none; `where` is 'file:line'; `language` is ''
     where nothing says it. Where a text may have several labels, `label` is None and `labels` are those that
     it has; None where the file has none. `negative`, of a triplet: a text that means another thing, None
-    where there is none."""
+    where there is none. `id`: what the file calls it, None where it has no such column."""
 
     text_a: str
     text_b: str | None
@@ -38,6 +38,7 @@ class Example(NamedTuple):
     language: str = ''
     labels: tuple[str, ...] | None = None
     negative: str | None = None
+    id: int | str | None = None
 
 
 def read(
@@ -89,7 +90,8 @@ def read(
         name = None if label is None else spec.label_names.get(label, label)
         language = language if spec.languages else ''
         second = parts[1] if len(parts) > 1 else None
-        examples.append(Example(parts[0], second, name, where, language, labels, negative))
+        number = None if 'id' in (*texts, label_column) else tables.row_id(row)
+        examples.append(Example(parts[0], second, name, where, language, labels, negative, number))
     counts = +counts
     if ledger is not None:
         dropped = {reason: count for reason, count in counts.items() if reason != EMPTY}

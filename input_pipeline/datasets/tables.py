@@ -292,6 +292,12 @@ def _parse(path: str, number: int, text: str) -> Any:
         ) from error
 
 
+def row_id(row: Mapping[str, Any]) -> int | str | None:
+    """What a file calls a row, in its column `id`; None where it does not."""
+    name = row.get('id')
+    return name if type(name) is int or isinstance(name, str) and name else None
+
+
 # Which column is which
 
 

@@ -26,11 +26,13 @@ _TYPE, _SURFACE = ('label', 'type', 'entity_group'), ('entity', 'text', 'mention
 
 
 class TaggedText(NamedTuple):
-    """A text and its entities in characters, in order; None where they are not known. where: 'file:line'."""
+    """A text and its entities in characters, in order; None where they are not known. where: 'file:line';
+    id: what the file calls it, None where it does not."""
 
     text: str
     spans: tuple[Span, ...] | None
     where: str
+    id: int | str | None = None
 
 
 def read(path: str, labelled: bool = True, ledger: Ledger | None = None) -> list[TaggedText]:
@@ -57,7 +59,10 @@ def read(path: str, labelled: bool = True, ledger: Ledger | None = None) -> list
     """
     dropped: Counter[str] = Counter()
     if hub.is_name(path) or path.lower().endswith(('.json', '.jsonl')):
-        texts = [_from_row(row, where, dropped) for where, row in tables.table(path).rows]
+        texts = [
+            _from_row(row, where, dropped)._replace(id=tables.row_id(row))
+            for where, row in tables.table(path).rows
+        ]
     else:
         texts = list(_from_lines(path, tables.read_text(path).removesuffix('\n').split('\n')))
     unlabelled = next((text for text in texts if text.spans is None), None)

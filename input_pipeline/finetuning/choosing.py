@@ -147,7 +147,9 @@ def read(
     data, questions = config.data, {}
     for name, path in files.paths(config).items():
         answered = config.mode == 'evaluate' or config.mode == 'train' and name != 'test'
-        found = [q for file in files.files_of(path) for q in choices.read(file, answered, ledgers[name])]
+        found: list[Choice] = []
+        for file in files.files_of(path):
+            found += choices.read(file, answered, ledgers[name], len(found))
         questions[name] = [q._replace(answer=None) for q in found] if config.mode == 'predict' else found
         files.check_size(data, name, len(found))
     if config.mode == 'train' and 'validation' not in questions and data.dev_fraction:

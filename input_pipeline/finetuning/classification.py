@@ -121,21 +121,26 @@ class Classification:
             for number in worst.tolist()
         ]
 
+    def _id(self, number: int) -> int | str:
+        """What predictions.json calls an example."""
+        name = self._examples[number].id
+        return number if name is None else name
+
     def _shown(self, number: int, label: str, predicted: str) -> dict[str, str]:
         example = self._examples[number]
         text, where = ' ⧸ '.join(filter(None, example[:2])), Path(example.where).name
         return {'text': text, 'label': label, 'predicted': predicted, 'where': where}
 
     def write_predictions(self, folder: Path, logits: np.ndarray) -> None:
-        """predictions.json, an object a line in file order, as CLUE takes them: `id`, `label` (as the data
-        set's own files call it; then `label_desc` is our name for it); and the label's `probability`, and
-        `where` the text stands."""
+        """predictions.json, an object a line in file order, as CLUE takes them: `id`, the file's or the
+        example's number, `label` (as the data set's own files call it; then `label_desc` is our name for it);
+        and the label's `probability`, and `where` the text stands."""
         probability = _softmax(logits).max(axis=1)
         path = folder / 'predictions.json'
         with output_file.atomic_write(path) as partial, partial.open('w', encoding='utf-8') as out:
             for number, (index, p) in enumerate(zip(logits.argmax(axis=1), probability)):
                 label = self.labels[index]
-                line = {'id': number, 'label': self._codes.get(label, label)}
+                line = {'id': self._id(number), 'label': self._codes.get(label, label)}
                 line |= {'label_desc': label} if label in self._codes else {}
                 where = Path(self._examples[number].where).name
                 line |= {'probability': round(float(p), 6), 'where': where}

@@ -81,7 +81,7 @@ class MultiLabel(Classification):
         for number, (example, row) in enumerate(zip(self._examples, probabilities, strict=True)):
             given = np.flatnonzero(row >= thresholds)
             line = {
-                'id': number,
+                'id': self._id(number),
                 'label': [self.labels[place] for place in given],
                 'probability': [round(float(row[place]), 6) for place in given],
                 'where': Path(example.where).name,
@@ -134,7 +134,11 @@ class Regression(Classification):
         stands."""
         lines = []
         for number, (example, (score,)) in enumerate(zip(self._examples, logits, strict=True)):
-            line = {'id': number, 'label': round(float(score), 6), 'where': Path(example.where).name}
+            line = {
+                'id': self._id(number),
+                'label': round(float(score), 6),
+                'where': Path(example.where).name,
+            }
             lines.append(json.dumps(line, ensure_ascii=False) + '\n')
         output_file.write_text(folder / 'predictions.json', ''.join(lines))
 
@@ -162,10 +166,7 @@ def read(
             name: MultiLabel(split, *args, chooses=config.mode == 'train' and name == 'validation', **options)
             for name, split in examples.items()
         }
-    label_names = catalog.spec_of(data.dataset).label_names
-    codes = {name: code for code, name in label_names.items()}
-    if len(codes) < len(label_names) or not set(data.labels) <= set(codes):
-        codes = {}  # several spellings of one label: there is no one code
+    codes = catalog.DATASETS[data.dataset].codes if data.dataset in catalog.DATASETS else {}
     return {name: Classification(split, *args, codes, **options) for name, split in examples.items()}
 
 

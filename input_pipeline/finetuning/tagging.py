@@ -119,14 +119,16 @@ class Tagging:
         """None: a matrix of tags would say little of entities."""
 
     def write_predictions(self, folder: Path, predicted: Entities) -> None:
-        """predictions.json, an object a line in file order, as CLUENER takes them: `id`, `text`, `label`,
-        {type: {entity: [[first, last]]}}, the last character included; and `where` the text stands."""
+        """predictions.json, an object a line in file order, as CLUENER takes them: `id` (the file's, or the
+        text's number), `text`, `label`, {type: {entity: [[first, last]]}}, the last character included; and
+        `where` the text stands."""
         lines = []
         for number, (text, spans) in enumerate(zip(self._texts, predicted, strict=True)):
             label: dict[str, dict[str, list]] = {}
             for start, end, type_ in spans:
                 label.setdefault(type_, {}).setdefault(text.text[start:end], []).append([start, end - 1])
-            line = {'id': number, 'text': text.text, 'label': label, 'where': Path(text.where).name}
+            name = number if text.id is None else text.id
+            line = {'id': name, 'text': text.text, 'label': label, 'where': Path(text.where).name}
             lines.append(json.dumps(line, ensure_ascii=False) + '\n')
         output_file.write_text(folder / 'predictions.json', ''.join(lines))
 

@@ -9,6 +9,7 @@ from, nor on the number of processes that read it.
 
 import copy
 import functools
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from input_pipeline.pretraining.baseline_masks import (
 from input_pipeline.text.constants import IGNORED_LABEL
 from input_pipeline.text.model_inputs import inputs_of, kind_name
 from input_pipeline.text.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 VALIDATION_SEED = 0  # not the run's seed: every run is measured on the same masks
 PADDING = {'sop_labels': -1, 'char_mlm_labels': IGNORED_LABEL, 'word_mlm_labels': IGNORED_LABEL}
@@ -84,6 +87,24 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     config.model.vocab_size, config.model.base_vocab_size = len(vocab), vocab.base_size
     recipe(config)
     return config
+
+
+def warn_of_little_text(config: ConfigDict) -> None:
+    """Logs what a resolved config's corpus is too small for: a batch of different texts, an evaluation."""
+    records = read_manifest(config.data.corpus)['records']
+    train, texts = records['train'], config.batch_size // config.data.explored_masks
+    if train < texts:
+        log.warning(
+            '%s has %d training records and a batch %d: each is in a batch more than once, so its words are '
+            'their own negatives, and is soon known by heart. Give more text, or --config.batch_size=%d',
+            config.data.corpus, train, texts, train * config.data.explored_masks,
+        )  # fmt: skip
+    if not records['validation']:
+        log.warning(
+            '%s holds nothing out, so there is no evaluation: that takes a second document (in .txt blank '
+            'lines are between documents)',
+            config.data.corpus,
+        )
 
 
 def batches(

@@ -11,6 +11,8 @@ from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.sentences import sentences
 from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils import hub_names
+from input_pipeline.utils.json_values import one_line
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +32,13 @@ class WordTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> 'WordTokenizer':
-        """That of a folder which `clower_jax.convert export` wrote with its word rows.
+        """That of a folder which `clower_jax.convert export` wrote with its word rows, or of its name on the
+        Hugging Face hub.
 
-        Raises FileNotFoundError where the folder has no words, ValueError where its vocabulary is damaged,
-        ImportError where its segmenter is not installed.
+        Raises FileNotFoundError where the folder has no words, ValueError where its vocabulary is damaged or
+        the hub does not give it, ImportError where its segmenter is not installed.
         """
-        path = Path(folder, VOCABULARY)
+        path = _from_hub(str(folder)) if hub_names.is_name(folder) else Path(folder, VOCABULARY)
         if not path.is_file():
             raise FileNotFoundError(
                 f'{path} is missing: only a folder with word rows has one '
@@ -115,6 +118,21 @@ class WordTokenizer:
             'token_type_ids': _padded(segments, length),
             'attention_mask': _padded([[1] * len(row) for row in rows], length),
         }
+
+
+def _from_hub(name: str) -> Path:
+    """The vocabulary of a model on the hub, its sidecar beside it."""
+    import huggingface_hub
+
+    repository, revision = hub_names.split(name)
+    files = [VOCABULARY, Path(VOCABULARY).with_suffix('.json').name]
+    try:
+        folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=files)
+    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise ValueError(
+            f'{name!r} is neither a folder here nor a model that the hub gives ({one_line(str(error))[:200]})'
+        ) from error
+    return Path(folder, VOCABULARY)
 
 
 def _fit(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:

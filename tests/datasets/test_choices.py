@@ -50,6 +50,7 @@ def test_c3(write):
     assert (second.answer, second.id, second.where) == (0, 1, f'{path}:object 1')
     assert (third.answer, third.id, third.where) == (0, 7, f'{path}:object 2')
     assert ledger.to_json() == {'questions': {'read': 3, 'kept': 3, 'dropped': {}}}
+    assert [question.id for question in choices.read(path, start=5)] == [5, 6, 7]  # the last is its own
 
 
 def test_chid(write):

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from input_pipeline.datasets import catalog, hub, labelled
+from configs import choose, classify, tag
+from input_pipeline.datasets import catalog, files, hub, labelled
 
 
 @pytest.fixture
@@ -75,6 +76,32 @@ def test_without_the_library(monkeypatch):
         ImportError, match=r"^hf:a/b:train needs the library datasets: pip install 'clower-jax\[hub\]'"
     ):
         hub.fetch('hf:a/b:train')
+
+
+CLUE = ('train.json', 'dev.json', 'test.json')
+CHID = ('train.json', 'train_answer.json', 'dev.json', 'dev_answer.json', 'test1.0.json', 'test1.1.json')
+C3 = ('d-train.json', 'm-train.json', 'd-dev.json', 'm-dev.json', 'test1.0.json', 'test1.1.json')
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'published', 'found'),
+    [
+        *((name, CLUE, CLUE) for name in ('cluener', 'iflytek', 'cmnli', 'csl')),
+        ('wsc', (*CLUE, 'test1.0.json'), CLUE),
+        ('chid', CHID, ('train.json', 'dev.json', 'test1.1.json')),
+        ('c3', C3, ('m-train.json,d-train.json', 'm-dev.json,d-dev.json', 'test1.1.json')),
+        ('msra', ('train1.txt', 'testright1.txt'), ('train1.txt', None, 'testright1.txt')),
+    ],
+)
+def test_the_files_of_an_official_archive_are_found(tmp_path, dataset, published, found):
+    for name in published:
+        (tmp_path / name).touch()
+    config = {'c3': choose, 'chid': choose, 'msra': tag, 'cluener': tag}.get(dataset, classify)
+    config = config.get_config(dataset)
+    config.data.folder = str(tmp_path)
+    names = (','.join(str(tmp_path / part) for part in name.split(',')) if name else None for name in found)
+    expected = dict(zip(('train', 'validation', 'test'), names, strict=True))
+    assert files.paths(config) == {split: path for split, path in expected.items() if path}
 
 
 def test_missing_files_are_explained():

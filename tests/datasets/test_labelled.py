@@ -540,6 +540,16 @@ def test_the_rest_of_clue(write, dataset, row, expected):
     assert triples(labelled.read(unlabelled, catalog.spec_of(dataset))[0]) == [(*expected[:2], None)]
 
 
+def test_a_row_keeps_its_id(write):
+    rows = [{'id': 7, 'text': '好', 'label': '1'}, {'id': 'a', 'text': '坏', 'label': '0'}]
+    rows += [{'text': '中', 'label': '1'}, {'id': True, 'text': '上', 'label': '1'}]
+    path = write('a.jsonl', ''.join(json.dumps(row) + '\n' for row in rows))
+    assert [example.id for example in labelled.read(path)[0]] == [7, 'a', None, None]
+    path = write('a.tsv', 'id\ttext\tlabel\n07\t好\t1\n')
+    assert labelled.read(path)[0][0].id == '07'
+    assert labelled.read(path, Spec(text_columns=('id',)))[0][0].id is None
+
+
 @pytest.mark.parametrize('target', [None, {}, {'span1_index': 9, 'span1_text': '床'}, 'x'])
 def test_spans_that_are_not_in_the_text(write, target):
     row = {'text': '有床放着', 'label': 'true', 'target': target}

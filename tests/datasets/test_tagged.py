@@ -114,6 +114,12 @@ def test_texts_to_predict_on(read):
     assert read('a.jsonl', [{'tokens': ['好']}], labelled=False) == [('好', None)]
 
 
+def test_a_text_keeps_its_id(tmp_path):
+    path = tmp_path / 'test.json'
+    path.write_text('{"id": 3, "text": "好"}\n{"text": "好"}\n', encoding='utf-8')
+    assert [text.id for text in tagged.read(str(path), labelled=False)] == [3, None]
+
+
 def test_what_is_not_there_is_dropped_and_counted(read):
     ledger = Ledger()
     label = {'PER': {'王明': [[0, 1], [1, 2]], '王': [[2, 2]]}}

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import classify, cmrc, drcd
 from helpers import finetuned
-from input_pipeline.datasets import files, hub
+from input_pipeline.datasets import catalog, files, hub
 from input_pipeline.finetuning import classification
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.text.vocabulary import Vocabulary, read_tokens
@@ -316,6 +316,39 @@ def test_predictions_of_tnews_have_the_codes_of_clue(tmp_path):
     ]
     assert lines[0]['probability'] == pytest.approx(np.exp(3) / (np.exp(3) + 14), abs=1e-6)
     assert split.score(found)['macro_f1'] == 0 and np.trace(split.confusion(found)) == 0
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'row', 'label'),
+    [
+        ('iflytek', {'sentence': '丁七'}, '118'),
+        ('cmnli', {'sentence1': '丁', 'sentence2': '七'}, 'neutral'),
+        ('ocnli', {'sentence1': '丁', 'sentence2': '七', 'prem_id': 'a'}, 'contradiction'),
+        ('afqmc', {'sentence1': '丁', 'sentence2': '七'}, '0'),
+        ('csl', {'abst': '丁', 'keyword': ['七', '万']}, '1'),
+        (
+            'wsc',
+            {
+                'target': {'span1_index': 0, 'span1_text': '丁', 'span2_index': 1, 'span2_text': '七'},
+                'text': '丁七',
+            },
+            'false',
+        ),
+    ],
+)
+def test_predictions_of_an_official_test_file_are_what_clue_takes(tmp_path, dataset, row, label):
+    """Which has ids and no labels: a line for each row in its order, the label as the files have it."""
+    rows = ''.join(json.dumps({'id': number} | row, ensure_ascii=False) + '\n' for number in (4, 5))
+    (tmp_path / 'test.json').write_text(rows, encoding='utf-8')
+    config = classify.get_config(dataset)
+    config.mode, config.data.folder = 'predict', str(tmp_path)
+    labels = catalog.DATASETS[dataset].labels
+    config.data.update(vocab=str(finetuned.write_vocab(tmp_path)), labels=labels)
+    split = prepared(config)[1].splits['test']
+    logits = np.eye(len(labels), dtype=np.float32)[[labels.index(label), 0]]
+    split.write_predictions(tmp_path, logits)
+    lines = [json.loads(line) for line in (tmp_path / 'predictions.json').read_text('utf-8').splitlines()]
+    assert [(line['id'], line['label']) for line in lines] == [(4, label), (5, labels[0])]
 
 
 def test_drcd_is_answered_as_it_is_written(tmp_path):

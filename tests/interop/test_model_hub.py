@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from clower_jax import Encoder, convert
+from clower_jax import Encoder, convert, jobs
 from clower_jax.interop import model_hub, weight_sources
+from configs import tables
 from helpers import hub_server
+from input_pipeline.word_tokenizer import WordTokenizer
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / 'docs' / 'results' / 'clower-mini'
@@ -40,6 +42,20 @@ def test_a_name_stands_for_its_folder(server):
     assert info.folder.name == server.revisions[0] and info.tokens == weight_sources.source_info(SMALL).tokens
     texts = ['今天天气很好', '语言模型']
     assert np.array_equal(Encoder.load(NAME).encode(texts), Encoder.load(SMALL).encode(texts))
+
+
+def test_the_words_of_a_name(server):
+    words = ROOT / 'docs' / 'results' / 'clower-mini-word'
+    server.add_folder('somebody/words', words)
+    texts = ['今天天气很好', '语言模型']
+    expected = WordTokenizer.load(words)(texts)['input_ids']
+    assert np.array_equal(WordTokenizer.load('somebody/words')(texts)['input_ids'], expected)
+    assert not [line for line in server.requests if 'safetensors' in line]
+    with pytest.raises(FileNotFoundError, match='only a folder with word rows has one'):
+        WordTokenizer.load(NAME)
+    with pytest.raises(ValueError, match=r"^'nobody/nothing' is neither a folder here nor a model") as error:
+        WordTokenizer.load('nobody/nothing')
+    assert '\n' not in str(error.value)
 
 
 def test_a_pinned_name_stays_with_its_commit(server):
@@ -132,6 +148,18 @@ def test_a_run_keeps_the_commit_that_it_began_with(server, tmp_path):
     server.add(NAME, {'README.md': b'gone'})
     before = len(server.requests)
     assert run(4) == pinned and len(server.requests) == before
+
+
+def test_the_cells_of_a_grid_keep_the_commit_of_the_first(server, tmp_path):
+    job, folder = jobs.Job(tables.get_config(), '', tmp_path), tmp_path / 'models' / 'mini'
+    pinned = {'init_from': f'{NAME}@{server.revisions[0]}'}
+    assert jobs._model_of_grid(job, f'mini={NAME}', folder) == pinned
+    cell = tmp_path / 'cells' / 'mini' / 'tnews' / 'seed-0'
+    cell.mkdir(parents=True)
+    (cell / 'config.json').write_text(json.dumps(pinned | {'task': 'classify', 'model': {}, 'data': {}}))
+    server.add(NAME, {'README.md': b'gone'})
+    model_hub._fetch.cache_clear()
+    assert jobs._model_of_grid(job, f'mini={NAME}', folder) == pinned
 
 
 def test_push_uploads_what_export_wrote(server, capsys):

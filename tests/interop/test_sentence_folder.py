@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
-from clower_jax import Encoder
+from clower_jax import Encoder, convert
 from clower_jax.export.bert_folder import export
 from helpers import workdirs
 from helpers.sentence_folder import TEXTS
@@ -151,14 +151,27 @@ def test_a_damaged_folder(bert, tmp_path, name, content, message):
 def test_our_sentence_encoders_are_folders_of_sentence_transformers(tmp_path, pooling):
     workdirs.make(tmp_path / 'run', 'mirror', **{'model.pooling': pooling})
     folder = export(tmp_path / 'run', tmp_path / 'exported')
-    with workdirs.warnings_of('sentence_transformers') as logged:
+    with (
+        workdirs.warnings_of('sentence_transformers') as logged,
+        workdirs.warnings_of('transformers') as logged_too,
+    ):
         encoder = check(folder)
-    assert not logged and encoder.max_length == workdirs.config_of('mirror').data.max_length
+    assert not logged + logged_too and encoder.max_length == workdirs.config_of('mirror').data.max_length
     np.testing.assert_array_equal(Encoder.load(tmp_path / 'run').encode(TEXTS), encoder.encode(TEXTS))
     export(tmp_path / 'run', folder, overwrite=True)  # which is one of its own
     (folder / '1_Pooling' / 'notes.txt').write_text('mine')
     with pytest.raises(ValueError, match=r'no export wrote \(1_Pooling/notes\.txt\)'):
         export(tmp_path / 'run', folder, overwrite=True)
+
+
+def test_a_pooler_that_nothing_trained_is_zeros_and_not_read(tmp_path):
+    workdirs.make(tmp_path / 'run', 'mirror')
+    folder = export(tmp_path / 'run', tmp_path / 'exported')
+    assert not any(value.any() for name, value in workdirs.tensors(folder).items() if 'pooler' in name)
+    assert 'Nothing trained a pooler, so it is all zeros' in (folder / 'README.md').read_text('utf-8')
+    random = convert.import_weights(folder, tmp_path / 'imported').random
+    for encoder in ('char_encoder', 'word_encoder'):
+        assert f'{encoder}/pooler.dense/kernel (nothing trained it in the source)' in random
 
 
 def test_other_exports_say_nothing_of_pooling(tmp_path):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from clower_jax.objectives import registry
-from configs import supervised_vectors
+from clower_jax.parallel import sharding
+from configs import choose, supervised_vectors
 from helpers import finetuned, frozen
+from helpers.meshes import mesh_of
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.text.vocabulary import Vocabulary
 
@@ -32,18 +34,33 @@ def cases(tmp_path_factory):
     tokens = list(dict.fromkeys([*finetuned.SPECIAL, *''.join(texts)]))
     vocabulary = Vocabulary(tokens, len(tokens))
     config, data = finetuning_data.prepare(config, vocabulary)
-    return out | {'supervised_vectors': (config, next(data.batches(config)))}
+    return out | {'supervised_vectors': (config, next(data.batches(config))), 'choose': choice()}
 
 
-def step(config, batch, microbatches):
+def choice():
+    """(config, batch) of multiple choice with R-Drop: some questions have two choices, one has no answer."""
+    config = choose.get_config()
+    changes = {'model.kind': 'bert', 'model.vocab_size': 40, 'model.base_vocab_size': 40, 'loss.r_drop': 1.0}
+    config.update_from_flattened_dict(frozen.MODEL | frozen.RUN | changes)
+    ids = np.random.default_rng(0).integers(5, 40, (8, 3, 12)).astype(np.int32)
+    ids[::2, 2], ids[1:, :, 9:] = 0, 0
+    segments = ((np.arange(12) > 5) & (ids > 0)).astype(np.int32)
+    labels = np.array([0, 2, 1, -1, 0, 1, 1, 2], np.int32)
+    return config, {'char_ids': ids, 'char_segments': segments, 'labels': labels}
+
+
+def step(config, batch, microbatches, mesh=None, spread=0.3):
     """(loss, sums), gradient by random parameters, with dropout. With smaller ones all texts have nearly the
     same vector, and the gradient of a contrast is a difference that is mostly rounding."""
     config = copy.deepcopy(config)
     config.microbatches = microbatches
-    task = registry.from_config(config)
+    task = registry.from_config(config, mesh)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda x: rng.normal(0, spread, x.shape).astype(np.float32), shapes)
+    if mesh:
+        batch = sharding.shard_batch(mesh, batch, 8)
+        params = jax.device_put(params, sharding.tree_shardings(mesh, params))
     return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, batch, jax.random.key(3))
 
 
@@ -68,10 +85,25 @@ def assert_equal_steps(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [*NAMES, 'supervised_vectors'])
+@pytest.mark.parametrize('name', [*NAMES, 'supervised_vectors', 'choose'])
 def test_the_gradient_is_that_of_the_whole_batch(cases, name):
     config, batch = cases[name]
-    assert_equal_steps(step(config, batch, 1), step(config, batch, 4))
+    one, other = step(config, batch, 1), step(config, batch, 4)
+    if name == 'choose':  # to add the same to all choices changes nothing
+        for _, gradient in (one, other):
+            assert np.abs(gradient['chooser'].pop('bias')) < 1e-6
+    assert_equal_steps(one, other)
+
+
+@pytest.mark.slow
+def test_the_gradient_is_that_of_the_whole_batch_where_data_and_tensors_are_split(cases):
+    """With weights and a temperature for which texts differ: where all are alike, what is left of the
+    contrast's gradient depends on the order of sums, on one device as well."""
+    config, batch = cases['supervised_vectors']
+    config = copy.deepcopy(config)
+    config.loss.temperature = 1.0
+    whole = step(config, batch, 1, spread=0.6)
+    assert_equal_steps(whole, step(config, batch, 2, mesh_of(2, 1, 2), spread=0.6))
 
 
 def test_a_batch_that_does_not_divide_is_refused(cases):

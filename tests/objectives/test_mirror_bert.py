@@ -392,6 +392,7 @@ def test_before_and_after(trained):
     assert losses[-1] < losses[0]
     text = jobs._after_fine_tuning('configs/mirror.py:sentence', workdir, results, config)
     assert 'validation, before: spearman' in text
+    assert f'or: python -m clower_jax.encode --model {workdir} --input' in text and 'predict' not in text
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,27 @@ def test_masked_cross_entropy_survives_large_logits():
     # A naive softmax overflows from about 88 on.
     got = losses.masked_cross_entropy(np.array([[1e4, 0, -1e4]], np.float32), np.array([1]))
     assert got.loss == 1e4
+
+
+# ---- how much two passes differ ----
+
+
+def test_divergences_are_torchs():
+    a, b = np.random.default_rng(0).normal(0, 2, (2, 5, 4)).astype(np.float32)
+    valid = np.arange(20).reshape(5, 4) % 3 > 0
+
+    def both_ways(kind):
+        p, q = (kind(logits=torch.tensor(x, dtype=torch.float64)) for x in (a, b))
+        kl = torch.distributions.kl_divergence
+        return 0.5 * (kl(p, q) + kl(q, p)).numpy()
+
+    for ours, kind, counted in (
+        (losses.symmetric_divergence, torch.distributions.Categorical, valid[:, 0]),
+        (losses.symmetric_binary_divergence, torch.distributions.Bernoulli, valid),
+    ):
+        total, count = ours(a, b, counted)
+        np.testing.assert_allclose(total, both_ways(kind)[counted].sum(), rtol=1e-5)
+        assert count == counted.sum() and ours(a, a, counted)[0] == 0
 
 
 # ---- span means ----

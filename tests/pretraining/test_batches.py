@@ -36,6 +36,24 @@ def test_resolve_fills_in_what_the_corpus_knows(config):
     assert (again.data.char_length, again.data.word_length) == (64, 60)
 
 
+def test_little_text_is_said(config, monkeypatch, caplog):
+    batches.warn_of_little_text(config)
+    assert not caplog.messages
+    train = len(record_source.open_split(config.data.corpus, 'train'))
+    for size, masks, said in ((train, 1, 0), (train + 1, 1, 1), (2 * train, 2, 0), (2 * train + 2, 2, 1)):
+        other = changed(config, explored_masks=masks)
+        other.batch_size = size
+        caplog.clear()
+        batches.warn_of_little_text(other)
+        assert len(caplog.messages) == said
+    assert f'{train} training records and a batch {train + 1}: each is in a batch more' in caplog.text
+    assert caplog.text.rstrip().endswith(f'--config.batch_size={2 * train}')
+    caplog.clear()
+    monkeypatch.setattr(batches, 'read_manifest', lambda _: {'records': {'train': 99, 'validation': 0}})
+    batches.warn_of_little_text(config)
+    assert 'holds nothing out, so there is no evaluation: that takes a second document' in caplog.text
+
+
 def test_training_batches_are_the_shuffled_records_with_masks(config):
     size = len(record_source.open_split(config.data.corpus, 'train'))
     steps = 2 * size // config.batch_size  # two epochs, the last batch aside

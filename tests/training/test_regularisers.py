@@ -1,26 +1,35 @@
 """Rates by layer, the average of the weights, adversarial steps, R-Drop: what each does by its formula, and
 that a run without it is as it was, bit for bit."""
 
+import copy
+import re
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
+import torch
+import transformers
 
 from clower_jax.checkpoints.train_state import TrainState
+from clower_jax.export import bert_folder
 from clower_jax.interop import init_weights
 from clower_jax.objectives import registry
 from clower_jax.objectives.supervised import Classify
 from clower_jax.ops import dropout
 from clower_jax.training import evaluate, optim
-from clower_jax.training.loop import train
+from clower_jax.training.loop import make_programs, train
 from clower_jax.training.train_step import adversarial_radius, make_train_step, perturbed
 from clower_jax.utils.metrics_file import last_evaluation
-from helpers import finetuned, synthetic
+from helpers import finetuned, synthetic, workdirs
+from input_pipeline.utils.problem_types import MULTI_LABEL, REGRESSION
 
 SHORT = {'log_every': 2, 'optim.warmup_steps': 0, 'model.num_layers': 0, 'model.kind': 'bert'}
 SHORT |= {'loss.contrast_on': 'none', 'loss.sop_on': 'none'}
+AVERAGED = {'optim.ema_decay': 0.25, 'select': 'loss'}
 
 
 def leaves(tree):
@@ -112,25 +121,37 @@ def test_the_average_follows_its_formula_and_skips_what_is_skipped():
     equal(optim.exchanged(swapped), state)
 
 
-def go(config, workdir):
-    return train(config, workdir, lambda **at: synthetic.batches(config, **at), synthetic.Vocabulary())
+def go(config, workdir, programs=None):
+    batches = lambda **at: synthetic.batches(config, **at)  # noqa: E731
+    return train(config, workdir, batches, synthetic.Vocabulary(), programs=programs)
 
 
 @pytest.fixture(scope='module')
 def averaged(tmp_path_factory):
-    """(config, workdir) of a run of four steps with an average."""
-    config = synthetic.tiny_config(**SHORT, **{'optim.ema_decay': 0.5})
+    """(config, workdir, weights before the first step and after each by path) of a run of four steps with an
+    average, which keeps the best."""
+    config = synthetic.tiny_config(**SHORT, **AVERAGED)
     workdir = tmp_path_factory.mktemp('averaged')
-    go(config, workdir)
-    return config, workdir
+    programs, weights = make_programs(config), []
+
+    def step(state, batch, key):
+        if not weights:
+            weights.append(leaves(jax.device_get(state.params)))
+        state, measured = programs.train_step(state, batch, key)
+        weights.append(leaves(jax.device_get(state.params)))
+        return state, measured
+
+    go(config, workdir, programs._replace(train_step=step))
+    return config, workdir, weights
 
 
 @pytest.mark.slow
 def test_what_is_evaluated_saved_and_read_is_the_average(averaged, tmp_path):
-    config, workdir = averaged
+    config, workdir, _ = averaged
     plain = synthetic.tiny_config(**SHORT)
     go(plain, tmp_path)
-    with init_weights.open_checkpoints(workdir) as one, init_weights.open_checkpoints(tmp_path) as other:
+    last = init_weights.open_checkpoints(workdir, 'last')
+    with last as one, init_weights.open_checkpoints(tmp_path) as other:
         average, weights = one.load_params(), other.load_params()
     assert any(not np.array_equal(average[path], weights[path]) for path in weights)
     evaluator = evaluate.Evaluator.from_config(config)
@@ -141,8 +162,8 @@ def test_what_is_evaluated_saved_and_read_is_the_average(averaged, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_an_average_goes_on_bit_for_bit(averaged, tmp_path):
-    config, workdir = averaged
-    half = synthetic.tiny_config(**SHORT, **{'optim.ema_decay': 0.5})
+    config, workdir, _ = averaged
+    half = synthetic.tiny_config(**SHORT, **AVERAGED)
     steps = iter(synthetic.batches(half))
 
     def cut(**at):
@@ -153,11 +174,40 @@ def test_a_run_with_an_average_goes_on_bit_for_bit(averaged, tmp_path):
     with pytest.raises(StopIteration):
         train(half, tmp_path, cut, synthetic.Vocabulary())
     go(half, tmp_path)  # from the checkpoint of step 2
-    with init_weights.open_checkpoints(workdir) as one, init_weights.open_checkpoints(tmp_path) as other:
-        equal(one.load_params(), other.load_params())
+    for which in ('best', 'last'):
+        one = init_weights.open_checkpoints(workdir, which)
+        with one, init_weights.open_checkpoints(tmp_path, which) as other:
+            equal(one.load_params(), other.load_params())
     changed = synthetic.tiny_config(**SHORT, total_steps=6)
-    with pytest.raises(ValueError, match=r'optim.ema_decay: 0.5 → 0.0'):
+    with pytest.raises(ValueError, match=r'optim.ema_decay: 0.25 → 0.0'):
         go(changed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('which', ['best', 'last'])
+def test_the_average_is_what_is_exported(averaged, tmp_path, which):
+    """That of the weights as they were after each step, up to the exported one."""
+    config, workdir, weights = averaged
+    with init_weights.open_checkpoints(workdir, which) as checkpoints:
+        last = checkpoints.latest_step
+    average = weights[0]
+    for step in range(1, last + 1):
+        keep = min(0.25, (1 + step) / (10 + step))
+        average = {path: keep * average[path] + (1 - keep) * weights[step][path] for path in average}
+    folder = bert_folder.export(workdir, tmp_path / 'bert', which=which)
+    exported = safetensors.numpy.load_file(folder / 'model.safetensors')
+    rows = config.model.base_vocab_size
+    for name, path, form in (
+        (
+            'bert.embeddings.word_embeddings.weight',
+            'embeddings/word_embeddings/embedding',
+            lambda x: x[:rows],
+        ),
+        ('cls.predictions.transform.dense.weight', 'char_mlm/transform.dense/kernel', np.transpose),
+        ('cls.predictions.bias', 'char_mlm/bias', lambda x: x[:rows]),
+    ):
+        np.testing.assert_allclose(exported[name], form(average[path]), rtol=1e-5, atol=1e-7, err_msg=name)
+        assert np.abs(exported[name] - form(weights[last][path])).max() > 1e-5, name
 
 
 def test_the_average_begins_with_the_initial_weights():
@@ -206,6 +256,59 @@ def test_an_adversarial_step_adds_the_gradient_where_the_loss_is_worst():
     assert measured['sums']['grad_norm'][0] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
+def test_steps_are_those_of_pytorch_as_people_write_them(tmp_path):
+    """FGM: backward, the token table moved along its gradient, backward again, and back; rates by layer: a
+    group of parameters for each."""
+    changes = {'optim.adversarial': 'fgm', 'optim.adversarial_radius': 0.5, 'optim.layer_decay': 0.5}
+    changes |= {'optim.schedule': 'constant', 'optim.warmup_steps': 0, 'optim.clip_norm': 0.0}
+    changes |= {'optim.weight_decay': 0.1, 'model.attention_dropout': 0.0}
+    workdirs.make(tmp_path / 'run', 'classify', **changes)
+    folder = bert_folder.export(tmp_path / 'run', tmp_path / 'bert')
+    inputs, labels = workdirs.padded_batch(len(workdirs.BASE)), np.array([0, 2, 1, 1])
+
+    config = workdirs.config_of('classify', **changes)
+    task, optimizer = registry.from_config(config), optim.optimizer(config)
+    step = make_train_step(task, optimizer, optim.learning_rate(config), adversarial_radius(config))
+    with init_weights.open_checkpoints(tmp_path / 'run') as checkpoints:
+        params = flax.traverse_util.unflatten_dict(checkpoints.load_params(), sep='/')
+    state = TrainState.create(jax.tree.map(jnp.asarray, params), optimizer, 'float32')
+    batch = {'char_ids': inputs['input_ids'], 'char_segments': inputs['token_type_ids'], 'labels': labels}
+    batch = {name: value.astype(np.int32) for name, value in batch.items()}
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).train()
+    inputs = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    table = model.bert.embeddings.word_embeddings.weight
+
+    def group(name, parameter):
+        layer = re.search(r'\.layer\.(\d)\.', name)
+        depth = 0 if 'embeddings' in name else int(layer[1]) + 1 if layer else 3
+        decayed = not ('LayerNorm' in name or name.endswith('bias'))
+        rate = config.optim.learning_rate * 0.5 ** (3 - depth)
+        return {'params': [parameter], 'lr': rate, 'weight_decay': 0.1 * decayed}
+
+    adamw = torch.optim.AdamW([group(*item) for item in model.named_parameters()], eps=1e-6)
+    for _ in range(3):
+        adamw.zero_grad()
+        model(**inputs, labels=torch.from_numpy(labels)).loss.backward()
+        before = table.data.clone()
+        table.data += 0.5 * table.grad / table.grad.norm()
+        model(**inputs, labels=torch.from_numpy(labels)).loss.backward()
+        table.data = before
+        norm = torch.stack([parameter.grad.norm() for parameter in model.parameters()]).norm()
+        adamw.step()
+        state, measured = step(state, batch, jax.random.key(0))
+        assert float(measured['sums']['grad_norm'][0]) == pytest.approx(norm.item(), rel=1e-4)
+    flat = flax.traverse_util.flatten_dict(jax.device_get(state.params), sep='/')
+    ours, first = bert_folder.state_dict(flat, len(workdirs.BASE)), workdirs.tensors(folder)
+    for name, parameter in model.named_parameters():
+        if name.endswith('key.bias'):  # whose gradient is 0: AdamW makes steps of what rounding leaves
+            continue
+        theirs = parameter.detach().numpy()
+        np.testing.assert_allclose(ours[name], theirs, rtol=0, atol=1e-5, err_msg=name)
+        assert np.abs(theirs - first[name]).max() > 1e-4, name
+
+
 # ---- R-Drop ----
 
 
@@ -251,6 +354,35 @@ def test_r_drop_is_its_formula(classifier):
     assert 'loss_r_drop' in twice.metrics and 'loss_r_drop' not in task.metrics
     batch = batch | {'example': np.arange(4)}
     equal(twice.evaluate(params, batch), task.evaluate(params, batch))
+
+
+@pytest.mark.parametrize('problem_type', [MULTI_LABEL, REGRESSION])
+def test_r_drop_of_several_labels_and_of_scores(classifier, problem_type):
+    """Of as many rows as there are labels: nothing may be taken for another axis. One row has no label."""
+    config, _, _, batch = classifier
+    config = copy.deepcopy(config)
+    several = problem_type == MULTI_LABEL
+    config.data.problem_type, config.loss.r_drop = problem_type, 2.0
+    config.data.labels = ('a', 'b', 'c', 'd') if several else ('score',)
+    task = registry.from_config(config)
+    params, key = synthetic.random_params(task), jax.random.key(3)
+    known, hot = np.arange(4) != 2, np.array([[1, 0, 1, 0], [0, 0, 0, 1], [-1] * 4, [1, 1, 0, 0]], np.int32)
+    labels = hot if several else np.float32([1.5, -2, np.nan, 0])
+    a, b = (
+        np.asarray(task._logits(params, batch, dropout.row_seeds(k, 4)), np.float64)[known]
+        for k in (key, jax.random.fold_in(key, 1))
+    )
+    if several:
+        gold, (p, q) = hot[known], (1 / (1 + np.exp(-x)) for x in (a, b))
+        losses = [-np.mean(np.log(np.where(gold == 1, x, 1 - x))) for x in (p, q)]
+        kl = lambda p, q: p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))  # noqa: E731
+        divergence = np.mean(0.5 * (kl(p, q) + kl(q, p)))
+    else:
+        losses = [np.mean((x[:, 0] - labels[known]) ** 2) for x in (a, b)]
+        divergence = np.mean((a - b) ** 2)
+    loss, sums = task.loss(params, batch | {'labels': labels}, key)
+    assert divergence > 0 and evaluate.means([sums])['loss_r_drop'] == pytest.approx(divergence, rel=1e-4)
+    assert loss == pytest.approx(np.mean(losses) + 2.0 * divergence, rel=1e-5)
 
 
 def test_without_r_drop_there_is_one_pass_bit_for_bit(classifier):
