@@ -98,7 +98,7 @@ def pretraining(job: Job) -> str:
     held_out = loop.train(
         resolved,
         workdir,
-        functools.partial(batches.batches, resolved),
+        functools.partial(batches.batches, resolved, makers={}),
         vocabulary,
         stop=job.stop,
         show=functools.partial(examples.of_pretraining, vocabulary.tokens),

@@ -97,7 +97,8 @@ def test_nothing_begins_after_a_run_that_was_stopped(tmp_path, monkeypatch, numb
 
 @pytest.mark.slow
 def test_fine_tuning_needs_no_tensorflow(tmp_path):
-    """It takes longer to import than all else together, and reads pre-training's records alone."""
+    """It takes longer to import than all else together, and reads pre-training's records alone; nor PyTorch,
+    which tensorboardX would bring along."""
     program = f"""
 import sys, pathlib, clower_jax
 from clower_jax import convert
@@ -108,7 +109,7 @@ clower_jax.finetune(config, folder / 'run')
 clower_jax.predict(folder / 'run', ['一'])
 convert.main(['export', '--checkpoint', str(folder / 'run'), '--output', str(folder / 'exported')])
 clower_jax.Encoder.load(folder / 'exported').encode(['一'])
-print(*{{'tensorflow', 'apache_beam', 'transformers', 'datasets'}} & set(sys.modules), sep=',')
+print(*{{'tensorflow', 'apache_beam', 'transformers', 'datasets', 'torch'}} & set(sys.modules), sep=',')
 """
     environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
     done = subprocess.run(

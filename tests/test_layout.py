@@ -51,6 +51,7 @@ JOINS = {
 SOLE_IMPORTERS = {
     'orbax': {'clower_jax/checkpoints/orbax_store.py'},
     'apache_beam': {'input_pipeline/corpus/beam_runner.py'},
+    'tensorflow': {'input_pipeline/utils/tensorflow.py'},
     # Only to open a pytorch_model.bin and to write ONNX, see below.
     'torch': {'clower_jax/interop/weight_files.py', 'clower_jax/export/onnx_model.py'},
 }

@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
 from clower_jax.parallel import precision, sharding
@@ -64,5 +65,6 @@ def _abstract(mesh: Mesh, shapes: Tree) -> Tree:
 
 def sharded_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
     """Runs `create` under jit, every array born where it belongs."""
-    shardings = sharding.tree_shardings(mesh, jax.eval_shape(create))
-    return jax.jit(create, out_shardings=shardings)()
+    traced, shapes = jax.make_jaxpr(create, return_shape=True)()  # once: tracing is most of the time
+    shardings, structure = jax.tree.flatten(sharding.tree_shardings(mesh, shapes))
+    return jax.tree.unflatten(structure, jax.jit(jaxpr_as_fun(traced), out_shardings=shardings)())

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,8 @@ MAX_IN_FLIGHT = 2  # batches that the device was given, and whose vectors were n
 # padding.
 BATCHES = {'cpu': (2048, 2e10)}
 DEFAULT_BATCHES = (32_768, 1e14)
+# Texts of so many tokens in all get rows of this width at least, which later lists of short texts then fit.
+FIRST_WIDTH, FIRST_TOKENS = 64, 512
 
 T = TypeVar('T')
 # Texts → the ids of each, special ones included, at most `max_length` of them; how many texts were cut.
@@ -73,6 +76,14 @@ def load_params(
     return params
 
 
+def _with_kernels_of(params: dict, dtype: jnp.dtype) -> dict:
+    """The same with the kernels of products in the dtype that they are computed in, which every call would
+    else bring them to."""
+    flat = flax.traverse_util.flatten_dict(params)
+    flat |= {path: leaf.astype(dtype) for path, leaf in flat.items() if path[-1] == 'kernel'}
+    return flax.traverse_util.unflatten_dict(flat)
+
+
 class Encoder:
     """A text's vector is the mean of its tokens' last hidden states, or that of [CLS], or see `load`.
 
@@ -94,7 +105,10 @@ class Encoder:
         self.max_length, self.normalizes = max_length, normalizes
         self._tokenize, self._params = tokenize, params
         self._precision = precision.matmul_precision(jnp.dtype(model.dtype).name)
-        self._forward = jax.jit(lambda params, ids: model.apply({'params': params}, ids, jnp.zeros_like(ids)))
+        self._hidden_size = width
+        self._forward = jax.jit(
+            lambda params, rows: model.apply({'params': params}, *rows, method='packed_vectors')
+        )
         self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), DEFAULT_BATCHES)
         # A token costs 24·D² FLOPs a layer: what one width more costs, in tokens.
         self._width_costs = compiling / (24 * width**2)
@@ -164,7 +178,7 @@ class Encoder:
             pooling=recipe.pooling or _read_pooling(folder),
             view='word' if reads_words else 'char',
         )
-        params = load_params(model, folder, info, tokens)
+        params = _with_kernels_of(load_params(model, folder, info, tokens), precise)
         return cls(model, params, tokenize, max_length, recipe.normalize)
 
     def encode(
@@ -176,8 +190,9 @@ class Encoder:
     ) -> np.ndarray:
         """The vectors of texts, in their order: fp32 [N, D].
 
-        Texts of like length share a batch, each distinct text is encoded once, and an empty text has [CLS]
-        and [SEP] alone. What is over `max_length` is cut off, and the log says of how many texts.
+        Short texts share a row, and each sees itself alone; each distinct text is encoded once, and an empty
+        text has [CLS] and [SEP] alone. What is over `max_length` is cut off, and the log says of how many
+        texts.
 
         Args:
           texts: N strings, 0 or more.
@@ -203,10 +218,10 @@ class Encoder:
                 bar = show_progress
             bar.update(len(texts) - len(index_of))
             batches = self._make_batches(list(index_of), batch_size)
-            pending = ((numbers, self._forward(self._params, ids)) for numbers, ids in batches)
-            for numbers, batch_vectors in _prefetch(pending, MAX_IN_FLIGHT):
-                vectors[numbers] = np.asarray(batch_vectors)[: len(numbers)]
-                bar.update(len(numbers))
+            pending = ((batch, self._forward(self._params, batch.rows)) for batch in batches)
+            for batch, batch_vectors in _prefetch(pending, MAX_IN_FLIGHT):
+                vectors[batch.numbers] = np.asarray(batch_vectors)[batch.places]
+                bar.update(len(batch.numbers))
         if normalize or self.normalizes:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)
@@ -214,49 +229,70 @@ class Encoder:
             return vectors
         return vectors[[index_of[text] for text in texts]]
 
-    def _make_batches(
-        self, texts: Sequence[str], batch_size: int | None
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """The numbers of n texts and their ids, int32 [rows ≥ n, width], 0-padded; the longest first."""
-        widths = self._choose_widths(texts)
-        waiting: list[tuple[int, list[int]]] = []  # (number, ids), the longest first
+    def _make_batches(self, texts: Sequence[str], batch_size: int | None) -> Iterator['_Batch']:
+        """Batches of all texts, the longest first."""
+        widths: list[int] = []
+        waiting: list[_Text] = []  # the longest last
+        had_full_batch = False
         remaining = len(texts)
         for tokenised in self._tokenise_ahead(texts):
-            waiting = sorted([*waiting, *tokenised], key=lambda text: len(text[1]), reverse=True)
-            start = 0
-            while start < len(waiting):
-                width = self._select_width(len(waiting[start][1]), widths)
-                max_rows = min(batch_size or self._batch_tokens, max(1, self._batch_tokens // width))
-                if len(waiting) - start < max_rows and len(waiting) < remaining:
-                    break  # more will come that are as long
-                numbers, rows = zip(*waiting[start : start + max_rows])
-                # What is less than a full batch has one of a few sizes, for every size is compiled.
-                yield list(numbers), _padded(rows, min(max_rows, 1 << (len(rows) - 1).bit_length()), width)
-                start += max_rows
-            remaining -= min(start, len(waiting))
-            waiting = waiting[start:]
+            widths = widths or self._choose_widths(self._estimate_lengths(texts, tokenised))
+            remaining -= len(tokenised)
+            waiting = sorted([*waiting, *tokenised], key=_num_tokens)
+            while waiting:
+                width = self._select_width(_num_tokens(waiting[-1]), widths)
+                max_rows = max(1, self._batch_tokens // width)
+                rows = _pack(waiting, width, max_rows, batch_size or len(texts))
+                num_texts = sum(map(len, rows))
+                is_full = len(rows) == max_rows or num_texts == batch_size
+                if remaining and not is_full:  # more will come that are as long
+                    waiting = sorted([*waiting, *chain.from_iterable(rows)], key=_num_tokens)
+                    break
+                # What is less than a full batch has one of a few sizes, for every size is compiled; that of
+                # full ones where there were any.
+                had_full_batch |= len(rows) == max_rows
+                height = max_rows if had_full_batch else min(max_rows, 1 << (len(rows) - 1).bit_length())
+                yield _lay_out(rows, height, width)
 
-    def _choose_widths(self, texts: Sequence[str]) -> list[int]:
-        """The widths that cost least for these texts, ascending: few texts are rather padded more than have a
-        width compiled for them. Exact, by dynamic programming, if a character is a token."""
-        lengths = np.minimum(np.fromiter(map(len, texts), np.int64, len(texts)) + 2, self.max_length)
-        rows: dict[int, int] = dict.fromkeys(self._compiled, 0)
+    def _estimate_lengths(self, texts: Sequence[str], tokenised: Sequence['_Text']) -> np.ndarray:
+        """int64 [N]: how many tokens each of N texts has, if those that are not yet tokenised have as many a
+        character as those that are."""
+        num_chars = np.fromiter(map(len, texts), np.int64, len(texts))
+        numbers = [text.number for text in tokenised]
+        num_tokens = np.array(list(map(_num_tokens, tokenised)), np.int64)
+        tokens_per_char = (num_tokens - 2).sum() / max(1, num_chars[numbers].sum())
+        lengths = np.ceil(num_chars * tokens_per_char).astype(np.int64) + 2  # [CLS], [SEP]
+        lengths[numbers] = num_tokens
+        return np.minimum(lengths, self.max_length)
+
+    def _choose_widths(self, lengths: np.ndarray) -> list[int]:
+        """The widths of rows that cost least for texts of these lengths, int64 [N], ascending: few texts are
+        rather padded more than have a width compiled for them. Exact, by dynamic programming, if only texts
+        of one length share a row."""
+        counts: dict[int, int] = dict.fromkeys(self._compiled, 0)
         for length, count in zip(*np.unique(lengths, return_counts=True)):
             width = _round_up_width(int(length), self.max_length)
-            rows[width] = rows.get(width, 0) + int(count)
-        candidates = sorted(rows)
-        rows_below = np.concatenate([[0], np.cumsum([rows[width] for width in candidates])])
-        # Of the rows that fit the candidates up to each, this being the widest in use: (tokens, widths).
+            counts[width] = counts.get(width, 0) + int(count)
+        least = max((width for width in counts if counts[width]), default=0)
+        if lengths.sum() >= FIRST_TOKENS and least < FIRST_WIDTH:
+            least = FIRST_WIDTH
+            counts.setdefault(least, 0)
+        candidates = np.array(sorted(counts), np.int64)
+        # Of the texts that fit the candidates up to each, this being the widest in use: (tokens, widths).
         best: list[tuple[float, list[int]]] = [(0.0, [])]
-        for index, width in enumerate(candidates):
+        for index, width in enumerate(candidates.tolist()):
             compiling = 0.0 if width in self._compiled else self._width_costs
-            options = [
-                cost + width * (rows_below[index + 1] - rows_below[n]) for n, (cost, _) in enumerate(best)
-            ]
-            least = int(np.argmin(options))
-            best.append((options[least] + compiling, [*best[least][1], width]))
-        feasible = [option for option, count_below in zip(best, rows_below) if count_below == len(texts)]
-        return min(feasible, key=operator.itemgetter(0))[1]
+            # A row holds several texts. Attention costs a token 4·D·width FLOPs beside the 24·D² of a layer,
+            # and as measured (docs/log.md) three times their share of the time.
+            attending = 1 + width / (2 * self._hidden_size)
+            shares = width / (width // candidates[: index + 1]) * attending
+            tokens = [counts[other] * share for other, share in zip(candidates.tolist(), shares)]
+            options = [cost + sum(tokens[n:]) for n, (cost, _) in enumerate(best)]
+            cheapest = int(np.argmin(options))
+            best.append((options[cheapest] + compiling, [*best[cheapest][1], width]))
+        return min(
+            (option for option in best if max(option[1], default=0) >= least), key=operator.itemgetter(0)
+        )[1]
 
     def _select_width(self, length: int, widths: Sequence[int]) -> int:
         """That of `widths` which holds so many tokens; rarely another, as a character may be two tokens."""
@@ -265,9 +301,9 @@ class Encoder:
         self._compiled.add(width)
         return width
 
-    def _tokenise_ahead(self, texts: Sequence[str]) -> Iterator[Iterator[tuple[int, list[int]]]]:
-        """The numbers of the texts with their ids, a part at a time, the part after it being on its way. The
-        longest come first, as their characters count: words of Latin letters have fewer tokens."""
+    def _tokenise_ahead(self, texts: Sequence[str]) -> Iterator[list['_Text']]:
+        """The texts, a part at a time, the part after it being on its way. The longest come first, as their
+        characters count: words of Latin letters have fewer tokens."""
 
         def tokenise(part: list[int]) -> tuple[list[list[int]], int]:
             return self._tokenize([texts[number] for number in part])
@@ -280,7 +316,7 @@ class Encoder:
             for part, future in zip(parts, _prefetch(pending, 1), strict=True):
                 rows, part_cut = future.result()
                 num_cut += part_cut
-                yield zip(part, rows)
+                yield list(map(_Text, part, rows))
         if num_cut:
             log.warning('%d of %d texts were cut to %d tokens', num_cut, len(texts), self.max_length)
 
@@ -301,13 +337,67 @@ def _round_up_width(length: int, longest: int) -> int:
     return min(-(-length // step) * step, longest)
 
 
-def _padded(rows: Sequence[Sequence[int]], height: int, width: int) -> np.ndarray:
-    """int32 [height, width], rows from the top left, else [PAD]."""
+class _Text(NamedTuple):
+    """The place of a text in a list, and its ids."""
+
+    number: int
+    ids: list[int]
+
+
+class _Batch(NamedTuple):
+    """rows: `ids` [B, L], `segment_ids` [B, L] and `text_starts` [B, S] of `SentenceEncoder.packed_vectors`.
+    numbers: of the texts in them. places: of their vectors [B, S, D], ([texts], [texts])."""
+
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray]
+    numbers: list[int]
+    places: tuple[np.ndarray, np.ndarray]
+
+
+def _num_tokens(text: _Text) -> int:
+    return len(text.ids)
+
+
+def _max_texts(width: int) -> int:
+    """Texts in a row, at most."""
+    return max(1, width // 4)
+
+
+def _pack(waiting: list[_Text], width: int, max_rows: int, max_texts: int) -> list[list[_Text]]:
+    """Takes from `waiting`, whose longest come last, at most `max_texts` for at most `max_rows` rows of
+    `width` tokens: the longest of all begins a row, the longest that still fits goes on with it."""
+    rows: list[list[_Text]] = []
+    while waiting and len(rows) < max_rows and max_texts:
+        row: list[_Text] = []
+        room = width
+        while (
+            max_texts
+            and len(row) < _max_texts(width)
+            and (fitting := bisect.bisect_right(waiting, room, key=_num_tokens))
+        ):
+            row.append(waiting.pop(fitting - 1))
+            room -= _num_tokens(row[-1])
+            max_texts -= 1
+        rows.append(row)
+    return rows
+
+
+def _lay_out(rows: Sequence[Sequence[_Text]], height: int, width: int) -> _Batch:
+    """The rows and, up to `height`, empty ones."""
     ids = np.full((height, width), PAD_ID, np.int32)
-    lengths = np.array(list(map(len, rows)))
-    real = np.arange(width) < lengths[:, None]
-    ids[: len(rows)][real] = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
-    return ids
+    segment_ids = np.zeros((height, width), np.int32)
+    text_starts = np.zeros((height, _max_texts(width)), np.int32)
+    for row, texts in enumerate(rows):
+        start = 0
+        for slot, text in enumerate(texts):
+            end = start + len(text.ids)
+            ids[row, start:end] = text.ids
+            segment_ids[row, start:end] = slot + 1
+            text_starts[row, slot] = start
+            start = end
+    numbers = [text.number for texts in rows for text in texts]
+    places = np.repeat(np.arange(len(rows)), list(map(len, rows)))
+    slots = np.concatenate([np.arange(len(texts)) for texts in rows])
+    return _Batch((ids, segment_ids, text_starts), numbers, (places, slots))
 
 
 def _check_texts(texts: Sequence[str]) -> list[str]:

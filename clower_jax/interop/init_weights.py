@@ -4,14 +4,13 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import flax.traverse_util
 import jax
 import numpy as np
 
 from clower_jax.checkpoints.digests import BEST, DAMAGED_PREFIX, FOLDER, describe_damage, newest_intact
-from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import hf_bert, tf_checkpoint, vocab_alignment, weight_files
 from clower_jax.interop.weight_sources import (
     POOLER,
@@ -25,6 +24,9 @@ from clower_jax.interop.weight_sources import (
 from clower_jax.objectives.base import Vocabulary
 from clower_jax.parallel import precision
 from input_pipeline.utils.problem_types import REGRESSION, SINGLE_LABEL
+
+if TYPE_CHECKING:  # Orbax is imported where a workdir is read: no folder of anybody's needs it
+    from clower_jax.checkpoints.orbax_store import Checkpoints
 
 __all__ = [
     'TOKEN_ROWS',
@@ -247,12 +249,14 @@ def _restore_whole(folder: Path, params: dict) -> dict | None:
         return checkpoints.restore_params(abstract)
 
 
-def open_checkpoints(workdir: Path, which: str = '') -> Checkpoints:
+def open_checkpoints(workdir: Path, which: str = '') -> 'Checkpoints':
     """A run's checkpoints, to read: `which` is 'best' or 'last'; empty: the best where they were kept.
 
     Raises ValueError where there is no complete one, or the newest is damaged: what is then to be read is not
     ours to decide.
     """
+    from clower_jax.checkpoints.orbax_store import Checkpoints
+
     for name in {'best': (BEST,), 'last': (FOLDER,), '': (BEST, FOLDER)}[which]:
         folder = workdir / name
         try:

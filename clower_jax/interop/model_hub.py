@@ -4,9 +4,6 @@ import functools
 from fnmatch import fnmatch
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
-
 from clower_jax.interop import weight_files
 from clower_jax.utils.folder_files import reason
 from input_pipeline.utils.hub_names import is_name, split
@@ -49,6 +46,9 @@ def push(folder: str | Path, repository: str, private: bool = False) -> str:
     """
     if not weight_files.has_weights(Path(folder)):
         raise ValueError(f'{folder} is no exported model: make one with python -m clower_jax.convert export')
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
     api = huggingface_hub.HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
@@ -62,6 +62,9 @@ def push(folder: str | Path, repository: str, private: bool = False) -> str:
 
 @functools.lru_cache
 def _fetch(source: str) -> Path:
+    import huggingface_hub  # with its client for HTTP, which a folder needs not
+    from huggingface_hub.errors import HfHubHTTPError
+
     repository, revision = split(source)
     api = huggingface_hub.HfApi()
     try:

@@ -109,7 +109,7 @@ def hugging_face_name(name: str) -> str:
 
 
 def _reader(prefix: Path) -> Any:  # its class has no public name
-    import tensorflow as tf  # some seconds, and only where there is such a checkpoint
+    from input_pipeline.utils.tensorflow import tf  # some seconds, and only where there is such a checkpoint
 
     return _read_or_explain(prefix, lambda: tf.train.load_checkpoint(str(prefix)))
 

@@ -100,6 +100,16 @@ def _gelu_and_derivative(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 gelu.defvjp(_gelu_and_derivative, lambda derivative, g: (g * derivative,))
 
 
+def parameter(
+    module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]
+) -> jax.Array:
+    """`module.param`, but what has a value is taken as it is: Flax would trace `init` for its shape in every
+    layer, which is a fifth of the time that tracing a network takes."""
+    if module.has_variable('params', name):
+        return module.get_variable('params', name)
+    return module.param(name, init, shape)
+
+
 class Dense(nn.Module):
     """A linear layer as BERT initialises it: N(0, initializer_range²) kernel, zero bias. [..., D] →
     [..., features] of `dtype`."""
@@ -111,8 +121,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         normal = nn.initializers.normal(self.initializer_range)
-        kernel = self.param('kernel', normal, (x.shape[-1], self.features))
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        kernel = parameter(self, 'kernel', normal, (x.shape[-1], self.features))
+        bias = parameter(self, 'bias', nn.initializers.zeros, (self.features,))
         return linear(x.astype(self.dtype), kernel, bias)
 
 
@@ -141,8 +151,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
-        bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
+        scale = parameter(self, 'scale', nn.initializers.ones, x.shape[-1:])
+        bias = parameter(self, 'bias', nn.initializers.zeros, x.shape[-1:])
         return layer_norm(x, scale, bias, LAYER_NORM_EPSILON, self.dtype)
 
 

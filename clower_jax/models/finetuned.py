@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from clower_jax.models.bert import BertEncoder, Dense, Dropout, EncoderConfig
-from clower_jax.models.clower import Embeddings, make_attention_mask, token_mask
+from clower_jax.models.clower import Embeddings, make_attention_mask, packed_positions, token_mask
+from clower_jax.ops.linear import rows_at
 
 POOLINGS = ('mean', 'cls', 'embeddings')  # of `SentenceEncoder`
 
@@ -191,6 +192,28 @@ class SentenceEncoder(SingleEncoder):
         ]
         vectors = jnp.concatenate(pooled, axis=1)
         return self.encoder.pool(vectors).astype(jnp.float32) if projected else vectors
+
+    def packed_vectors(self, ids: jax.Array, segment_ids: jax.Array, text_starts: jax.Array) -> jax.Array:
+        """The vectors of rows that hold several texts one after another: fp32 [B, S, D], of what is no text
+        anything. ids: int [B, L]; segment_ids: int [B, L], which token is of which text, counted from 1, 0 on
+        padding; text_starts: int [B, S], where each text's [CLS] is."""
+        embedded = self.embeddings(
+            ids, jnp.zeros_like(ids), packed_positions(segment_ids, text_starts), dropout_seeds=None
+        )
+        hidden = self.encoder(embedded, make_attention_mask(ids, segment_ids), None)
+        numbers = jnp.arange(1, text_starts.shape[1] + 1)
+        mask = (segment_ids[:, None] == numbers[:, None]).astype(jnp.float32)  # (B, S, L)
+        weights = mask / jnp.maximum(mask.sum(-1, keepdims=True), 1)
+
+        def mean(x: jax.Array) -> jax.Array:
+            return jnp.einsum('BSL,BLD->BSD', weights, x.astype(jnp.float32), precision='highest')
+
+        pooled = {
+            'mean': lambda: mean(hidden),
+            'cls': lambda: rows_at(hidden, text_starts).astype(jnp.float32),
+            'embeddings': lambda: mean(self.embeddings.word_embeddings(ids)),
+        }
+        return jnp.concatenate([pooled[pooling]() for pooling in self.pooling.split(',')], axis=-1)
 
     def encode(
         self,

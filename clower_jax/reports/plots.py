@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clower_jax.utils import figures
+from clower_jax.utils.metrics_file import EVENT
 
 ENTITY_METRICS = ('entity_precision', 'entity_recall', 'entity_f1', 'entity_macro_f1')
 # What is drawn together. A metric that is in none of these has a panel of its own.
@@ -24,7 +25,6 @@ PANELS = (
     ('Length of the gradient', ('grad_norm',)),
     ('Tokens per second', ('tokens_per_s',)),
 )
-EVENT = 'event'  # the split of rows that hold no metrics
 # Other names of what is drawn already, and counts.
 EXCLUDED = ('step', 'split', 'examples_per_s', 'mfu', 'anchors', 'skipped_steps')
 

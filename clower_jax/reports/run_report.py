@@ -8,9 +8,9 @@ from clower_jax.export import model_card
 from clower_jax.objectives.registry import OBJECTIVES
 from clower_jax.reports import environment, page
 from clower_jax.reports.page import Block, Code, Markdown, Picture, Section, Table
-from clower_jax.reports.plots import EVENT
 from clower_jax.utils import config_keys
 from clower_jax.utils.config_checks import flatten
+from clower_jax.utils.metrics_file import EVENT
 
 CURVES = 'curves.png'
 FIRST, LAST = 1, 14  # evaluations that are listed, of a run with many

@@ -21,7 +21,7 @@ from clower_jax.interop import init_weights, model_hub
 from clower_jax.objectives.base import SCORE, Data, Metric, ShowsMistakes, Split, Vocabulary
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.processes import StopSignal
-from clower_jax.reports import examples, plots, run_report
+from clower_jax.reports import examples, run_report
 from clower_jax.reports.page import Section
 from clower_jax.training import evaluate, loop
 from clower_jax.training.early_stopping import EarlyStopping
@@ -330,6 +330,9 @@ def _evaluate_and_write(
             split.write_predictions(folder, decoded)
             confusion = split.confusion(decoded)
             if confusion is not None and len(confusion) <= MAX_CONFUSION_LABELS:
+                # With matplotlib, which no step waits for.
+                from clower_jax.reports import plots
+
                 plots.draw_confusion(confusion, list(config.data.labels), folder / 'confusion.png')
             if isinstance(split, ShowsMistakes):
                 mistakes.extend(split.mistakes(decoded, SHOWN_MISTAKES))

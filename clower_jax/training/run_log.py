@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ from ml_collections import ConfigDict
 from clower_jax.export.bert_folder import find_manifest
 from clower_jax.reports import run_report
 from clower_jax.reports.page import Section
-from clower_jax.reports.plots import EVENT, draw_curves
 from clower_jax.training import trackers
-from clower_jax.utils.metrics_file import read_lines, read_metrics, rows_until
+from clower_jax.utils.metrics_file import EVENT, read_lines, read_metrics, rows_until
 from input_pipeline.utils.output_file import naming_errors, write_text
 
 log = logging.getLogger(__name__)
 
-REDRAWN_AFTER = 60  # seconds; a drawing takes about one
+REDRAWN_AFTER = 60  # seconds; a drawing takes about one, of CPU time that the steps beside it would have
 
 
 class Writer:
@@ -51,6 +51,8 @@ class Writer:
             log.warning('%s: no metrics on line %s; left out, the others stay', self._path, numbers)
         write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
         self._trackers = trackers.create(log_to, self._folder)
+        self._reporter = ThreadPoolExecutor(1)
+        self._reporting: Future[None] | None = None
 
     def write_config(self, config: ConfigDict, tokens: Sequence[str], history: Sequence[dict] = ()) -> None:
         """config.json, every value as the run uses it, with the `history` of those that were others before
@@ -92,18 +94,39 @@ class Writer:
             out.write(json.dumps(row) + '\n')
 
     def report(self, now: bool, examples: Section | None = None) -> None:
-        """Writes report.html, with `examples`, and draws curves.png for it: at once or, not `now`, where a
-        minute has passed since it was drawn or the run began, for a drawing takes longer than an evaluation
-        of a small run."""
-        if not self._enabled:
+        """Has report.html written, with `examples`, while the caller goes on; `close` waits for it. `now`: it
+        is the last one, and curves.png is drawn for it. Else it is left out where the one before is still
+        being written, and curves are drawn where a minute has passed since they were or the run began.
+
+        Raises what went wrong with the one before.
+        """
+        if not self._enabled or (not now and self._reporting and not self._reporting.done()):
             return
         rows = read_metrics(self._path)
-        if now or time.monotonic() - self._drawn_at > REDRAWN_AFTER:
-            draw_curves(rows, self._folder / 'curves.png')
+        self._finish_report()
+        draws = now or time.monotonic() - self._drawn_at > REDRAWN_AFTER
+        if draws:
             self._drawn_at = time.monotonic()
+        self._reporting = self._reporter.submit(self._write_report, [*rows], draws, examples)
+
+    def _write_report(self, rows: list[dict], draws: bool, examples: Section | None) -> None:
+        if draws:
+            # With matplotlib, which no step waits for.
+            from clower_jax.reports import plots
+
+            plots.draw_curves(rows, self._folder / 'curves.png')
         run_report.write(self._folder, self._settings, rows, manifest=self._manifest, examples=examples)
 
+    def _finish_report(self) -> None:
+        """Waits for the report on its way. Raises what went wrong with it."""
+        if self._reporting:
+            self._reporting.result()
+
     def close(self) -> None:
-        """Flushes what is not yet on disk."""
-        for tracker in self._trackers if self._enabled else ():
+        """Flushes what is not yet on disk. Raises what went wrong with the report on its way."""
+        if not self._enabled:
+            return
+        for tracker in self._trackers:
             tracker.close()
+        self._finish_report()
+        self._reporter.shutdown()

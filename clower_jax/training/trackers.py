@@ -6,6 +6,7 @@ whether to wait for one is the library's to know: WANDB_MODE, WANDB_PROJECT, MLF
 
 import importlib.util
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -39,8 +40,14 @@ class TensorBoard:
     """Events in `workdir/tensorboard`."""
 
     def __init__(self, folder: Path):
-        from tensorboardX import SummaryWriter
-
+        # It imports PyTorch where it is installed, for seconds, to know tensors; None says that it is not.
+        without_torch = {'torch': None} if 'torch' not in sys.modules else {}
+        sys.modules.update(without_torch)  # type: ignore[arg-type]
+        try:
+            from tensorboardX import SummaryWriter
+        finally:
+            for name in without_torch:
+                del sys.modules[name]
         self._events = SummaryWriter(str(folder / 'tensorboard'))
 
     def settings(self, values: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+EVENT = 'event'  # the split of rows that hold no metrics
+
 
 def read_metrics(path: str | Path) -> list[dict]:
     """The rows of a metrics.jsonl; [] where there is none. Lines that are none are left out, such as a last

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from input_pipeline.corpus import corpus_files
 from input_pipeline.corpus.corpus_files import REMEDY
 from input_pipeline.corpus.record_files import FEATURES
+from input_pipeline.utils.tensorflow import tf
 
 # TensorFlow only reads: the accelerators are JAX's, and TensorFlow would take all of their memory.
 tf.config.set_visible_devices([], 'GPU')

@@ -1,7 +1,6 @@
 """How well vectors of texts tell which texts mean the same: rank correlation with people, and retrieval."""
 
 import numpy as np
-from scipy.stats import rankdata
 
 RECALLS = (1, 5, 10)
 BLOCK = 1024  # queries whose scores are in memory at once
@@ -16,7 +15,14 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation of two rows of numbers [N], −1 to 1: Pearson's of their ranks, equal
     numbers having the mean of theirs. 0 where one of them is constant."""
-    return pearson(rankdata(x), rankdata(y))
+    return pearson(average_ranks(x), average_ranks(y))
+
+
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """fp64 [N]: the place of each of N numbers in their order, from 1; of equal ones the mean."""
+    from scipy import stats  # takes longer to import than JAX
+
+    return stats.rankdata(values)
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from input_pipeline.pretraining.masking import (
     Batch,
@@ -22,6 +21,7 @@ from input_pipeline.pretraining.sentence_pairs import (
 )
 from input_pipeline.pretraining.word_selection import ngram_order, nth_set
 from input_pipeline.text.constants import IGNORED_LABEL
+from input_pipeline.utils.tensorflow import tf
 
 
 @dataclasses.dataclass(frozen=True)

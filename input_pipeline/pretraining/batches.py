@@ -108,7 +108,11 @@ def warn_of_little_text(config: ConfigDict) -> None:
 
 
 def batches(
-    config: ConfigDict, start_step: int = 0, split: str = 'train', rows: tuple[int, int] | None = None
+    config: ConfigDict,
+    start_step: int = 0,
+    split: str = 'train',
+    rows: tuple[int, int] | None = None,
+    makers: dict[str, loader.MakeBatch] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches of a resolved config, from `start_step` on, as `masking.make_batch` describes them, or with
     `data.pack` as `packing.pack` does; then a row of a batch is one of the plan's.
@@ -119,6 +123,8 @@ def batches(
         batch are all 0, with labels −100, `sop_labels` −1 and so no anchor. A corpus that holds nothing out
         gives no batch.
       rows: (lo, hi), a process's share of the global batch; None is all of it. The same as batch[lo:hi].
+      makers: what earlier calls with this config left, by split; this one adds its own. TensorFlow then has
+        one graph for all evaluations of a run, which takes a second to make.
 
     Raises ValueError where the config, the rows or the corpus make no sense.
     """
@@ -153,16 +159,19 @@ def batches(
     if not train:
         # Every model is measured on the same masks.
         wanted = wanted._replace(selection=masking.WordSelection())
-    make_batch = functools.partial(
-        masking.make_batch,
-        vocabulary=vocabulary(config),
-        seed=config.seed if train else VALIDATION_SEED,
-        mask_rate=data.mask_rate,
-        max_anchors=data.max_anchors,
-        max_anchor_length=data.max_anchor_length,
-        recipe=wanted,
-        **of_text,
-    )
+    makers = {} if makers is None else makers
+    if split not in makers:
+        makers[split] = functools.partial(
+            masking.make_batch,
+            vocabulary=vocabulary(config),
+            seed=config.seed if train else VALIDATION_SEED,
+            mask_rate=data.mask_rate,
+            max_anchors=data.max_anchors,
+            max_anchor_length=data.max_anchor_length,
+            recipe=wanted,
+            **of_text,
+        )
+    make_batch = makers[split]
     limit = 0 if train else data.eval_examples
     packed = None
     if data.pack:

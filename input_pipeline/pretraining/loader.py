@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from input_pipeline.corpus import corpus_files
@@ -24,6 +23,7 @@ from input_pipeline.corpus.record_source import NOT_PARSED, Records, RecordSourc
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining import packing
 from input_pipeline.utils.partial_folder import DiskFullError, partial_folder
+from input_pipeline.utils.tensorflow import tf
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +161,11 @@ def record_numbers(examples: np.ndarray, size: int, seed: int) -> tf.Tensor:
     )
 
 
+@functools.lru_cache(maxsize=2)
 def compiled(make_batch: MakeBatch, size: int | None) -> Make:
     """From serialised records and their example numbers, `size` of each (None: any number), to what
-    `make_batch` makes of them, and [B, 2] the tokens of each text in both views, special ones included."""
+    `make_batch` makes of them, and [B, 2] the tokens of each text in both views, special ones included. Those
+    of the last two `make_batch` are kept."""
 
     def make(serialized: tf.Tensor, examples: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         records = parse(serialized)

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from input_pipeline.corpus.windows import SPECIAL_TOKENS
 from input_pipeline.pretraining.sentence_pairs import SentencePair, sentence_pair, sum_by_group
 from input_pipeline.pretraining.word_selection import budget, fill_budget, sample
 from input_pipeline.text.constants import IGNORED_LABEL, prediction_width
 from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils.tensorflow import tf
 
 Uniforms = Mapping[str, tf.Tensor]  # name → [B, n] float64 in [0, 1)
 Batch = dict[str, tf.Tensor]

@@ -6,7 +6,7 @@ Pure TensorFlow functions. Shapes: B examples, Lc and Lw the lengths of the two 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import tensorflow as tf
+from input_pipeline.utils.tensorflow import tf
 
 
 class SentencePair(NamedTuple):

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from input_pipeline.corpus import record_source
@@ -23,6 +22,7 @@ from input_pipeline.metrics.retrieval import unit
 from input_pipeline.pretraining import loader
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
 from input_pipeline.utils import output_file
+from input_pipeline.utils.tensorflow import tf
 from input_pipeline.utils.text_files import read_utf8
 
 log = logging.getLogger(__name__)

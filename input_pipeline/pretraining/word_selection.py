@@ -3,9 +3,8 @@
 Shapes: B examples, W words (or L tokens) of each.
 """
 
-import tensorflow as tf
-
 from input_pipeline.pretraining.sentence_pairs import sum_by_group
+from input_pipeline.utils.tensorflow import tf
 
 NGRAMS = (0.4, 0.3, 0.2, 0.1)  # MacBERT's shares of n-grams of 1, 2, 3 and 4 words
 

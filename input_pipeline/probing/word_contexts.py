@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from input_pipeline.corpus import record_source
 from input_pipeline.pretraining import loader
+from input_pipeline.utils.tensorflow import tf
 
 RECORDS = 4096  # read together
 Ids = tuple[int, ...]

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from input_pipeline.corpus import record_source
 from input_pipeline.pretraining import loader
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese
+from input_pipeline.utils.tensorflow import tf
 
 SAMPLE = 20_000  # records, evenly spaced, that stand for a corpus
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy.stats import rankdata
 
 from input_pipeline.datasets import files as datasets_files
 from input_pipeline.features import buckets
@@ -124,7 +123,7 @@ class Similarity(_PairSet):
         gold = [pair.score for pair in self._pairs]
         if None in gold:
             return np.zeros(len(cosines), np.float32)
-        ranks = rankdata(cosines) - rankdata(np.array(gold, float))
+        ranks = retrieval.average_ranks(cosines) - retrieval.average_ranks(np.array(gold, float))
         return np.abs(ranks).astype(np.float32) / len(cosines)
 
     def lines(self, cosines: np.ndarray) -> Iterator[dict]:

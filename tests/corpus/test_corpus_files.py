@@ -5,13 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from configs import pretrain
 from input_pipeline.corpus import corpus_files, record_source
 from input_pipeline.corpus.record_files import ShardWriter, assemble, examples
 from input_pipeline.pretraining import batches, loader
+from input_pipeline.utils.tensorflow import tf
 
 build_corpus = pytest.importorskip(
     'input_pipeline.corpus.corpus_builder', reason="needs the extra 'beam'", exc_type=ImportError

@@ -1,12 +1,12 @@
 """Records by their numbers, and what is said of files that are missing or damaged."""
 
 import pytest
-import tensorflow as tf
 
 from helpers.loader import LENGTHS
 from helpers.masking import random_records
 from input_pipeline.corpus import record_source
 from input_pipeline.corpus.record_files import ShardWriter, assemble
+from input_pipeline.utils.tensorflow import tf
 
 
 def test_tensorflow_sees_no_accelerator():

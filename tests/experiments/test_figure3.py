@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from clower_jax import jobs
 from clower_jax.checkpoints.orbax_store import Checkpoints
@@ -20,6 +19,7 @@ from input_pipeline.corpus import record_source
 from input_pipeline.pretraining import batches
 from input_pipeline.probing import word_lengths
 from input_pipeline.text.vocabulary import Vocabulary
+from input_pipeline.utils.tensorflow import tf
 
 EXAMPLES = 12
 SIZES = {'batch_size': 8, 'data.eval_examples': EXAMPLES, 'data.max_anchors': 15}

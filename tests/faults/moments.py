@@ -64,10 +64,10 @@ class Watch:
         from clower_jax.checkpoints.orbax_store import Checkpoints
         from clower_jax.experiments import tables
         from clower_jax.reports import plots
-        from clower_jax.training import evaluate, finetune, loop, run_log
+        from clower_jax.training import evaluate, finetune, loop
 
-        for owner, name in ((run_log, 'draw_curves'), (plots, 'draw_confusion')):
-            setattr(owner, name, lambda *args: None)
+        for name in ('draw_curves', 'draw_confusion'):
+            setattr(plots, name, lambda *args: None)
 
         make_train_step = loop.make_train_step
 

@@ -90,7 +90,7 @@ def write_hugging_face(folder: Path) -> None:
 
 def write_tensorflow(folder: Path) -> None:
     """Google's archive, unpacked."""
-    import tensorflow as tf
+    from input_pipeline.utils.tensorflow import tf
 
     variables = {}
     for name, value in tensors().items():

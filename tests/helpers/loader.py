@@ -4,9 +4,9 @@ import functools
 import itertools
 
 import numpy as np
-import tensorflow as tf
 
 from helpers.masking import random_records
+from input_pipeline.utils.tensorflow import tf
 
 LENGTHS = {'char_length': 64, 'word_length': 48}
 

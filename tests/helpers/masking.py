@@ -1,10 +1,10 @@
 """Records drawn at random, their batches, and what is masked in them."""
 
 import numpy as np
-import tensorflow as tf
 
 from input_pipeline.pretraining import masking
 from input_pipeline.text import constants
+from input_pipeline.utils.tensorflow import tf
 
 CLS, SEP, MASK = 2, 3, 4
 BASE, SIZE = 300, 1000  # ids below BASE are the base block

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import transformers
 
 from clower_jax import convert
 from clower_jax.export.bert_folder import export
 from clower_jax.interop import init_weights, tf_checkpoint, weight_sources
 from helpers import workdirs
+from input_pipeline.utils.tensorflow import tf
 
 HEADS = {
     'cls.predictions.bias': 'cls/predictions/output_bias',

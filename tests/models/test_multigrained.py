@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from clower_jax.models.bert import BertEncoder, EncoderConfig
 from clower_jax.models.finetuned import pool_tokens
@@ -20,6 +19,7 @@ from helpers.masking import run as make_batch
 from helpers.tasks import shallow_config
 from input_pipeline.pretraining import baseline_masks, masking, packing
 from input_pipeline.text import constants
+from input_pipeline.utils.tensorflow import tf
 
 TOLERANCE = {'rtol': 1e-5, 'atol': 1e-5}
 PLAIN = masking.Recipe(views=('char',), anchors=False)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tensorflow as tf
 import torch
 import transformers
 
@@ -25,6 +24,7 @@ from helpers.batches import make_config, text
 from helpers.masking import CLS, SEP, chosen_positions, random_records, run
 from helpers.tasks import shallow_config
 from input_pipeline.pretraining import baseline_masks, batches, masking, sentence_pairs
+from input_pipeline.utils.tensorflow import tf
 
 SYSTEM = pretrain.SYSTEMS['cmlm']
 PAIRS = masking.Recipe(views=('char',), anchors=False, swap=False)

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from input_pipeline.pretraining import batches, loader, masking
 from input_pipeline.text import constants, segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.vocabulary import is_chinese
+from input_pipeline.utils.tensorflow import tf
 
 NASTY = [
     *'[MASK] [CLS] [SEP] [PAD] [UNK] [unused1] ##的 [ ##'.split(),

@@ -14,7 +14,7 @@ from helpers.batches import LENGTHS, make_config, records_of, text
 from helpers.loader import assert_same
 from helpers.masking import check_batch
 from input_pipeline.corpus import record_source
-from input_pipeline.pretraining import batches, loader
+from input_pipeline.pretraining import batches, loader, masking
 from input_pipeline.text.vocabulary import is_chinese
 
 
@@ -78,6 +78,23 @@ def test_validation_sees_every_record_once_with_the_same_masks_for_every_seed(co
     check_batch(records, whole, **LENGTHS, vocabulary=batches.vocabulary(config))
     for name, value in whole.items():
         assert (value[len(records) :] == batches.PADDING.get(name, 0)).all(), name
+
+
+def test_evaluations_of_a_run_share_a_graph(config, monkeypatch):
+    traced, make_batch = [], masking.make_batch
+
+    def trace(*args, **kwargs):
+        traced.append(args)
+        return make_batch(*args, **kwargs)
+
+    monkeypatch.setattr(masking, 'make_batch', trace)
+    makers: dict = {}
+    first, second = (take(config, 1, split='validation', makers=makers) for _ in range(2))
+    assert len(traced) == 1
+    assert_same(first[0], second[0])
+    train = take(config, 1, makers=makers)
+    assert len(traced) == 2 and set(makers) == {'train', 'validation'}
+    assert (train[0]['char_ids'] != first[0]['char_ids']).any()
 
 
 def test_eval_examples_limits_the_pass(config):

@@ -6,12 +6,12 @@ import threading
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from helpers.loader import LENGTHS, Memory, assert_same, numbers, serialize, source, take
 from helpers.masking import FakeVocabulary
 from input_pipeline.pretraining import loader, masking
 from input_pipeline.text.constants import IGNORED_LABEL
+from input_pipeline.utils.tensorflow import tf
 
 FILL = {'sop_labels': -1, 'char_mlm_labels': IGNORED_LABEL, 'word_mlm_labels': IGNORED_LABEL}
 

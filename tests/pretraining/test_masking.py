@@ -4,13 +4,13 @@ import functools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.masking import BASE, MASK, SEP, SIZE, VOCABULARY, check_batch, ragged, random_records, run
 from input_pipeline.pretraining import masking, word_selection
 from input_pipeline.text.constants import IGNORED_LABEL
+from input_pipeline.utils.tensorflow import tf
 
 
 @pytest.mark.parametrize('lengths', [(64, 48), (40, 40), (128, 96)])

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from helpers.loader import LENGTHS, Memory, assert_same, serialize, source, take
 from helpers.masking import VOCABULARY, random_records
 from input_pipeline.corpus import corpus_builder, record_source, vocab_builder
 from input_pipeline.pretraining import batches, loader, masking, packing
+from input_pipeline.utils.tensorflow import tf
 
 ROW = (256, 192)
 IGNORED = {'char_mlm_labels': -100, 'word_mlm_labels': -100, 'sop_labels': -1}

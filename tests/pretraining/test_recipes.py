@@ -7,7 +7,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from helpers.masking import BASE, MASK, SIZE, chosen_positions, ragged, random_r
 from helpers.tasks import shallow_config
 from input_pipeline.pretraining import baseline_masks, batches, masking, word_selection
 from input_pipeline.text import constants
+from input_pipeline.utils.tensorflow import tf
 
 BERT = masking.Recipe(views=('char',), anchors=False, swap=False)
 MASKS = 4

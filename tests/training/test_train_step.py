@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import threading
 import time
 
 import jax
@@ -16,6 +17,7 @@ from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.interop import init_weights
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import precision
+from clower_jax.reports import plots
 from clower_jax.reports.plots import draw_curves, select_panels
 from clower_jax.training import evaluate, optim, progress, run_log
 from clower_jax.training.loop import _summary, check_not_skipped, make_programs, train
@@ -425,13 +427,47 @@ def test_curves_are_a_picture(tmp_path, names):
 
 def test_curves_are_drawn_a_minute_after_they_were_and_at_the_end(tmp_path, monkeypatch):
     seconds, drawn = [0], []
-    monkeypatch.setattr(run_log, 'draw_curves', lambda rows, path: drawn.append(seconds[0]))
+    monkeypatch.setattr(plots, 'draw_curves', lambda rows, path: drawn.append(rows[-1]['step']))
     monkeypatch.setattr(run_log.time, 'monotonic', lambda: seconds[0])
     writer = Writer(tmp_path)
     for seconds[0] in (10, 50, 61, 70, 121, 130):
+        writer.scalars(seconds[0], 'validation', {'loss': 1.0})
         writer.report(now=seconds[0] == 130)
+        writer._finish_report()
     writer.close()
     assert drawn == [61, 130]
+
+
+def test_a_run_goes_on_while_its_report_is_written(tmp_path, monkeypatch):
+    drawing, go_on, drawn = threading.Event(), threading.Event(), []
+
+    def draw(rows, path):
+        drawing.set()
+        assert go_on.wait(timeout=60)
+        drawn.append(rows[-1]['step'])
+
+    monkeypatch.setattr(plots, 'draw_curves', draw)
+    monkeypatch.setattr(run_log, 'REDRAWN_AFTER', -1)
+    writer = Writer(tmp_path)
+    for step in (1, 2, 3):
+        writer.scalars(step, 'validation', {'loss': 1.0})
+        writer.report(now=False)  # those of steps 2 and 3 are left out: that of step 1 is on its way
+        assert drawing.wait(timeout=60) and not drawn
+    go_on.set()
+    writer.report(now=True)
+    writer.close()
+    assert drawn == [1, 3] and (tmp_path / 'report.html').is_file()
+
+
+def test_what_goes_wrong_with_a_report_is_raised(tmp_path, monkeypatch):
+    def draw(rows, path):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(plots, 'draw_curves', draw)
+    writer = Writer(tmp_path)
+    writer.report(now=True)
+    with pytest.raises(OSError, match='no space left'):
+        writer.close()
 
 
 def test_every_metric_is_drawn_and_said():
