@@ -100,3 +100,13 @@ def test_auto_is_what_suits_the_devices(platform, changes, expected, monkeypatch
     config.model.attention, config.dtype = 'auto', 'bfloat16'
     config.update_from_flattened_dict(changes)
     assert pretraining.encoder_settings(config, None)['config'].attention == expected
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason='JAX asks for a GPU to lower for, since 0.11')
+@pytest.mark.parametrize('mask', [padded_rows, packed_rows])
+def test_triton_has_all_that_the_kernels_do(mask):
+    """The interpreter takes what Triton does not."""
+    x = jax.ShapeDtypeStruct((B, N, 70, 64), jnp.bfloat16)
+    loss = lambda *x: flash_attention(*x, mask(70), 0.1, SEEDS).sum()  # noqa: E731
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, x, x).lower(lowering_platforms=('cuda',))
+    assert lowered.as_text().count('custom_call @__gpu$xla.gpu.triton') == 2
