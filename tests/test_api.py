@@ -27,6 +27,7 @@ def classifier(tmp_path_factory):
     return folder, config, results
 
 
+@pytest.mark.slow
 def test_finetune_returns_what_it_wrote_and_does_it_once(classifier):
     folder, config, results = classifier
     assert results == json.loads((folder / 'run' / 'results.json').read_text('utf-8'))

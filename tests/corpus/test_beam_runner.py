@@ -157,6 +157,7 @@ def assert_one_line_and_no_process(capfd):
     assert not any(b'beam_runner' in command for command in commands)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('work', [beam_job.run_chunks, beam_job.find_duplicates])
 @pytest.mark.parametrize(('how', 'told'), [(kill_itself, KILLED), (leave, LOST.format('with status 0'))])
 def test_a_worker_that_is_gone_ends_the_work(tmp_path, capfd, work, how, told):

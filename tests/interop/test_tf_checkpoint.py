@@ -101,6 +101,7 @@ def test_fine_tuned_checkpoints(tmp_path, architecture, task):
         np.testing.assert_allclose(again, value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_a_wrapper_put_before_all_names_is_taken_off_and_named(pretrained, tmp_path, caplog):
     model, plain = pretrained
     folder = write(tmp_path / 'tf', model, named=lambda name: f'module/{tensorflow_name(name)}')

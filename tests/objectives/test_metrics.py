@@ -19,6 +19,7 @@ def cases(tmp_path_factory):
     return list(itertools.chain(frozen.pretraining(folder), frozen.finetuned(folder)))
 
 
+@pytest.mark.slow
 def test_the_sums_of_every_objective_are_declared(cases):
     for name, config, batches in cases:
         objective = registry.from_config(config)

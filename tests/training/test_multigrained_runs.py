@@ -73,6 +73,7 @@ def test_both_embedding_layers_begin_as_those_of_a_bert(tmp_path):
     np.testing.assert_array_equal(table, np.concatenate([rows, words]))
 
 
+@pytest.mark.slow
 def test_clower_becomes_an_ambert_and_an_ambert_another(tmp_path):
     theirs = workdirs.make(tmp_path / 'clower', 'pretrain')
     params, report = load(tmp_path / 'clower', 'ambert')
@@ -340,6 +341,7 @@ def test_reading_comprehension(pretrained, tmp_path, kind):
         assert not info['missing_keys'] and not info['unexpected_keys']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('encoder', ['char', 'word'])
 def test_each_view_of_an_ambert_is_a_bert(tmp_path, encoder):
     ambert = {'model.kind': 'ambert', 'loss.contrast_on': 'none'}

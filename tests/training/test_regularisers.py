@@ -63,6 +63,7 @@ def test_the_rate_falls_from_the_heads_to_the_embeddings():
     assert {'char_encoder/pooler.dense/kernel', 'word_mlm/bias'} <= leaves(rates).keys()
 
 
+@pytest.mark.slow
 def test_updates_are_those_of_one_rate_times_the_layers():
     """Weight decay, too; the states are the same, so a run may change its mind."""
     config = synthetic.tiny_config(**{'optim.warmup_steps': 0})
@@ -332,6 +333,7 @@ def classifier(tmp_path_factory):
     return config, task, params, batch
 
 
+@pytest.mark.slow
 def test_r_drop_is_its_formula(classifier):
     config, task, params, batch = classifier
     key = jax.random.key(3)

@@ -242,6 +242,7 @@ def spoilt(tmp_path):
     return tmp_path / 'run'
 
 
+@pytest.mark.slow
 def test_export_refuses_what_is_not_finite(spoilt, tmp_path):
     with pytest.raises(ValueError, match=r'run has NaN or infinity in char_mlm/bias \(1 of '):
         bert_folder.export(spoilt, tmp_path / 'out')
