@@ -9,10 +9,12 @@ cosines and scores. And with
     python run.py --config=configs/vectors.py:retrieval --config.init_from=X --config.data.test=pairs.tsv
 
 how often a text's partner (of pairs labelled 1; of all, if there is no label) is the nearest among those of
-all texts. Several sets at once, and their mean: --config.data.test=a.tsv,b.tsv.
+all texts. Several sets at once, and their mean: --config.data.test=a.tsv,b.tsv. Texts are read as long as
+X says, or --config.data.max_length.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from clower_jax.utils.config_keys import defaults
 
@@ -27,5 +29,6 @@ def get_config(variant: str = '') -> ConfigDict:
     config = defaults('task mode init_from dtype', data=data, model='pooling')
     config.task, config.mode = 'vectors', 'evaluate'
     config.model.pooling = ''
+    config.data.max_length = placeholder(int)  # as the encoder says
     config.data.evaluation = variant
     return config

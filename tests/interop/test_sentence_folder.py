@@ -10,8 +10,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
-from clower_jax import Encoder, convert
+from clower_jax import Encoder, convert, jobs
 from clower_jax.export.bert_folder import export
+from configs import vectors
 from helpers import workdirs
 from helpers.sentence_folder import TEXTS
 
@@ -162,6 +163,19 @@ def test_our_sentence_encoders_are_folders_of_sentence_transformers(tmp_path, po
     (folder / '1_Pooling' / 'notes.txt').write_text('mine')
     with pytest.raises(ValueError, match=r'no export wrote \(1_Pooling/notes\.txt\)'):
         export(tmp_path / 'run', folder, overwrite=True)
+
+
+def test_it_is_judged_as_long_as_it_reads(tmp_path):
+    workdirs.make(tmp_path / 'run', 'mirror')
+    folder = export(tmp_path / 'run', tmp_path / 'exported')
+    long = TEXTS[-1]
+    (tmp_path / 'pairs.tsv').write_text(f'{long}\t今天\t1\n今天\t天气\t3\n', encoding='utf-8')
+    config = vectors.get_config('similarity')
+    config.init_from, config.data.test = str(folder), str(tmp_path / 'pairs.tsv')
+    jobs.run(jobs.Job(config, 'configs/vectors.py:similarity', tmp_path / 'judged'))
+    a, b = Encoder.load(folder).encode([long, '今天'], normalize=True)
+    first, _ = (tmp_path / 'judged' / 'predictions.json').read_text('utf-8').splitlines()
+    assert json.loads(first)['cosine'] == pytest.approx(float(a @ b), abs=1e-5)
 
 
 def test_a_pooler_that_nothing_trained_is_zeros_and_not_read(tmp_path):
