@@ -45,7 +45,8 @@ CONTRAST = r'jit\(_forward\)|_gradient_step|span_means'  # of names in the progr
 # Of kernels that are no products, by where in the program they come from; the first that matches.
 GROUPS = {
     'LayerNorm and residual': 'LayerNorm',
-    'GELU': r'layer[._]\d+/(convert_element_type|mul)$|intermediate.dense.*reduce_sum',  # with its bias
+    # With its bias.
+    'GELU': r'(layer[._]\d+|BertLayer)/(convert_element_type|mul)$|intermediate.dense.*reduce_sum',
     'sums for biases': r'dense.*reduce_sum|(query|key|value).*reduce_sum',
     'attention': r'attention\b|self\.|BNTS|BNSH|softmax|fmha',
     'dropout': 'dropout',
@@ -71,12 +72,14 @@ def _pretraining(variant: str, rows: int) -> Callable[[int], ConfigDict]:
     return of
 
 
-def _fused(config: Callable[[int], ConfigDict]) -> Callable[[int], ConfigDict]:
-    """The same with cuDNN's attention, which has no dropout of its weights."""
+def _fused(
+    config: Callable[[int], ConfigDict], attention_dropout: float = 0.0
+) -> Callable[[int], ConfigDict]:
+    """The same with fused attention: cuDNN's, or, where its weights are dropped, our own kernels."""
 
     def of(devices: int) -> ConfigDict:
         made = config(devices)
-        made.model.attention, made.model.attention_dropout = 'cudnn', 0.0
+        made.model.attention, made.model.attention_dropout = 'auto', attention_dropout
         return made
 
     return of
@@ -110,6 +113,7 @@ CELLS: dict[str, Callable[[int], ConfigDict]] = {
     'small': _pretraining('small', 64),
     'base': _pretraining('base', 32),
     'base,cudnn': _fused(_pretraining('base', 96)),
+    'base,dropped': _fused(_pretraining('base', 96), attention_dropout=0.1),
     'paper': _paper,
     'paper,cudnn': _fused(_paper),
     'tnews': _finetuning(classify.get_config('tnews')),
@@ -146,7 +150,9 @@ def compiled_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Objective, float
         key = jax.eval_shape(lambda: jax.random.key(0))
         step = make_train_step(task, optimizer, optim.learning_rate(config))
         began = _cpu_seconds()
-        compiled = step.lower(state, abstract_batch(config, mesh), key).compile()
+        # Pallas asks it which GPU it writes kernels for.
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            compiled = step.lower(state, abstract_batch(config, mesh), key).compile()
         return compiled, task, _cpu_seconds() - began
 
 

@@ -74,8 +74,8 @@ class Kernel:
 
     @property
     def is_attention(self) -> bool:
-        """Whether it is cuDNN's fused attention."""
-        return 'fmha' in self.instruction.rest
+        """Whether it is cuDNN's fused attention, or our own, the only kernels that are written for Triton."""
+        return 'fmha' in self.instruction.rest or self.library == '__gpu$xla.gpu.triton'
 
     @property
     def collective(self) -> str:
@@ -189,7 +189,7 @@ class Program:
 
     @functools.cached_property
     def traffic(self) -> dict[str, int]:
-        """Bytes by kind: 'products', 'attention' (cuDNN's), 'collectives', 'other'."""
+        """Bytes by kind: 'products', 'attention' (fused), 'collectives', 'other'."""
         total: collections.Counter[str] = collections.Counter()
         for kernel in self.kernels:
             total[_kind(kernel)] += kernel.bytes * kernel.times

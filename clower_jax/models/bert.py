@@ -8,6 +8,7 @@ softmax and every residual sum's statistics are fp32 whatever `dtype` is.
 import dataclasses
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from clower_jax.ops import dropout
-from clower_jax.ops.attention import attention, library_attention
+from clower_jax.ops.attention import attention, fused_attention, library_attention
 from clower_jax.ops.layer_norm import layer_norm
 from clower_jax.ops.linear import linear
 
@@ -29,7 +30,7 @@ REMAT = {
     'qkv': jax.checkpoint_policies.save_only_these_names(SAVED),
     'full': jax.checkpoint_policies.nothing_saveable,
 }
-ATTENTION = ('own', 'cudnn')
+ATTENTION = ('own', 'cudnn', 'fused', 'auto')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,11 @@ class EncoderConfig:
     attention weights, or (`drophead`) whole attention heads.
 
     `remat` trades time for memory: 'none' keeps all activations, 'full' only every layer's input (a third
-    more FLOPs), 'qkv' also queries, keys and values (a tenth more). `attention` is 'own' (every device) or
-    'cudnn' (NVIDIA GPUs, 16 bits, without attention_dropout). `scan_layers`: the layers are one loop in the
-    compiled program, which is compiled in the time of one of them.
+    more FLOPs), 'qkv' also queries, keys and values (a tenth more). `attention` is 'own' (every device),
+    'cudnn' (NVIDIA GPUs, 16 bits, without attention_dropout) or 'fused' (the same with it); who makes a
+    network replaces 'auto' by what its devices take. `scan_layers`: the layers are one loop in the compiled
+    program, which is compiled in the time of one of them; `trace_layers_once`: they are calls of one function
+    until the compiler puts it in their places, which spares tracing all but the first.
     """
 
     hidden_size: int
@@ -54,6 +57,7 @@ class EncoderConfig:
     remat: str = 'none'
     attention: str = 'own'
     scan_layers: bool = False
+    trace_layers_once: bool = False
 
     @classmethod
     def from_config(cls, model: Mapping) -> 'EncoderConfig':
@@ -72,7 +76,7 @@ class EncoderConfig:
         if self.attention == 'cudnn' and self.attention_dropout:
             raise ValueError(
                 f'model.attention=cudnn drops nothing, but model.attention_dropout={self.attention_dropout}: '
-                'set that to 0, or take model.attention=own'
+                'set that to 0, or take model.attention=auto'
             )
 
 
@@ -188,7 +192,8 @@ class BertLayer(nn.Module):
         if config.attention == 'cudnn':
             context = library_attention(query, key, value, attention_mask, 'cudnn')
         else:
-            context = attention(query, key, value, attention_mask, config.attention_dropout, weights_seeds)
+            attend = fused_attention if config.attention == 'fused' else attention
+            context = attend(query, key, value, attention_mask, config.attention_dropout, weights_seeds)
         context = dropout.drop_heads(context, config.drophead, heads_seeds)
         context = linear(config.hidden_size, 'attention.output.dense')(
             context.swapaxes(1, 2).reshape(x.shape)
@@ -223,31 +228,37 @@ class BertEncoder(nn.Module):
 
     def __call__(self, x: jax.Array, attention_mask: jax.Array, dropout_seeds: jax.Array | None) -> jax.Array:
         dropout_sites = [layer_dropout_sites((*self.path, layer.name)) for layer in self.layers]
-        if self.config.scan_layers and self.layers and not self.is_initializing():
-            return self._scanned(x, attention_mask, dropout_seeds, np.stack(dropout_sites))
+        as_one = self.config.scan_layers or self.config.trace_layers_once
+        if as_one and self.layers and not self.is_initializing():
+            return self._as_one(x, attention_mask, dropout_seeds, dropout_sites)
         for layer, layer_sites in zip(self.layers, dropout_sites):
             x = layer(x, attention_mask, dropout_seeds, layer_sites)
         return x
 
-    def _scanned(
+    def _as_one(
         self,
         x: jax.Array,
         attention_mask: jax.Array,
         dropout_seeds: jax.Array | None,
-        dropout_sites: np.ndarray,
+        dropout_sites: list[np.ndarray],
     ) -> jax.Array:
-        """The same as one loop over parameters that are stacked here: elsewhere every layer has its own."""
+        """The same as one function of a layer's parameters, stacked for a loop or layer by layer."""
         layer_params = [self.variables['params'][layer.name] for layer in self.layers]
         layer = BertLayer(self.config, self.dtype, parent=None)
 
-        def step(x: jax.Array, layer_inputs: tuple[dict, jax.Array | np.ndarray]) -> tuple[jax.Array, None]:
-            params, dropout_sites = layer_inputs
-            return layer.apply({'params': params}, x, attention_mask, dropout_seeds, dropout_sites), None
+        def encode(x: jax.Array, params: dict, sites: jax.Array | np.ndarray, *inputs: Any) -> jax.Array:
+            return layer.apply({'params': params}, x, *inputs, sites)
 
-        policy = REMAT[self.config.remat]
-        step = step if policy is None else jax.checkpoint(step, policy=policy)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
-        return jax.lax.scan(step, x, (stacked, dropout_sites))[0]
+        policy, inputs = REMAT[self.config.remat], (attention_mask, dropout_seeds)
+        encode = encode if policy is None else jax.checkpoint(encode, policy=policy)
+        if self.config.scan_layers:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
+            step = lambda x, of_layer: (encode(x, *of_layer, *inputs), None)  # noqa: E731
+            return jax.lax.scan(step, x, (stacked, np.stack(dropout_sites)))[0]
+        traced_once = jax.jit(encode)
+        for params, sites in zip(layer_params, dropout_sites, strict=True):
+            x = traced_once(x, params, sites, *inputs)
+        return x
 
     def pool(self, cls: jax.Array) -> jax.Array:
         """[..., D] → [..., D]."""

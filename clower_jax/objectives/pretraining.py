@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -26,6 +27,7 @@ from clower_jax.utils import flops
 # Layers that become one loop, on TPUs, whose compiler takes minutes for a dozen of them unrolled. On GPUs a
 # loop moves 1.8 times the bytes (docs/performance.md); on CPUs it is slower, too.
 SCAN_MIN_LAYERS = 6
+GPUS = ('gpu', 'cuda')  # as `sharding.mesh_platform` calls them
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
 # Of a held-out batch: rows that are shown, guesses of each masked token, words near each word.
@@ -265,13 +267,35 @@ def metric_sums(name: str, part: losses.Sums) -> MetricSums:
 def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
     """What every network is made with; `mesh`: of the devices that it is compiled for."""
     encoder_config = EncoderConfig.from_config(config.model)
-    scan_layers = sharding.mesh_platform(mesh) == 'tpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS
+    platform, attention = sharding.mesh_platform(mesh), encoder_config.attention
+    if attention == 'auto':
+        attention = 'fused' if _takes_fused_attention(encoder_config, config.dtype, mesh) else 'own'
     return {
-        'config': dataclasses.replace(encoder_config, scan_layers=scan_layers),
+        'config': dataclasses.replace(
+            encoder_config,
+            attention=attention,
+            scan_layers=platform == 'tpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS,
+            trace_layers_once=platform in GPUS,
+        ),
         'vocab_size': config.model.vocab_size,
         'max_positions': config.model.max_positions,
         'dtype': precision.compute_dtype(config.dtype),
     }
+
+
+def _takes_fused_attention(encoder: EncoderConfig, dtype: str, mesh: Mesh | None) -> bool:
+    """Whether `fused_attention` is there for the devices, and for heads that both its parts take."""
+    width = encoder.hidden_size // encoder.num_heads
+    return (
+        sharding.mesh_platform(mesh) in GPUS
+        and dtype in ('bfloat16', 'float16')
+        and width % 8 == 0
+        and width <= 128
+        # Where a mesh splits more than the batch, XLA cuts up layers, but not a kernel.
+        and (mesh is None or mesh.shape['data'] == mesh.size)
+        # Announced to leave JAX.
+        and importlib.util.find_spec('jax.experimental.pallas.triton') is not None
+    )
 
 
 def predicts_order(config: Mapping[str, Any], view: str) -> bool:

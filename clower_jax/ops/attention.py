@@ -89,6 +89,24 @@ def library_attention(
     return out.swapaxes(1, 2)
 
 
+def fused_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    attention_mask: jax.Array,
+    dropout_rate: float = 0.0,
+    dropout_seeds: jax.Array | None = None,
+) -> jax.Array:
+    """`attention` on NVIDIA GPUs, in 16 bits, without scores or weights in memory: cuDNN's, or a kernel of
+    ours where weights are dropped (and for packed rows of odd length, which cuDNN does not take)."""
+    drops = dropout_seeds is not None and dropout_rate > 0
+    if drops or (attention_mask.shape[1] > 1 and query.shape[2] % 2):
+        from clower_jax.ops.flash_attention import flash_attention  # Pallas, which takes a while to import
+
+        return flash_attention(query, key, value, attention_mask, dropout_rate, dropout_seeds)
+    return library_attention(query, key, value, attention_mask, 'cudnn')
+
+
 def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 

@@ -74,8 +74,7 @@ def drop_heads(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
 
 def keep(shape: tuple[int, ...], rate: float, seeds: jax.Array) -> jax.Array:
     """bool of `shape`, [B, ...]: False with probability `rate`; see `dropout`."""
-    if math.prod(shape[1:]) >= 2**32:
-        raise ValueError(f'a row of shape {shape[1:]} has more elements than the hash has numbers')
+    check_row_size(math.prod(shape[1:]))
     element = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(1, len(shape))):
@@ -83,8 +82,19 @@ def keep(shape: tuple[int, ...], rate: float, seeds: jax.Array) -> jax.Array:
         stride *= shape[axis]
     per_row = (-1,) + (1,) * (len(shape) - 1)
     first, second = (seeds[:, i].reshape(per_row) for i in range(SEEDS_PER_ROW))
+    return keep_elements(element, rate, first, second)
+
+
+def keep_elements(element: jax.Array, rate: float, first: jax.Array, second: jax.Array) -> jax.Array:
+    """bool: `keep` of elements by their uint32 index in the row, whose two seeds these are."""
     hashed = _mix(_mix(element ^ first) + second)
     return hashed >= np.uint32(round(rate * 2**32))
+
+
+def check_row_size(elements: int) -> None:
+    """Raises ValueError where a row has too many elements."""
+    if elements >= 2**32:
+        raise ValueError(f'a row of {elements:,} elements has more than the hash has numbers: shorten rows')
 
 
 def _mix(x: jax.Array) -> jax.Array:

@@ -133,7 +133,11 @@ _KEYS = {
         "standard deviation of random weights: BERT's 0.02 at its 768 units, wider in narrower models, so "
         'that attention starts as sharp as there', 0.0, 100.0,
     ),
-    'model.attention': Key('own', "or 'cudnn': NVIDIA GPUs, 16 bits, attention_dropout 0"),
+    'model.attention': Key(
+        'own',
+        "or, on NVIDIA GPUs in 16 bits, 'cudnn', without attention_dropout, and 'fused', with it; 'auto': "
+        'fused where it can be, elsewhere own',
+    ),
     'model.remat': Key(
         'none', "activations kept: none recomputed; 'qkv', 'full': a tenth, a third more FLOPs",
     ),

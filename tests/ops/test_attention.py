@@ -11,7 +11,8 @@ from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import make_attention_mask, token_mask
 from clower_jax.models.finetuned import pool_tokens
 from clower_jax.objectives import pretraining
-from clower_jax.ops import dropout
+from clower_jax.ops import attention as attention_module
+from clower_jax.ops import dropout, flash_attention
 from clower_jax.ops.attention import attention, library_attention
 from clower_jax.parallel import sharding
 from configs import pretrain
@@ -82,7 +83,8 @@ def gradients_of(**changes):
     config = synthetic.tiny_config(**system | rates | changes)
     batch = next(synthetic.batches(config))
     task = pretraining.Pretrain.from_config(config)
-    assert task.model.config.scan_layers == (sharding.mesh_platform(None) == 'tpu')
+    as_one = task.model.config.scan_layers, task.model.config.trace_layers_once
+    assert as_one == (sharding.mesh_platform(None) == 'tpu', sharding.mesh_platform(None) == 'gpu')
     loss = lambda p: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
     return jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task))
 
@@ -99,19 +101,36 @@ def assert_same(found, expected):
 
 
 @pytest.mark.slow
+def test_kernels_in_layers_change_nothing(monkeypatch):
+    """Neither what each layer drops nor any derivative."""
+    kernels = flash_attention.flash_attention
+    monkeypatch.setattr(flash_attention, 'flash_attention', lambda *inputs: kernels(*inputs, True))
+    # Parameters are drawn without dropout, where it would be cuDNN's.
+    monkeypatch.setattr(attention_module, 'library_attention', lambda *inputs: attention(*inputs[:4]))
+    assert_same(gradients_of(**{'model.attention': 'fused'}), one_by_one(0.0))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('remat', ['qkv', 'full'])
 def test_recomputing_changes_nothing(remat):
     assert_same(gradients_of(**{'model.remat': remat}), one_by_one(0.0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('remat', ['none', 'qkv', 'full'])
-@pytest.mark.parametrize('drophead', [0.0, 0.5])
-def test_a_loop_over_layers_is_the_layers_one_by_one(remat, drophead, monkeypatch):
-    """Also what is dropped, and the derivatives, which belong to the same parameters."""
+@pytest.mark.parametrize(
+    ('platform', 'remat', 'drophead'),
+    [
+        *(('tpu', remat, drophead) for remat in ('none', 'qkv', 'full') for drophead in (0.0, 0.5)),
+        ('gpu', 'none', 0.5),
+        ('gpu', 'qkv', 0.0),
+    ],
+)
+def test_layers_as_one_are_the_layers_one_by_one(platform, remat, drophead, monkeypatch):
+    """A loop over them, and calls of one function: also what is dropped, and the derivatives, which belong to
+    the same parameters."""
     expected = one_by_one(drophead)
     monkeypatch.setattr(pretraining, 'SCAN_MIN_LAYERS', 3)
-    monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh: 'tpu')
+    monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh: platform)
     assert_same(gradients_of(**{'model.remat': remat, 'model.drophead': drophead}), expected)
 
 

@@ -1,4 +1,4 @@
-"""On a real GPU, `pytest -m gpu`: low precision against fp32, attention against cuDNN's, the loss scale."""
+"""On a real GPU, `pytest -m gpu`: low precision against fp32, fused attention, the loss scale."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,8 @@ import pytest
 
 from clower_jax.checkpoints.train_state import TrainState
 from clower_jax.objectives.pretraining import Pretrain
-from clower_jax.ops.attention import attention, library_attention
+from clower_jax.ops import dropout
+from clower_jax.ops.attention import attention, fused_attention
 from clower_jax.parallel import precision
 from clower_jax.training import optim
 from clower_jax.training.train_step import make_train_step
@@ -44,9 +45,11 @@ def test_loss_and_gradient_are_those_of_a_cpu_in_fp32(dtype):
         assert np.abs(other - leaf).max() <= TOLERANCE[dtype] * scale, jax.tree_util.keystr(path)
 
 
+@pytest.mark.parametrize('rate', [0.0, 0.1])
 @pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
-def test_attention_of_cudnn_is_our_own(dtype, packed):
+def test_fused_attention_is_our_own(dtype, packed, rate):
+    """cuDNN's, and our own kernels where weights are dropped."""
     batch, heads, length, width = 4, 12, 256, 64
     keys = jax.random.split(jax.random.key(0), 4)
     *inputs, cotangent = (jax.random.normal(key, (batch, heads, length, width), dtype) for key in keys)
@@ -58,12 +61,14 @@ def test_attention_of_cudnn_is_our_own(dtype, packed):
         attends = real[:, None]
     cotangent = cotangent * real[:, None, :, None]
 
+    seeds = dropout.row_seeds(jax.random.key(1), batch)
+
     def value_and_derivatives(function):
-        value, back = jax.vjp(lambda *x: function(*x, attends), *inputs)
+        value, back = jax.vjp(lambda *x: function(*x, attends, rate, seeds), *inputs)
         return value * real[:, None, :, None], *back(cotangent)
 
     ours = jax.jit(lambda: value_and_derivatives(attention))()
-    theirs = jax.jit(lambda: value_and_derivatives(lambda *x: library_attention(*x, 'cudnn')))()
+    theirs = jax.jit(lambda: value_and_derivatives(fused_attention))()
     for one, other in zip(ours, theirs, strict=True):
         error = jnp.abs(one.astype(jnp.float32) - other.astype(jnp.float32)).max()
         assert error <= 3e-2 * jnp.abs(one.astype(jnp.float32)).max()
