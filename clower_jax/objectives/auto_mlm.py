@@ -115,7 +115,7 @@ class AutoMlm(SentenceTask):
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
         rows = batch, seeds_of_texts(key, len(batch['char_ids']), 3)
-        sums, vectors = microbatches.encode(self._encode, params, rows, self.microbatches, self.own_rows)
+        sums, vectors = microbatches.encode(self._encode, params, rows, self.microbatches, self.data_parallel)
         valid = batch['char_ids'][:, 0] != PAD_ID
         contrast = losses.info_nce(vectors['first'], vectors['second'], valid, self.temperature)
         sums |= batch_counts(batch) | metric_sums('contrast', contrast)
@@ -129,7 +129,7 @@ class AutoMlm(SentenceTask):
         out = self.model.apply({'params': params}, batch, flat(seeds), method=self.model.views)
         table, bias = out['decoder']
         mlm = linear_cross_entropy(
-            out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.own_rows.inner_mesh
+            out['mlm_vectors'], table, bias, batch['mlm_labels'], mesh=self.data_parallel.inner_mesh
         )
         return metric_sums('mlm', mlm), {side: out[side] for side in ('first', 'second')}
 

@@ -15,17 +15,17 @@ from ml_collections import ConfigDict
 
 from clower_jax.objectives.base import MetricSums
 from clower_jax.parallel import sharding
-from clower_jax.parallel.own_rows import OwnRows
+from clower_jax.parallel.data_parallel import DataParallel
 
 Rows = TypeVar('Rows')
 
 
 def from_config(config: ConfigDict, mesh: Mesh | None) -> dict[str, Any]:
-    """The fields of an objective that say how its batches are encoded: `own_rows`, `microbatches`.
+    """The fields of an objective that say how its batches are encoded: `data_parallel`, `microbatches`.
 
-    Raises ValueError as `OwnRows.from_config` and `number` do.
+    Raises ValueError as `DataParallel.from_config` and `number` do.
     """
-    return {'own_rows': OwnRows.from_config(config, mesh), 'microbatches': number(config, mesh)}
+    return {'data_parallel': DataParallel.from_config(config, mesh), 'microbatches': number(config, mesh)}
 
 
 def number(config: ConfigDict, mesh: Mesh | None = None) -> int:
@@ -50,10 +50,10 @@ def encode(
     params: dict,
     rows: Rows,
     microbatches: int,
-    own_rows: OwnRows,
+    data_parallel: DataParallel,
 ) -> tuple[MetricSums, dict]:
     """function(params, rows), a tree of arrays [B, …]: `microbatches` equal parts of it one after another, on
-    the devices as `own_rows` has it.
+    the devices as `data_parallel` has it.
 
     Args:
       function: gives sums over rows, and arrays with a line for each row, [b, …] of b rows; a row's must
@@ -72,4 +72,4 @@ def encode(
         sums, per_row = jax.lax.map(part, jax.tree.map(split, rows))
         return jax.tree.map(lambda x: x.sum(0), sums), jax.tree.map(merge, per_row)
 
-    return own_rows(in_parts if microbatches > 1 else function, params, rows)
+    return data_parallel(in_parts if microbatches > 1 else function, params, rows)

@@ -80,7 +80,7 @@ class MlCtl(SentenceTask):
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
         rows = batch, seeds_of_texts(key, len(batch['char_ids']), len(PAIR))
-        _, vectors = microbatches.encode(self._encode, params, rows, self.microbatches, self.own_rows)
+        _, vectors = microbatches.encode(self._encode, params, rows, self.microbatches, self.data_parallel)
         valid = batch['char_ids'][:, 0] != PAD_ID
         a, b = vectors['sentences']
         sentences = self._contrast(a, b, valid, within=True)

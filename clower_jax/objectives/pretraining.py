@@ -21,7 +21,7 @@ from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import dot, rows_at
 from clower_jax.ops.nt_xent import normalize, nt_xent
 from clower_jax.parallel import precision, sharding
-from clower_jax.parallel.own_rows import OwnRows
+from clower_jax.parallel.data_parallel import DataParallel
 from clower_jax.utils import flops
 
 # Layers that become one loop, on TPUs, whose compiler takes minutes for a dozen of them unrolled. On GPUs a
@@ -51,7 +51,7 @@ class Pretrain:
 
     One forward pass over the masked inputs feeds every loss. With `microbatches` = m > 1 the encoders see an
     m-th of the batch at a time and run again in the backward pass (`microbatches.encode`): memory is that of
-    one micro-batch. `own_rows` says where the batch lies.
+    one micro-batch. `data_parallel` says where the batch lies.
     """
 
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -67,7 +67,7 @@ class Pretrain:
     sop_on: str
     contrast_on: str = 'both'
     microbatches: int = 1
-    own_rows: OwnRows = OwnRows()
+    data_parallel: DataParallel = DataParallel()
 
     @classmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh | None = None) -> Self:
@@ -135,7 +135,7 @@ class Pretrain:
         dropout_seeds = None if key is None else dropout.row_seeds(key, len(batch['char_ids']))
         encode = functools.partial(self._encode, show=show)
         rows = batch, dropout_seeds
-        sums, vectors = microbatches.encode(encode, params, rows, self.microbatches, self.own_rows)
+        sums, vectors = microbatches.encode(encode, params, rows, self.microbatches, self.data_parallel)
         return sums | self._contrast(vectors, batch), vectors
 
     def _batch_counts(self, sums: MetricSums, batch: dict) -> MetricSums:
@@ -170,7 +170,7 @@ class Pretrain:
             labels = batch[f'{view}_mlm_labels']
             table, bias = out[view]['decoder']
             part = linear_cross_entropy(
-                out[view]['mlm_vectors'], table, bias, labels, mesh=self.own_rows.inner_mesh
+                out[view]['mlm_vectors'], table, bias, labels, mesh=self.data_parallel.inner_mesh
             )
             sums |= metric_sums(f'mlm_{view}', part)
         sop_labels = batch['sop_labels'].reshape(out['char']['cls'].shape[:2])
@@ -204,8 +204,8 @@ class Pretrain:
         `anchor_char_length` [R, K], `anchor_cosines` [R, K, K] of each anchor's characters with the words of
         its row, and of all words of the batch the nearest, `near_ids`, `near_cosines` [R, K, N]."""
         # Of several devices the first one's rows, which are the batch's first.
-        mesh = self.own_rows.mesh
-        local = len(batch['char_ids']) // (mesh.size if mesh and self.own_rows.apart else 1)
+        mesh = self.data_parallel.mesh
+        local = len(batch['char_ids']) // (mesh.size if mesh and self.data_parallel.apart else 1)
         rows = min(max(1, SHOWN_ROWS // self.microbatches), local // self.microbatches) * self.microbatches
         parts = ('ids', 'mlm_positions', 'mlm_labels')
         names = [f'{view}_{part}' for view in self.model.views for part in parts]
@@ -226,7 +226,7 @@ class Pretrain:
     def _contrast(self, vectors: dict, batch: dict) -> MetricSums:
         """Each anchor word's vector against the mean of its characters', and [CLS] against [CLS] of each text
         (the paper, equations 2–4)."""
-        mesh = self.own_rows.mesh
+        mesh = self.data_parallel.mesh
         contrast = functools.partial(
             nt_xent,
             temperature=self.temperature,

@@ -21,7 +21,7 @@ from clower_jax.models.finetuned import SentenceEncoder
 from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import Metric, MetricSums, Objective
 from clower_jax.ops import dropout
-from clower_jax.parallel.own_rows import OwnRows
+from clower_jax.parallel.data_parallel import DataParallel
 
 CUTOFF_SITE = zlib.crc32(
     b'feature_cutoff'
@@ -34,13 +34,13 @@ PAIR = 'char', 'other'  # the sides of a pair, as a batch names them
 @dataclasses.dataclass(frozen=True)
 class SentenceTask:
     """What they share: how vectors are made and evaluated. A task adds `metrics`, `loss`, `total_loss`,
-    `from_config` and `trained_by`. `own_rows` says where batches lie, `microbatches` in how many parts they
-    are encoded."""
+    `from_config` and `trained_by`. `data_parallel` says where batches lie, `microbatches` in how many parts
+    they are encoded."""
 
     metrics: ClassVar[Mapping[str, Metric]]
     projection = False  # whether vectors go through BERT's pooler in training
     model: SentenceEncoder
-    own_rows: OwnRows = dataclasses.field(default=OwnRows(), kw_only=True)
+    data_parallel: DataParallel = dataclasses.field(default=DataParallel(), kw_only=True)
     microbatches: int = dataclasses.field(default=1, kw_only=True)
 
     @classmethod
@@ -104,7 +104,7 @@ def encode_sides(
         return {}, dict(zip(sides, deinterleave(vectors, len(sides)), strict=True))
 
     rows = batch, seeds_of_texts(key, len(batch['char_ids']), len(sides))
-    vectors = microbatches.encode(encode, params, rows, task.microbatches, task.own_rows)[1]
+    vectors = microbatches.encode(encode, params, rows, task.microbatches, task.data_parallel)[1]
     return tuple(vectors[side] for side in sides)
 
 

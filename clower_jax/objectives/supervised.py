@@ -17,7 +17,7 @@ from clower_jax.objectives import microbatches
 from clower_jax.objectives.base import LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
-from clower_jax.parallel.own_rows import OwnRows
+from clower_jax.parallel.data_parallel import DataParallel
 from input_pipeline.utils.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
@@ -27,7 +27,7 @@ class _Supervised:
     another; labels of −1 are none."""
 
     model: Classifier | SpanFinder | Tagger | Chooser
-    own_rows: OwnRows = OwnRows()  # where batches lie
+    data_parallel: DataParallel = DataParallel()  # where batches lie
     microbatches: int = 1
     r_drop: float = 0.0  # weight of R-Drop (Liang et al. 2021, arXiv 2106.14448); 0: one pass
     _loss_name: ClassVar[str]  # of the loss in the metrics
@@ -66,7 +66,7 @@ class _Supervised:
                 sums['loss_r_drop'] = self._divergence(logits, others, self._labels(batch))
             return sums, {}
 
-        sums, _ = microbatches.encode(encode, params, (batch, per_row), self.microbatches, self.own_rows)
+        sums, _ = microbatches.encode(encode, params, (batch, per_row), self.microbatches, self.data_parallel)
         means = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         return self.total_loss(means), self._counts(batch) | sums
 

@@ -66,7 +66,7 @@ class SupervisedVectors(SentenceTask):
             hard_negatives = HardNegatives(hard[0], has_negative, jnp.tile(texts[:, 2:], 2))
         part = nt_xent(
             a, b, valid, self.temperature, texts[:, :2],
-            hard_negatives=hard_negatives, symmetric=self.symmetric, mesh=self.own_rows.mesh,
+            hard_negatives=hard_negatives, symmetric=self.symmetric, mesh=self.data_parallel.mesh,
         )  # fmt: skip
         sums = metric_sums('contrast', part) | batch_counts(batch, sides)
         return part.loss / jnp.maximum(part.count, 1), sums

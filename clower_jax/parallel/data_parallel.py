@@ -1,4 +1,4 @@
-"""What each device does alone with its own rows of a batch, so that devices speak once about the gradient.
+"""Data parallelism: each device works alone on its own rows of a batch, and gradients are added up once.
 
 Left to itself the compiler adds every gradient up over the devices where it arises: the token table's once
 for each of its uses, and in a loop over micro-batches all of them in each turn. Here every device has a copy
@@ -25,7 +25,7 @@ _OVER_DEVICES = P(sharding.BATCH_AXES)
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnRows:
+class DataParallel:
     """Where functions of parameters and rows are computed: on each device of `mesh` with its own rows, where
     the mesh splits nothing but the batch; elsewhere, and on one device (None), as the compiler has it.
     Gradients travel in `reduce_dtype`."""
@@ -79,27 +79,27 @@ class OwnRows:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _copies(own_rows: OwnRows, params: dict) -> dict:
+def _copies(data_parallel: DataParallel, params: dict) -> dict:
     """Of every array one for each device, along a new first axis."""
-    devices = own_rows.mesh.size if own_rows.mesh else 1
+    devices = data_parallel.mesh.size if data_parallel.mesh else 1
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (devices, *x.shape)), params)
 
 
-def _copies_forward(own_rows: OwnRows, params: dict) -> tuple[dict, None]:
-    return _copies(own_rows, params), None
+def _copies_forward(data_parallel: DataParallel, params: dict) -> tuple[dict, None]:
+    return _copies(data_parallel, params), None
 
 
-def _copies_backward(own_rows: OwnRows, _: None, gradients: dict) -> tuple[dict]:
+def _copies_backward(data_parallel: DataParallel, _: None, gradients: dict) -> tuple[dict]:
     leaves, tree = jax.tree.flatten(gradients)  # each [devices, …]
 
     def reduce(*leaves: jax.Array) -> jax.Array:
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
-        flat = flat.astype(compute_dtype(own_rows.reduce_dtype))
+        flat = flat.astype(compute_dtype(data_parallel.reduce_dtype))
         return jax.lax.psum(flat, sharding.BATCH_AXES).astype(jnp.float32)
 
-    flat = jax.shard_map(reduce, mesh=own_rows.mesh, in_specs=_OVER_DEVICES, out_specs=P(), check_vma=False)(
-        *leaves
-    )
+    flat = jax.shard_map(
+        reduce, mesh=data_parallel.mesh, in_specs=_OVER_DEVICES, out_specs=P(), check_vma=False
+    )(*leaves)
     shapes = [leaf.shape[1:] for leaf in leaves]
     ends = itertools.accumulate(int(np.prod(shape)) for shape in shapes)
     parts = [part.reshape(shape) for part, shape in zip(jnp.split(flat, list(ends)[:-1]), shapes)]
