@@ -76,11 +76,11 @@ class Tokenizer:
         rows = np.array(self.vocabulary.rows(spellings))
         chars = lengths.copy()
         opens, closes = np.zeros((2, len(words)), bool)
-        others = []
+        others: list[int] = []
         for number in np.flatnonzero(~plain).tolist():
-            char_ids, rows[number], opens[number], closes[number] = self._look_up_one(words[number])
-            chars[number] = len(char_ids)
-            others += char_ids
+            spelled, rows[number], opens[number], closes[number] = self._look_up_one(words[number])
+            chars[number] = len(spelled)
+            others += spelled
         char_ids = np.empty(chars.sum(), np.int32)
         in_plain = np.repeat(plain, chars)
         char_ids[in_plain], char_ids[~in_plain] = ids[np.repeat(plain, lengths)], others
