@@ -24,8 +24,10 @@ import sys
 import threading
 import traceback
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ finally:
 
 NUM_BUCKETS = 64  # of digests; each is searched for duplicates as a whole, by one worker
 POLL_SECONDS = 0.5
+Share = tuple[int, Sequence[tuple[int, Any]]]  # its number and tasks, each a chunk and its index
 READERS = ('beam_control_read', 'read_grpc_client_inputs')  # Beam's threads that read from a worker
 
 
@@ -81,63 +84,63 @@ def run_chunks(
         the number of workers; or `beam_args` are wrong.
       ChildProcessError: a worker process that this one had started is gone: killed, or out of memory.
     """
-    folder = _run(
-        chunks, work_dir, beam_args, label, lambda tasks, folder: tasks | beam.Map(_work, fn, folder)
+    return _run(
+        chunks, work_dir, beam_args, label, lambda shares, folder: shares | beam.Map(_work, fn, folder)
     )
-    return (load(folder / f'{index}.result') for index in range(len(chunks)))
 
 
-def find_duplicates(
+def run_unique(
     hash_fn: Callable[[Any], np.ndarray],
+    fn: Callable[[Any, np.ndarray], Any],
     chunks: Sequence[Any],
     work_dir: epath.PathLike,
     beam_args: str | None = None,
-    label: str = 'duplicates',
-) -> Iterator[np.ndarray]:
-    """Finds the documents that occurred before, over all chunks: of equal ones the first is kept.
+    label: str = 'chunks',
+) -> Iterator[Any]:
+    """Runs `fn(chunk, repeats)` for every chunk, once it is known which documents occurred before, in all
+    chunks: of equal ones the first is kept.
 
     Args:
       hash_fn: `hash_fn(chunk)` -> uint64[n, 2], a 128-bit digest of each of the chunk's n documents.
+      fn: as for `run_chunks`. `repeats`, int64[d]: the ascending rows of `hash_fn(chunk)` whose digest stands
+        in an earlier row or chunk.
       chunks, work_dir, beam_args, label: as for `run_chunks`.
 
-    Returns:
-      for each chunk in turn, int64[d]: the ascending rows of `hash_fn(chunk)` whose digest stands in an
-      earlier row or chunk.
-
-    Raises:
-      ValueError, ChildProcessError: as `run_chunks`.
+    Returns, raises: as `run_chunks`.
     """
 
-    def transform(tasks: Any, folder: epath.Path) -> Any:
-        return (
-            tasks
-            | beam.FlatMap(_hash, hash_fn, folder)
+    def transform(shares: Any, folder: epath.Path) -> Any:
+        repeats = (
+            shares
+            | 'hash' >> beam.FlatMap(_hash, hash_fn, folder)
             | 'by digest' >> beam.GroupByKey()
-            | beam.FlatMap(_repeats)
-            | 'by chunk' >> beam.GroupByKey()
-            | beam.Map(_save_repeats, folder)
+            | 'repeats' >> beam.FlatMap(_repeats)
         )
+        together = {'tasks': shares, 'repeats': repeats} | 'by share' >> beam.CoGroupByKey()
+        return together | 'work' >> beam.Map(_work_unique, fn, folder, len(chunks))
 
-    folder = _run(chunks, work_dir, beam_args, label, transform)
-    files = (folder / f'{index}.repeats' for index in range(len(chunks)))
-    return (load(file) if file.exists() else np.empty(0, np.int64) for file in files)
+    return _run(chunks, work_dir, beam_args, label, transform)
 
 
 def _run(
     chunks: Sequence[Any], work_dir: epath.PathLike, beam_args: str | None, label: str, transform: Any
-) -> Any:
-    """Runs `transform(tasks, folder)` on (index, chunk) tasks; returns the folder with the files it wrote."""
+) -> Iterator[Any]:
+    """Runs `transform(shares, folder)`, which writes a result into the folder for each chunk; returns these.
+    A share is a number and a list of (index, chunk) tasks."""
     folder = epath.Path(work_dir) / uuid.uuid4().hex
     folder.mkdir(parents=True)
     if not chunks:
-        return folder
+        return iter(())
     runner, options, workers = _runner(beam_args)
+    shares = _shares(chunks, _num_shares(runner, options))
     # The runners tell how they start and stop; unexpected errors come as exceptions.
     logging.getLogger('apache_beam.runners').setLevel(logging.CRITICAL)
 
     def run() -> None:
         with _interruptible(), _as_outside_notebooks(), beam.Pipeline(runner, options) as pipeline:
-            transform(pipeline | beam.Create(list(enumerate(chunks))) | beam.Reshuffle(), folder)
+            # One key a share: each goes to a worker.
+            created = pipeline | beam.Create(shares, reshuffle=False) | beam.GroupByKey()
+            transform(created | beam.MapTuple(lambda number, tasks: (number, [*tasks])), folder)
 
     with _progress(folder, chunks, label):
         workers.watch(run) if workers else run()
@@ -146,7 +149,36 @@ def _run(
         failure = ValueError(message)
         failure.add_note(f'Raised by a worker:\n{trace}')
         raise failure
-    return folder
+    return (load(folder / f'{index}.result') for index in range(len(chunks)))
+
+
+def _num_shares(runner: Any, options: PipelineOptions) -> int | None:
+    """How many workers a local runner has; None: a cluster, which deals out chunks by itself."""
+    if not isinstance(runner, FnApiRunner):
+        return None
+    return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+
+
+def _shares(chunks: Sequence[Any], number: int | None) -> list[tuple[int, tuple[int, Any]]]:
+    """(share, (index, chunk)) of all chunks: a share for each, or so many with about as many bytes each.
+
+    Beam's local runner gives every worker the same number of keys before the work begins, whatever is behind
+    them; so it is given a key a worker.
+    """
+    if number is None:
+        return [(index, (index, chunk)) for index, chunk in enumerate(chunks)]
+    loads = [0] * number
+    dealt = []
+    for size, index in sorted(((_size(chunk), index) for index, chunk in enumerate(chunks)), reverse=True):
+        share = loads.index(min(loads))
+        loads[share] += size
+        dealt.append((share, (index, chunks[index])))
+    return sorted(dealt, key=lambda task: task[1][0])
+
+
+def _size(chunk: Any) -> int:
+    """Bytes, or 1 of what has none; 0 is only for an empty file."""
+    return getattr(chunk, 'num_bytes', 1)
 
 
 @contextlib.contextmanager
@@ -357,15 +389,18 @@ def command_line() -> Iterator[None]:
 def _progress(folder: epath.Path, chunks: Sequence[Any], label: str) -> Iterator[None]:
     """A bar of the finished chunks, in bytes where they have a size, moved by a thread that counts files."""
     sized = all(hasattr(chunk, 'num_bytes') for chunk in chunks)
-    sizes = [chunk.num_bytes if sized else 1 for chunk in chunks]
+    sizes = list(map(_size, chunks))
     finished = threading.Event()
 
     def follow(bar: tqdm.tqdm) -> None:
         last = False
         while not last:
             last = finished.wait(POLL_SECONDS)  # after the end, look once more
-            done = {int(path.stem) for path in folder.iterdir() if path.suffix in ('.result', '.error')}
-            bar.set_postfix_str(f'{len(done)}/{len(chunks)} chunks', refresh=False)
+            files = list(folder.iterdir())
+            done = {int(path.stem) for path in files if path.suffix in ('.result', '.error')}
+            hashed = sum(path.suffix == '.hashed' for path in files)
+            what = f'{hashed}/{len(chunks)} chunks searched for duplicates, ' if hashed and not done else ''
+            bar.set_postfix_str(f'{what}{len(done)}/{len(chunks)} chunks', refresh=False)
             bar.update(sum(sizes[index] for index in done) - bar.n)
 
     with tqdm.tqdm(total=sum(sizes), desc=label, unit='B' if sized else 'chunk', unit_scale=sized) as bar:
@@ -398,36 +433,54 @@ def _failed(folder: epath.Path) -> list[int]:
     return [int(path.stem) for path in folder.glob('*.error')]
 
 
-def _work(task: tuple[int, Any], fn: Callable[[Any], Any], folder: epath.Path) -> None:
-    if result := _attempt(task, fn, folder):
-        save(folder / f'{task[0]}.result', result[0])
+def _work(share: Share, fn: Callable[[Any], Any], folder: epath.Path) -> None:
+    for index, chunk in share[1]:
+        if result := _attempt((index, chunk), fn, folder):
+            save(folder / f'{index}.result', result[0])
 
 
-def _hash(task: tuple[int, Any], hash_fn: Callable[[Any], np.ndarray], folder: epath.Path) -> Iterator[Any]:
-    """(bucket, (chunk, rows, their digests)) for each bucket that one of the chunk's documents falls in."""
-    if result := _attempt(task, hash_fn, folder):
-        digests = result[0]
-        buckets = digests[:, 0] % NUM_BUCKETS
-        for bucket in np.unique(buckets):
-            rows = np.flatnonzero(buckets == bucket)
-            yield int(bucket), (task[0], rows, digests[rows])
-        save(folder / f'{task[0]}.result', len(digests))  # for the progress bar
+def _hash(share: Share, hash_fn: Callable[[Any], np.ndarray], folder: epath.Path) -> Iterator[Any]:
+    """(bucket, (chunk, its share, rows, their digests)) for each bucket that one of a chunk's documents falls
+    in."""
+    number, tasks = share
+    for index, chunk in tasks:
+        if result := _attempt((index, chunk), hash_fn, folder):
+            digests = result[0]
+            buckets = digests[:, 0] % NUM_BUCKETS
+            for bucket in np.unique(buckets):
+                rows = np.flatnonzero(buckets == bucket)
+                yield int(bucket), (index, number, rows, digests[rows])
+            save(folder / f'{index}.hashed', len(digests))
 
 
-def _repeats(bucket: tuple[int, Iterable[Any]]) -> Iterator[tuple[int, np.ndarray]]:
-    """(chunk, rows) of all but the first of the equal digests of a bucket."""
-    indices, rows, digests = zip(*sorted(bucket[1], key=itemgetter(0)), strict=True)
+def _repeats(bucket: tuple[int, Iterable[Any]]) -> Iterator[tuple[int, tuple[int, np.ndarray]]]:
+    """(share, (chunk, rows)) of all but the first of the equal digests of a bucket."""
+    indices, numbers, rows, digests = zip(*sorted(bucket[1], key=itemgetter(0)), strict=True)
+    share_of = dict(zip(indices, numbers))
     chunk = np.repeat(indices, [len(part) for part in rows])
     row = np.concatenate(rows)
     _, first = np.unique(np.concatenate(digests), axis=0, return_index=True)
     repeat = np.delete(np.arange(len(row)), first)
-    for index in np.unique(chunk[repeat]):
-        yield int(index), row[repeat[chunk[repeat] == index]]
+    for index in np.unique(chunk[repeat]).tolist():
+        yield share_of[index], (index, row[repeat[chunk[repeat] == index]])
 
 
-def _save_repeats(rows_of_chunk: tuple[int, Iterable[np.ndarray]], folder: epath.Path) -> None:
-    index, rows = rows_of_chunk
-    save(folder / f'{index}.repeats', np.sort(np.concatenate(list(rows))))
+def _work_unique(
+    share: tuple[int, dict[str, Iterable[Any]]],
+    fn: Callable[..., Any],
+    folder: epath.Path,
+    num_chunks: int,
+) -> None:
+    if len(list(folder.glob('*.hashed'))) < num_chunks:  # one could not be read: it has an error
+        return
+    rows: defaultdict[int, list[np.ndarray]] = defaultdict(lambda: [np.empty(0, np.int64)])
+    for index, some in share[1]['repeats']:
+        rows[index].append(some)
+    [tasks] = share[1]['tasks']
+    for index, chunk in tasks:
+        repeats = np.sort(np.concatenate(rows[index]))
+        if result := _attempt((index, chunk), partial(fn, repeats=repeats), folder):
+            save(folder / f'{index}.result', result[0])
 
 
 def save(path: epath.Path | Path, value: Any) -> None:

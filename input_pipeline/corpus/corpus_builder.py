@@ -46,7 +46,7 @@ FORMAT_VERSION = 1
 class _Job:
     """What a worker must know besides its chunk."""
 
-    work_dir: Path  # holds corpus/vocab.txt, digests/, duplicates/, and the shards that the workers write
+    work_dir: Path  # holds corpus/vocab.txt, digests/, and the shards that the workers write
     segmenter: str
     hmm: bool
     char_length: int
@@ -55,9 +55,6 @@ class _Job:
 
     def digests(self, chunk: readers.Chunk) -> Path:
         return self.work_dir / 'digests' / f'{chunk.index:06d}'
-
-    def duplicates(self, chunk: readers.Chunk) -> Path:
-        return self.work_dir / 'duplicates' / f'{chunk.index:06d}'
 
     def shard(self, split: str, chunk: readers.Chunk) -> Path:
         return self.work_dir / f'shards-{self.held_out.stop}' / f'{split}-{chunk.index:06d}'
@@ -129,7 +126,7 @@ def build(
         )
         folder = job.work_dir / 'corpus'
         vocabulary.save(folder / 'vocab.txt')
-        _save_duplicates(job, chunks, beam)
+        (job.work_dir / 'digests').mkdir()
         tallies, total = _pack(job, chunks, beam)
         if validation_fraction and not total.counts['validation_documents'] and total.counts['documents'] > 1:
             records = total.records['train']  # all; at most one document has over half of them
@@ -204,22 +201,12 @@ def _input_files(chunks: Sequence[readers.Chunk]) -> list[dict[str, Any]]:
     return [{'path': path, 'bytes': size} | fields.get(path, {}) for path, size in sizes.items()]
 
 
-def _save_duplicates(job: _Job, chunks: Sequence[readers.Chunk], beam: str | None) -> None:
-    """Writes for each chunk the numbers of its documents that occurred before."""
-    for name in ('digests', 'duplicates'):
-        (job.work_dir / name).mkdir()
-    digest = functools.partial(_save_digests, job)
-    duplicates = beam_runner.find_duplicates(
-        digest, chunks, job.work_dir / 'hashes', beam, 'finding duplicates'
-    )
-    for chunk, numbers in zip(chunks, duplicates, strict=True):
-        beam_runner.save(job.duplicates(chunk), numbers)
-
-
 def _pack(job: _Job, chunks: Sequence[readers.Chunk], beam: str | None) -> tuple[list[Tally], Tally]:
     """Writes all records; returns what came of each chunk, and of all."""
-    pack = functools.partial(_pack_chunk, job)
-    tallies = list(beam_runner.run_chunks(pack, chunks, job.work_dir / 'tallies', beam, 'packing records'))
+    digest, pack = functools.partial(_save_digests, job), functools.partial(_pack_chunk, job)
+    tallies = list(
+        beam_runner.run_unique(digest, pack, chunks, job.work_dir / 'tallies', beam, 'packing records')
+    )
     total = Tally()
     for tally in tallies:
         total.merge(tally)
@@ -250,9 +237,11 @@ def _tools(vocab: Path, segmenter: str, hmm: bool) -> tuple[segmenters.Segment, 
     return segmenters.segmenter(segmenter, hmm), tokenizer, pause_ids(tokenizer)
 
 
-def _unique(job: _Job, chunk: readers.Chunk, tally: Tally) -> Iterator[tuple[sources.Document, int]]:
+def _unique(
+    job: _Job, chunk: readers.Chunk, repeats: np.ndarray, tally: Tally
+) -> Iterator[tuple[sources.Document, int]]:
     """The documents of a chunk that did not occur before, with the first half of their digests."""
-    duplicates = set(beam_runner.load(job.duplicates(chunk)).tolist())
+    duplicates = set(repeats.tolist())
     digests = beam_runner.load(job.digests(chunk))[:, 0].tolist()
     for number, document in enumerate(sources.read(chunk, tally.problems)):
         if number in duplicates:
@@ -261,13 +250,14 @@ def _unique(job: _Job, chunk: readers.Chunk, tally: Tally) -> Iterator[tuple[sou
             yield document, digests[number]
 
 
-def _pack_chunk(job: _Job, chunk: readers.Chunk) -> Tally:
-    """Writes the records of one chunk, one file for each split that has any."""
+def _pack_chunk(job: _Job, chunk: readers.Chunk, repeats: np.ndarray) -> Tally:
+    """Writes the records of one chunk, one file for each split that has any; `repeats`: the numbers of its
+    documents that occurred before."""
     cut, tokenizer, pauses = _tools(job.work_dir / 'corpus' / 'vocab.txt', job.segmenter, job.hmm)
     tally = Tally()
     shards: dict[str, ShardWriter] = {}
     with contextlib.ExitStack() as stack:
-        for batch in in_batches(_unique(job, chunk, tally), lambda item: item[0].paragraphs):
+        for batch in in_batches(_unique(job, chunk, repeats, tally), lambda item: item[0].paragraphs):
             paragraphs = [document.paragraphs for document, _ in batch]
             encoded = encode_documents(paragraphs, cut, tokenizer, pauses, job.char_length, job.word_length)
             for (document, digest), made in zip(batch, encoded, strict=True):

@@ -114,10 +114,9 @@ def _features(records: Sequence[Mapping[str, Any]], name: str) -> Iterator[bytes
     if largest < 128:
         packed = values.astype(np.uint8).tobytes()
     else:
-        digits, used = _varints(largest.bit_length())
-        used = used[values].view(np.uint8)
-        packed = digits[values].view(np.uint8)[used.view(bool)].tobytes()
-        stops = np.concatenate([[0], np.cumsum(used, dtype=np.int32)])[stops * 4]
+        digits, used, sizes = _varints(largest.bit_length())
+        packed = digits[values].view(np.uint8)[used[values].view(bool)].tobytes()
+        stops = np.append(0, np.cumsum(sizes[values], dtype=np.int32))[stops]
     for start, stop in pairwise((0, *stops.tolist())):
         yield _entry_opening(name, stop - start) + packed[start:stop]
 
@@ -143,14 +142,14 @@ def _opening(tag: int, size: int) -> bytes:
 
 
 @functools.cache
-def _varints(bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """The varints of all numbers of so many bits, four bytes each in a uint32 [2^bits], and which of these
-    bytes are used, likewise."""
+def _varints(bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The varints of all numbers of so many bits, four bytes each in a uint32 [2^bits], which of these
+    bytes are used, likewise, and how many."""
     digits = np.arange(1 << bits, dtype=np.uint32)[:, None] >> np.array([0, 7, 14, 21], np.uint32)
     more = digits >= 128
     used = np.concatenate([np.ones_like(more[:, :1]), more[:, :3]], axis=1)
     varints = (digits & 127 | np.where(more, 128, 0)).astype(np.uint8)
-    return varints.view(np.uint32)[:, 0], used.view(np.uint32)[:, 0]
+    return varints.view(np.uint32)[:, 0], used.view(np.uint32)[:, 0], used.sum(axis=1, dtype=np.uint8)
 
 
 def assemble(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> dict[str, dict[str, Any]]:

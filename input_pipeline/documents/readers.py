@@ -53,24 +53,16 @@ def damaged(path: str, unit: str, number: int, error: Exception | str, advice: s
     return ValueError(f'{place}: the file is truncated or damaged after this place ({reason}); {advice}')
 
 
-def _paragraph(text: str, where: str, report: Report) -> str:
-    """The paragraph without outer white space, or '' where it is dropped. Bytes that are not UTF-8 have been
-    decoded to lone surrogates, which a JSON escape may also leave."""
-    report.paragraphs.read += 1
+def _problem(text: str) -> str:
+    """Why a paragraph is dropped, or ''. Bytes that are not UTF-8 have been decoded to lone surrogates, which
+    a JSON escape may also leave."""
     if '\0' in text:
-        report.drop_paragraph('nul', where)
-        return ''
+        return 'nul'
     try:
         text.encode()
     except UnicodeEncodeError:
-        report.drop_paragraph('not_utf8', where)
-        return ''
-    text = text.strip()
-    if text:
-        report.paragraphs.kept += 1
-    else:
-        report.paragraphs.dropped['blank'] += 1
-    return text
+        return 'not_utf8'
+    return ''
 
 
 def paragraphs_of(row: Any, where: str, fields: tuple[str, ...], report: Report) -> Iterator[tuple[str, str]]:
@@ -91,17 +83,26 @@ def paragraphs_of(row: Any, where: str, fields: tuple[str, ...], report: Report)
             report.add('text_not_string', where)
             continue
         for line in value.split('\n'):
-            yield where, _paragraph(line, where, report)
+            report.paragraphs.read += 1
+            text = line.strip()
+            if problem := _problem(text):
+                report.drop_paragraph(problem, where)
+            elif text:
+                report.paragraphs.kept += 1
+            else:
+                report.paragraphs.dropped['blank'] += 1
+            yield where, '' if problem else text
 
 
 # .txt and .jsonl: lines
 
 
-@dataclass
-class _Line:
-    offset: int  # of its first byte in the file
-    where: str
-    text: str | None  # None: too long
+_Line = tuple[int, int, str | None]  # number, offset of its first byte in the file, text; None: too long
+
+
+def _where(chunk: Chunk, number: int, offset: int) -> str:
+    """The place of a line; its number is known only where the chunk begins with the file."""
+    return f'{chunk.path}@{offset}' if chunk.start else f'{chunk.path}:{number}'
 
 
 def _lines(chunk: Chunk) -> Iterator[_Line]:
@@ -115,13 +116,12 @@ def _lines(chunk: Chunk) -> Iterator[_Line]:
                 offset += _skip_line(stream)
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                where = f'{chunk.path}@{offset}' if chunk.start else f'{chunk.path}:{number}'
                 if len(line) > MAX_LINE_BYTES:
-                    yield _Line(offset, where, None)
+                    yield number, offset, None
                     offset += len(line) + (0 if line.endswith(b'\n') else _skip_line(stream))
                 else:
                     text = line.decode(errors='surrogateescape')
-                    yield _Line(offset, where, text if offset else text.removeprefix('\ufeff'))
+                    yield number, offset, text if offset else text.removeprefix('\ufeff')
                     offset += len(line)
         except OSError as error:
             if not is_compressed(chunk.path):
@@ -144,34 +144,37 @@ def read_txt(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """A document belongs to the chunk where the last blank line before it, or else the file, begins."""
     in_chunk = chunk.start == 0
     source = None  # of the document being read; None between documents
-    for line in _lines(chunk):
-        blank = line.text is not None and not line.text.strip()
-        if line.offset >= chunk.end and (blank or not in_chunk):
+    for number, offset, line in _lines(chunk):
+        text = None if line is None else line.strip()
+        if offset >= chunk.end and (text == '' or not in_chunk):
             return
-        if blank:
+        if text == '':
             in_chunk, source = True, None
         elif in_chunk:
             if source is None:
-                source = line.where
+                source = _where(chunk, number, offset)
                 report.documents.read += 1
-            if line.text is None:
-                report.paragraphs.read += 1
-                report.drop_paragraph('line_too_long', line.where)
-                yield source, ''
+            report.paragraphs.read += 1
+            problem = 'line_too_long' if text is None else _problem(text)
+            if text and not problem:
+                report.paragraphs.kept += 1
+                yield source, text
             else:
-                yield source, _paragraph(line.text, line.where, report)
+                report.drop_paragraph(problem, _where(chunk, number, offset))
+                yield source, ''
 
 
 def read_jsonl(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     """A line belongs to the chunk that holds its first byte. Blank lines mean nothing."""
-    for line in _lines(chunk):
-        if line.offset >= chunk.end:
+    for number, offset, line in _lines(chunk):
+        if offset >= chunk.end:
             return
-        if line.text is None:
+        where = _where(chunk, number, offset)
+        if line is None:
             report.documents.read += 1
-            report.drop_document('line_too_long', line.where)
-        elif line.text.strip():
-            yield from paragraphs_of(json_values.decode(line.text), line.where, chunk.text_fields, report)
+            report.drop_document('line_too_long', where)
+        elif line.strip():
+            yield from paragraphs_of(json_values.decode(line), where, chunk.text_fields, report)
 
 
 # .json: one array
@@ -228,7 +231,7 @@ def fields_of(path: str, kind: str) -> list[str]:
 def _line_values(path: str) -> Iterator[Any]:
     """The JSON value of each line that is not blank; None where it is none."""
     lines = _lines(Chunk(0, path, 'jsonl', 0, END, 0))
-    return (json_values.decode(line.text or '') for line in lines if line.text is None or line.text.strip())
+    return (json_values.decode(line or '') for _, _, line in lines if line is None or line.strip())
 
 
 # .parquet: row groups

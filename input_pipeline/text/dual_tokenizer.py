@@ -78,13 +78,13 @@ class Tokenizer:
         opens, closes = np.zeros((2, len(words)), bool)
         others: list[int] = []
         for number in np.flatnonzero(~plain).tolist():
-            char_ids, rows[number], opens[number], closes[number] = self._look_up_one(words[number])
-            chars[number] = len(char_ids)
-            others += char_ids
-        all_ids = np.empty(chars.sum(), np.int32)
+            spelled, rows[number], opens[number], closes[number] = self._look_up_one(words[number])
+            chars[number] = len(spelled)
+            others += spelled
+        char_ids = np.empty(chars.sum(), np.int32)
         in_plain = np.repeat(plain, chars)
-        all_ids[in_plain], all_ids[~in_plain] = ids[np.repeat(plain, lengths)], others
-        return Words(all_ids, chars, rows, opens, closes)
+        char_ids[in_plain], char_ids[~in_plain] = ids[np.repeat(plain, lengths)], others
+        return Words(char_ids, chars, rows, opens, closes)
 
     def _look_up_one(self, word: str | int) -> tuple[Ids, int, bool, bool]:
         """Its base ids, its row or -1, and whether it opens and closes as `Words` has it."""

@@ -44,6 +44,18 @@ def digests(chunk) -> np.ndarray:
     return np.frombuffer(b''.join(hashes), np.uint64).reshape(-1, 2)
 
 
+def take_repeats(chunk, repeats: np.ndarray) -> np.ndarray:
+    return repeats
+
+
+def find_repeats(hash_fn, chunks, work_dir, beam_args=None, label='chunks'):
+    return beam_job.run_unique(hash_fn, take_repeats, chunks, work_dir, beam_args, label)
+
+
+def leave_a_file(chunk, repeats: np.ndarray, folder: Path) -> None:
+    (folder / f'{chunk.index}.packed').touch()
+
+
 def fail_on_odd(number: int) -> int:
     if number % 2:
         raise ValueError(f'a.txt:{number}: odd')
@@ -105,7 +117,7 @@ def test_results_do_not_depend_on_the_workers(text, tmp_path):
             functools.partial(measure, unit='characters'), chunks, tmp_path / 'work', beam_args
         )
         assert list(measured) == expected
-        repeats = list(beam_job.find_duplicates(digests, chunks, tmp_path / 'work', beam_args))
+        repeats = list(find_repeats(digests, chunks, tmp_path / 'work', beam_args))
         assert [rows.tolist() for rows in repeats] == expected_repeats
         assert {rows.dtype for rows in repeats} == {np.dtype(np.int64)}
 
@@ -138,10 +150,25 @@ def test_the_first_error_reaches_the_user(tmp_path, beam_args):
     assert 'fail_on_odd' in caught.value.__notes__[0]  # where in the code, for those who want to know
 
 
-def test_an_error_while_hashing_reaches_the_user(tmp_path):
-    (tmp_path / 'a.txt.gz').write_bytes(b'not compressed')
-    with pytest.raises(ValueError, match=r'a\.txt\.gz is no gzip file'):
-        beam_job.find_duplicates(digests, plan(str(tmp_path)), tmp_path)
+def test_an_error_while_hashing_reaches_the_user_before_any_work(tmp_path):
+    (tmp_path / 'a.txt').write_text('第一篇。')
+    (tmp_path / 'b.txt.gz').write_bytes(b'not compressed')
+    with pytest.raises(ValueError, match=r'b\.txt\.gz is no gzip file'):
+        beam_job.run_unique(
+            digests, functools.partial(leave_a_file, folder=tmp_path), plan(str(tmp_path)), tmp_path
+        )
+    assert not list(tmp_path.glob('*.packed'))
+
+
+@pytest.mark.parametrize('number', [1, 2, 5])
+def test_workers_get_shares_of_about_the_same_size(number):
+    sizes = [16, 16, 3, 2, 20, 1, 16, 12, 9, 2]
+    chunks = [types.SimpleNamespace(num_bytes=size) for size in sizes]
+    shares = beam_job._shares(chunks, number)
+    assert [index for _, (index, _) in sorted(shares, key=lambda task: task[1][0])] == [*range(10)]
+    loads = [sum(c.num_bytes for share, (_, c) in shares if share == n) for n in range(number)]
+    assert max(loads) - min(loads) <= 3 and sum(loads) == sum(sizes)
+    assert {share for share, _ in beam_job._shares(chunks, None)} == {*range(10)}  # a cluster deals them out
 
 
 LOST = r'^a worker \(process \d+\) ended {} before its work was done, .*Run the same command again'
@@ -158,7 +185,7 @@ def assert_one_line_and_no_process(capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('work', [beam_job.run_chunks, beam_job.find_duplicates])
+@pytest.mark.parametrize('work', [beam_job.run_chunks, find_repeats])
 @pytest.mark.parametrize(('how', 'told'), [(kill_itself, KILLED), (leave, LOST.format('with status 0'))])
 def test_a_worker_that_is_gone_ends_the_work(tmp_path, capfd, work, how, told):
     """Whatever it was doing, also where it left as if it were done."""
@@ -186,7 +213,7 @@ def test_a_worker_that_is_gone_before_it_has_connected_ends_the_work(tmp_path, c
 
 def test_nothing_to_do(tmp_path):
     assert list(beam_job.run_chunks(fail_on_odd, [], tmp_path)) == []
-    assert list(beam_job.find_duplicates(digests, [], tmp_path)) == []
+    assert list(find_repeats(digests, [], tmp_path)) == []
 
 
 def test_duplicates_against_the_definition(tmp_path, monkeypatch):
@@ -200,7 +227,7 @@ def test_duplicates_against_the_definition(tmp_path, monkeypatch):
             if row in seen:
                 expected[-1].append(n)
             seen.add(row)
-    found = beam_job.find_duplicates(tables.__getitem__, range(4), tmp_path)
+    found = find_repeats(tables.__getitem__, range(4), tmp_path)
     assert [rows.tolist() for rows in found] == expected
 
 
