@@ -1,10 +1,12 @@
 """The curves of a run and the confusion of its classes, as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from clower_jax.reports.history import EVENT
 from clower_jax.utils import figures
 
 ENTITY_METRICS = ('entity_precision', 'entity_recall', 'entity_f1', 'entity_macro_f1')
@@ -24,7 +26,6 @@ PANELS = (
     ('Length of the gradient', ('grad_norm',)),
     ('Tokens per second', ('tokens_per_s',)),
 )
-EVENT = 'event'  # the split of rows that hold no metrics
 # Other names of what is drawn already, and counts.
 EXCLUDED = ('step', 'split', 'examples_per_s', 'mfu', 'anchors', 'skipped_steps')
 
@@ -56,7 +57,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) 
     figures.save(figure, path)
 
 
-def select_panels(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
+def select_panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
     """(title, names of metrics) of each panel that the rows have data for: `PANELS`, then one for every other
     metric, but those `EXCLUDED`."""
     rows = [row for row in rows if row['split'] != EVENT]
@@ -68,7 +69,7 @@ def select_panels(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
     ]
 
 
-def draw_curves(rows: list[dict], path: str | Path) -> None:
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Training (thin), held-out (dots) and test (squares) curves of every metric, in panels of like
     ones."""
     panels = select_panels(rows)

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 
 from clower_jax.export.bert_folder import find_manifest
 from clower_jax.reports import run_report
+from clower_jax.reports.history import EVENT, History
 from clower_jax.reports.page import Section
-from clower_jax.reports.plots import EVENT, draw_curves
+from clower_jax.reports.plots import draw_curves
 from clower_jax.training import trackers
-from clower_jax.utils.metrics_file import read_lines, read_metrics, rows_until
+from clower_jax.utils.metrics_file import read_lines, rows_until
 from input_pipeline.utils.output_file import naming_errors, write_text
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Writer:
 
     `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
     after its last checkpoint, are dropped: those steps will be taken again; so are those of step 0 where it
-    begins. `rows` are the lines that stay. `writes`: False where nothing is to be written at all. `log_to`:
+    begins. `writes`: False where nothing is to be written at all. `log_to`:
     what gets the metrics beside metrics.jsonl (`trackers`).
     """
 
@@ -42,9 +43,10 @@ class Writer:
         self._settings: dict[str, Any] = {}
         self._manifest: dict[str, Any] | None = None
         self._path = self._folder / 'metrics.jsonl'
-        self.rows = rows = rows_until(workdir, start_step)
         if not self._enabled:
             return
+        rows = rows_until(workdir, start_step)
+        self._history = History(rows)  # what the report shows; metrics.jsonl is not read again
         self._folder.mkdir(parents=True, exist_ok=True)
         if unreadable := read_lines(self._path)[1]:
             numbers = ', '.join(map(str, unreadable))
@@ -90,6 +92,7 @@ class Writer:
     def _append(self, row: dict[str, Any]) -> None:
         with naming_errors(self._path), self._path.open('a', encoding='utf-8') as out:
             out.write(json.dumps(row) + '\n')
+        self._history.add(row)
 
     def report(self, now: bool, examples: Section | None = None) -> None:
         """Writes report.html, with `examples`, and draws curves.png for it: at once or, not `now`, where a
@@ -97,11 +100,12 @@ class Writer:
         of a small run."""
         if not self._enabled:
             return
-        rows = read_metrics(self._path)
         if now or time.monotonic() - self._drawn_at > REDRAWN_AFTER:
-            draw_curves(rows, self._folder / 'curves.png')
+            draw_curves(self._history.rows, self._folder / 'curves.png')
             self._drawn_at = time.monotonic()
-        run_report.write(self._folder, self._settings, rows, manifest=self._manifest, examples=examples)
+        run_report.write(
+            self._folder, self._settings, self._history, manifest=self._manifest, examples=examples
+        )
 
     def close(self) -> None:
         """Flushes what is not yet on disk."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clower_jax.checkpoints.digests import BEST, FOLDER
-from clower_jax.reports.plots import EVENT
+from clower_jax.reports.history import EVENT
 from clower_jax.utils.metrics_file import read_metrics
 from helpers import finetuned
 from input_pipeline.corpus import corpus_builder, from_text, vocab_builder
