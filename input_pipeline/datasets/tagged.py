@@ -139,7 +139,9 @@ def _from_tags(tokens: Sequence[str], tags: Sequence[str], where: str) -> Tagged
         for first, last, type_ in entities(map(normalised, tags))
     )
     if empty := next((span for span in spans if span.start == span.end), None):
-        raise ValueError(f'{where}: an entity ({one_line(empty.type[:40])}) has no text, for its token is empty')
+        raise ValueError(
+            f'{where}: an entity ({one_line(empty.type[:40])}) has no text, for its token is empty'
+        )
     return TaggedText(text, spans, where)
 
 
