@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
+from clower_jax.checkpoints import tensorstore_leak
 from clower_jax.checkpoints.digests import (
     BEST,
     DAMAGED_PREFIX,
@@ -37,6 +39,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False, folder: str = FOLDER):
         self.folder = Path(workdir).absolute() / folder
         logging.getLogger('absl').addFilter(_is_no_traceback_of_orbax)  # once, however often it is added
+        tensorstore_leak.contain(tensorstore_utils)
         context = ocp.Context()
         # Called by the first process alone, when all have written their part and before it counts. No method:
         # Orbax copies its options, and with a method what it is bound to.
@@ -171,8 +174,9 @@ class Checkpoints:
                 response.result()
 
     def _write_digests(self) -> None:
-        for folder in self.folder.glob(f'{self._saving}.*tmp*'):
-            write_digests(folder, exclude=WRITTEN_LAST)
+        for folder in self.folder.iterdir():  # no glob: `re` keeps a pattern of every step
+            if folder.name.startswith(f'{self._saving}.') and 'tmp' in folder.name:
+                write_digests(folder, exclude=WRITTEN_LAST)
 
     def _load(self, parts: dict[str, Any]) -> dict[str, Any]:
         step = self.latest_step

@@ -1,7 +1,8 @@
 """The curves of a run and the confusion of its classes, as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: str | Path) 
     figures.save(figure, path)
 
 
-def select_panels(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
+def select_panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
     """(title, names of metrics) of each panel that the rows have data for: `PANELS`, then one for every other
     metric, but those `EXCLUDED`."""
     rows = [row for row in rows if row['split'] != EVENT]
@@ -68,7 +69,7 @@ def select_panels(rows: list[dict]) -> list[tuple[str, tuple[str, ...]]]:
     ]
 
 
-def draw_curves(rows: list[dict], path: str | Path) -> None:
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Training (thin), held-out (dots) and test (squares) curves of every metric, in panels of like
     ones."""
     panels = select_panels(rows)

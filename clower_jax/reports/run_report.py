@@ -1,19 +1,18 @@
 """report.html: what a run was and came to, on one page, from the files in its workdir."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clower_jax.export import model_card
 from clower_jax.objectives.registry import OBJECTIVES
 from clower_jax.reports import environment, page
+from clower_jax.reports.history import LAST, History
 from clower_jax.reports.page import Block, Code, Markdown, Picture, Section, Table
 from clower_jax.utils import config_keys
 from clower_jax.utils.config_checks import flatten
-from clower_jax.utils.metrics_file import EVENT
 
 CURVES = 'curves.png'
-FIRST, LAST = 1, 14  # evaluations that are listed, of a run with many
 JOBS = {
     'pretrain': 'Pre-training',
     'tables': 'Systems × tasks × seeds',
@@ -27,7 +26,7 @@ JOBS = {
 def write(
     folder: Path,
     settings: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]] = (),
+    history: History | None = None,
     results: Mapping[str, Any] | None = None,
     manifest: Mapping[str, Any] | None = None,
     text: str = '',
@@ -38,14 +37,14 @@ def write(
     Args:
       folder: its pictures (PNG) and tables (Markdown) become parts of the page as they are now.
       settings: as config.json has them, `history` among them.
-      rows: of metrics.jsonl. results: of results.json. manifest: of the corpus.
+      history: of metrics.jsonl. results: of results.json. manifest: of the corpus.
       text: what the run had to say at its end.
       examples: of the model at work.
     """
-    results = results or {}
+    results, history = results or {}, history or History()
     sections = (
-        Section('What was run', _what(settings, rows)),
-        Section('Results', [*_scores(results), *_evaluations(rows), *_tables(folder), *_said(text)]),
+        Section('What was run', _what(settings, history)),
+        Section('Results', [*_scores(results), *_evaluations(history), *_tables(folder), *_said(text)]),
         Section('Figures', _pictures(folder)),
         examples or Section('', ()),
         Section('Data', _data(settings, results, manifest)),
@@ -60,14 +59,14 @@ def _job(settings: Mapping[str, Any]) -> str:
     return JOBS.get(task, f'Fine-tuning ({task})' if task in OBJECTIVES else task)
 
 
-def _what(settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    total, step = settings.get('total_steps'), max((row['step'] for row in rows), default=0)
+def _what(settings: Mapping[str, Any], history: History) -> list[Block]:
+    total = settings.get('total_steps')
     facts = [_job(settings)]
     kind = (settings.get('model') or {}).get('kind')
     facts += [f'of a model of the kind `{kind}`'] if kind else []
-    if rows and total:
-        facts.append(f'step {step:,} of {total:,}, batches of {settings["batch_size"]:,}')
-    skipped = sum(int(row.get('skipped_steps', 0)) for row in rows if row['split'] == 'train')
+    if history and total:
+        facts.append(f'step {history.step:,} of {total:,}, batches of {settings["batch_size"]:,}')
+    skipped = history.skipped_steps
     facts += [f'{skipped:,} steps skipped, for their gradient was not finite'] if skipped else []
     blocks: list[Block] = [Markdown(', '.join(facts) + '.')]
     command = environment.command()
@@ -75,9 +74,8 @@ def _what(settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
         blocks += [Markdown('The command; with another `--workdir` it repeats the run:'), Code(command)]
     else:
         blocks.append(Markdown('It was started from Python, with the settings below.'))
-    events = [row for row in rows if row['split'] == EVENT]
-    if events:
-        what = [(f'{row["step"]:,}', _event(row)) for row in events]
+    if history.events:
+        what = [(f'{row["step"]:,}', _event(row)) for row in history.events]
         blocks.append(Table(('after step', 'what happened'), what, 'Events'))
     return blocks
 
@@ -102,17 +100,18 @@ def _scores(results: Mapping[str, Any]) -> list[Block]:
     return [Table(('split', 'parameters', 'metric', 'value'), lines, title)] if lines else []
 
 
-def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    held_out = [row for row in rows if row['split'] == 'validation']
-    if not held_out:
+def _evaluations(history: History) -> list[Block]:
+    """All evaluations or, of many, the first and the newest."""
+    held_out = history.series('validation')
+    if not held_out.count:
         return []
-    names = list(dict.fromkeys(name for row in held_out for name in row if name not in ('step', 'split')))
-    shown = held_out if len(held_out) <= FIRST + LAST else [*held_out[:FIRST], *held_out[-LAST:]]
+    names = [name for name in held_out.names if name not in ('step', 'split')]
+    shown = held_out.rows if held_out.count <= LAST + 1 else [held_out.rows[0], *held_out.newest]
     lines = [
         (f'{row["step"]:,}', *(model_card.number(row[name]) if name in row else '' for name in names))
         for row in shown
     ]
-    left_out = len(held_out) - len(shown)
+    left_out = held_out.count - len(shown)
     title = f'Held out; {left_out:,} evaluations after the first are left out' if left_out else 'Held out'
     return [Table(('step', *names), lines, title)]
 

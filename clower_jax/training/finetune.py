@@ -22,6 +22,7 @@ from clower_jax.objectives.base import SCORE, Data, Metric, ShowsMistakes, Split
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.reports import examples, run_report
+from clower_jax.reports.history import History
 from clower_jax.reports.page import Section
 from clower_jax.training import evaluate, loop
 from clower_jax.training.early_stopping import EarlyStopping
@@ -108,7 +109,7 @@ def _report(folder: Path, results: dict, mistakes: Section, run_folder: Path | N
     run_folder = run_folder or folder
     settings = folder_files.read_json(run_folder / 'config.json')
     rows = metrics_file.read_metrics(run_folder / 'metrics.jsonl') if run_folder == folder else []
-    run_report.write(folder, settings, rows, results, examples=mistakes)
+    run_report.write(folder, settings, History(rows), results, examples=mistakes)
 
 
 def skipped_steps(folder: Path) -> int:

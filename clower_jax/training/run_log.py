@@ -1,5 +1,6 @@
 """The files that a run leaves: config.json, metrics.jsonl, curves.png, report.html; and its trackers."""
 
+import copy
 import json
 import logging
 import os
@@ -14,9 +15,10 @@ from ml_collections import ConfigDict
 
 from clower_jax.export.bert_folder import find_manifest
 from clower_jax.reports import run_report
+from clower_jax.reports.history import History
 from clower_jax.reports.page import Section
 from clower_jax.training import trackers
-from clower_jax.utils.metrics_file import EVENT, read_lines, read_metrics, rows_until
+from clower_jax.utils.metrics_file import EVENT, read_lines, rows_until
 from input_pipeline.utils.output_file import naming_errors, write_text
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,8 @@ class Writer:
 
     `start_step`: the step that the run goes on from. Lines of later steps, left by a run that was killed
     after its last checkpoint, are dropped: those steps will be taken again; so are those of step 0 where it
-    begins. `rows` are the lines that stay. `writes`: False where nothing is to be written at all. `log_to`:
-    what gets the metrics beside metrics.jsonl (`trackers`).
+    begins. `writes`: False where nothing is to be written at all. `log_to`: what gets the metrics beside
+    metrics.jsonl (`trackers`).
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Writer:
         self._settings: dict[str, Any] = {}
         self._manifest: dict[str, Any] | None = None
         self._path = self._folder / 'metrics.jsonl'
-        self.rows = rows = rows_until(workdir, start_step)
         if not self._enabled:
             return
+        rows = rows_until(workdir, start_step)
+        self._history = History(rows)  # what the report shows; metrics.jsonl is not read again
         self._folder.mkdir(parents=True, exist_ok=True)
         if unreadable := read_lines(self._path)[1]:
             numbers = ', '.join(map(str, unreadable))
@@ -92,6 +95,7 @@ class Writer:
     def _append(self, row: dict[str, Any]) -> None:
         with naming_errors(self._path), self._path.open('a', encoding='utf-8') as out:
             out.write(json.dumps(row) + '\n')
+        self._history.add(row)
 
     def report(self, now: bool, examples: Section | None = None) -> None:
         """Has report.html written, with `examples`, while the caller goes on; `close` waits for it. `now`: it
@@ -102,20 +106,20 @@ class Writer:
         """
         if not self._enabled or (not now and self._reporting and not self._reporting.done()):
             return
-        rows = read_metrics(self._path)
         self._finish_report()
         draws = now or time.monotonic() - self._drawn_at > REDRAWN_AFTER
         if draws:
             self._drawn_at = time.monotonic()
-        self._reporting = self._reporter.submit(self._write_report, [*rows], draws, examples)
+        history = copy.deepcopy(self._history)  # as it is now: training goes on
+        self._reporting = self._reporter.submit(self._write_report, history, draws, examples)
 
-    def _write_report(self, rows: list[dict], draws: bool, examples: Section | None) -> None:
+    def _write_report(self, history: History, draws: bool, examples: Section | None) -> None:
         if draws:
             # With matplotlib, which no step waits for.
             from clower_jax.reports import plots
 
-            plots.draw_curves(rows, self._folder / 'curves.png')
-        run_report.write(self._folder, self._settings, rows, manifest=self._manifest, examples=examples)
+            plots.draw_curves(history.rows, self._folder / 'curves.png')
+        run_report.write(self._folder, self._settings, history, manifest=self._manifest, examples=examples)
 
     def _finish_report(self) -> None:
         """Waits for the report on its way. Raises what went wrong with it."""

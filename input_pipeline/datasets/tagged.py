@@ -139,11 +139,15 @@ def _from_tags(tokens: Sequence[str], tags: Sequence[str], where: str) -> Tagged
     if odd is not None:
         raise ValueError(f'{where}: a tag is O, or B-, I-, E- or S- with a type, not "{one_line(odd[:40])}"')
     text, starts = _joined(tokens)
-    spans = (
+    spans = tuple(
         Span(starts[first], starts[last - 1] + len(tokens[last - 1]), type_)
         for first, last, type_ in entities(map(normalised, tags))
     )
-    return TaggedText(text, tuple(spans), where)
+    if empty := next((span for span in spans if span.start == span.end), None):
+        raise ValueError(
+            f'{where}: an entity ({one_line(empty.type[:40])}) has no text, for its token is empty'
+        )
+    return TaggedText(text, spans, where)
 
 
 def _joined(tokens: Sequence[str]) -> tuple[str, list[int]]:

@@ -22,6 +22,7 @@ MAX_LINE_BYTES = 16 << 20  # a longer line is skipped: `line_too_long`
 FIRST_RECORDS = 100  # tell what fields a file has
 END = sys.maxsize  # of a file that is read as a whole
 _BLOCK = 1 << 20  # bytes read at a time
+_WHOLE_GROUP = 1 << 26  # bytes of a row group that is not streamed
 
 
 @dataclass(frozen=True)
@@ -242,9 +243,16 @@ def read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
     row = 0
     with epath.Path(chunk.path).open('rb') as stream:
         try:
-            # Without pre_buffer and with a small buffer, the column is streamed page by page.
+            metadata = pq.read_metadata(stream)
+            # Without pre_buffer and with a small buffer, a column is streamed page by page; but then a page
+            # that says that it has 2 GB is given them. What fits into memory is not streamed.
+            is_streamed = metadata.row_group(chunk.start).total_byte_size > _WHOLE_GROUP
             table = pq.ParquetFile(
-                stream, pre_buffer=False, buffer_size=_BLOCK, page_checksum_verification=True
+                stream,
+                metadata=metadata,
+                pre_buffer=False,
+                buffer_size=_BLOCK if is_streamed else 0,
+                page_checksum_verification=True,
             )
             row = sum(table.metadata.row_group(group).num_rows for group in range(chunk.start))
             fields = chunk.text_fields

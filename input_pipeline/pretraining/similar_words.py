@@ -145,6 +145,8 @@ def read_vectors(path: str | Path, rows: Mapping[str, int]) -> dict[int, np.ndar
                 word, vector = name.decode(), None
                 if word in rows and rows[word] not in vectors:
                     vector = np.array(values, np.float32)
+                    if not values:
+                        raise ValueError('there are none')
             except ValueError as error:
                 raise ValueError(f'{path}:{number} is no word and its numbers ({error})') from error
             if vector is not None:

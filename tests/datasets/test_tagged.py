@@ -149,6 +149,8 @@ def test_what_is_not_there_is_dropped_and_counted(read):
         ('a.jsonl', '{"text": "王明", "label": 1}', r'a\.jsonl:1: entities within'),
         ('a.jsonl', '{"text": "王明"}', r'a\.jsonl:1: the text has no tags'),
         ('a.jsonl', '{"label": []}', r'a\.jsonl:1: there is no text; its keys are: .label'),
+        ('a.txt', '王\x02\tB-a\x02B-b\n', r'a\.txt:1: an entity \(b\) has no text'),
+        ('a.jsonl', '{"tokens": [""], "tags": ["S-a"]}', r'a\.jsonl:1: an entity \(a\) has no text'),
         ('a.jsonl', '{"tokens": ["王"], "tags": [0]}', r'a\.jsonl:1: tokens and tags should be texts'),
         ('a.jsonl', '{"text": "\\ud800", "label": []}', r'a\.jsonl:1: the text holds half a character'),
         ('a.jsonl', '{"tokens": ["\\ud800"], "tags": ["O"]}', r'a\.jsonl:1: the text holds half a char'),

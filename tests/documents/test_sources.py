@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -524,6 +525,28 @@ def test_a_damaged_parquet_stops_the_job(tmp_path):
     path.write_bytes(whole[:-20])
     with pytest.raises(ValueError, match=rf'{path}, near its beginning: .*truncated'):
         plan(str(path))
+
+
+def test_a_parquet_page_that_claims_2_gb_gets_none(tmp_path):
+    path = tmp_path / 'a.parquet'
+    pq.write_table(pa.table({'text': ['今天天气很好。'] * 9}), path, compression='none', use_dictionary=False)
+    whole = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    # Thrift's PageHeader begins with three numbers, 0x15 before each: kind, bytes unpacked, bytes in here.
+    assert whole[start : start + 3] == b'\x15\x00\x15'
+    at = whole.index(b'\x15', start + 3) + 1
+    while whole[at] & 0x80:
+        del whole[at]
+    whole[at : at + 1] = b'\xf6\xff\xff\xff\x0f'
+    path.write_bytes(whole)
+    status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, ((int(status['VmSize'].split()[0]) << 10) + (1 << 30), limits[1]))
+    try:
+        with pytest.raises(ValueError, match=rf'{path}, near its beginning: .*Page was smaller'):
+            paragraphs(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_input_that_matches_nothing(tmp_path):

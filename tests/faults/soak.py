@@ -24,7 +24,7 @@ PARTS = ('kills', 'corpus', 'power', 'damage', 'long')
 SHARES = {'pretrain': 0.5, 'finetune': 0.3, 'grid': 0.2}  # of the kills of run.py
 LONG = {
     'total_steps': 10_000_000, 'checkpoint_every': long_run.EVERY, 'log_every': long_run.EVERY,
-    'eval_every': 0,
+    'eval_every': 20 * long_run.EVERY,
 }  # fmt: skip
 
 

@@ -3,9 +3,12 @@
 import long_run
 
 
-def lines(rss, descriptors, seconds=0.1, count=100):
+def lines(memory, descriptors, seconds=0.1, count=100):
     return [
-        {'rss_mb': rss(n), 'descriptors': descriptors(n), 'threads': 30, 'cpu_seconds_per_step': seconds}
+        {
+            'anonymous_mb': memory(n), 'descriptors': descriptors(n), 'threads': 30,
+            'cpu_seconds_per_step': seconds,
+        }
         for n in range(count)
     ]  # fmt: skip
 
@@ -16,4 +19,4 @@ def test_what_stays_as_it_was():
 
 def test_three_descriptors_a_save_are_seen_and_so_is_memory():
     grew = long_run.what_grew(lines(lambda n: 500 + n, lambda n: 40 + 3 * n))
-    assert [line.split(':')[0] for line in grew] == ['rss_mb', 'descriptors']
+    assert [line.split(':')[0] for line in grew] == ['anonymous_mb', 'descriptors']

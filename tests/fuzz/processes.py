@@ -1,5 +1,6 @@
 """An attack in a process of its own, whose end, whatever it is, is an outcome."""
 
+import atexit
 import dataclasses
 import mmap
 import multiprocessing
@@ -15,13 +16,15 @@ from fuzz import engine, targets
 def _attack(name: str, count: int, seed: int, last: str, outcomes: multiprocessing.Queue) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write what they think of an input
     with open(last, 'r+b') as file:
-        outcome = engine.attack(targets.all_targets()[name], count, seed, mmap.mmap(file.fileno(), 0))
+        outcome = engine.attack(targets.find(name), count, seed, mmap.mmap(file.fileno(), 0))
     outcomes.put(dataclasses.asdict(outcome))
+    atexit._run_exitfuncs()  # which multiprocessing leaves out: folders of the targets are removed
 
 
 def attack_apart(name: str, count: int, seed: int) -> dict:
     """The outcome of a target in a process of its own, whatever becomes of that."""
-    context = multiprocessing.get_context('spawn')
+    context = multiprocessing.get_context('forkserver')  # what the targets import is imported once
+    context.set_forkserver_preload(['fuzz.data_targets', 'fuzz.folders'])
     outcomes = context.Queue()
     with tempfile.NamedTemporaryFile() as last:
         last.truncate(engine.LARGEST + 4)

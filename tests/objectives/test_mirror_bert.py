@@ -446,7 +446,7 @@ def test_a_run_that_begins_anew_is_judged_anew(tmp_path):
     for start_step, kept in ((3, [{'step': 0, 'split': 'validation', 'spearman': 0.1}]), (0, [])):
         again = run_log.Writer(tmp_path, start_step)
         again.close()
-        assert again.rows == metrics_file.read_metrics(tmp_path / 'metrics.jsonl') == kept
+        assert metrics_file.read_metrics(tmp_path / 'metrics.jsonl') == kept
 
 
 @pytest.mark.slow

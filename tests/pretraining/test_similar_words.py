@@ -90,6 +90,7 @@ def test_vectors_may_come_from_a_file(corpus, tmp_path, vocabulary):
     ('lines', 'message'),
     [
         ('今天 1 0\n天气 1 x\n', r'vectors.txt:2 is no word'),
+        ('今天\n天气 1 0\n', r'vectors.txt:1 is no word and its numbers \(there are none\)'),
         ('今天 1 0\n天气 1\n', r'vectors.txt:2 has 1 numbers, those before have 2'),
         ('今天 1 0\n天气 nan 1\n', r'vectors.txt:2 has numbers that are not finite'),
         ('nothing 1 0\n', 'no word of .*vocab.txt has a vector'),
