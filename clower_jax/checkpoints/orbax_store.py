@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import flax.traverse_util
@@ -11,7 +12,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
-from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from clower_jax.checkpoints import tensorstore_leak
 from clower_jax.checkpoints.digests import (
@@ -39,7 +39,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False, folder: str = FOLDER):
         self.folder = Path(workdir).absolute() / folder
         logging.getLogger('absl').addFilter(_is_no_traceback_of_orbax)  # once, however often it is added
-        tensorstore_leak.contain(tensorstore_utils)
+        tensorstore_leak.contain(_orbax_metrics())
         context = ocp.Context()
         # Called by the first process alone, when all have written their part and before it counts. No method:
         # Orbax copies its options, and with a method what it is bound to.
@@ -218,6 +218,15 @@ class Checkpoints:
                 + (f'\n  … {len(problems) - 20} more' if len(problems) > 20 else '')
                 + '\nGive the model sizes and vocabulary it was trained with, or another --workdir.'
             )
+
+
+def _orbax_metrics() -> ModuleType | None:
+    """The module of Orbax that asks TensorStore for metrics: private, so later versions may be without it."""
+    try:
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+    except ImportError:
+        return None
+    return tensorstore_utils
 
 
 def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:

@@ -20,7 +20,7 @@ REMEMBERED = 8  # folders: those of one save are fewer
 def contain(orbax_metrics: Any) -> None:
     """Once a process: JSON is made of equal `KvStore.Spec`s once, and Orbax counts no bytes.
 
-    orbax_metrics: its module that asks for metrics.
+    orbax_metrics: its module that asks for metrics, None where it is not known.
     """
     to_json = ts.KvStore.Spec.to_json
     made: collections.deque[tuple[ts.KvStore.Spec, Any]] = collections.deque(maxlen=REMEMBERED)
@@ -36,4 +36,5 @@ def contain(orbax_metrics: Any) -> None:
         return copy.deepcopy(value)
 
     ts.KvStore.Spec.to_json = remembered  # type: ignore[method-assign]
-    orbax_metrics.get_tensorstore_raw_bytes = lambda *_: 0
+    if orbax_metrics is not None:
+        orbax_metrics.get_tensorstore_raw_bytes = lambda *_: 0
