@@ -62,6 +62,7 @@ def run(job: Job) -> str:
     for config in training_configs(job.config):
         init_state.check(config)
         config.init_from = _pinned(config.init_from, job.workdir)
+    _pin_measured(job.config)
     text = JOBS.get(job.config.task, fine_tuning)(job)
     if not any(config is job.config for config in training_configs(job.config)) and jax.process_index() == 0:
         run_report.write(job.workdir, json.loads(job.config.to_json()), text=text)  # others wrote theirs
@@ -75,6 +76,16 @@ def _pinned(init_from: str, workdir: Path) -> str:
         if begun_with.startswith(f'{init_from}@'):
             return begun_with
     return model_hub.pinned(init_from)
+
+
+def _pin_measured(config: ConfigDict) -> None:
+    """Gives names on the hub of what a job measures the revision that they stand for now, which its results
+    and report then say."""
+    if config.task == 'vectors':
+        config.init_from = model_hub.pinned(config.init_from)
+    elif config.task in ('probe', 'words'):
+        entries = [entry.partition('=') for entry in config.models.split(',')]
+        config.models = ','.join(f'{name}{sign}{model_hub.pinned(source)}' for name, sign, source in entries)
 
 
 def pretraining(job: Job) -> str:
@@ -252,8 +263,9 @@ def vectors(job: Job) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     evaluation.write_predictions(workdir, decoded)
     scores = evaluation.score(decoded)
+    on_hub = model_hub.is_name(config.init_from)
     results = {
-        'init_from': model_hub.base_name(config.init_from),
+        'init_from': config.init_from if on_hub else model_hub.base_name(config.init_from),
         'evaluation': data.evaluation,
         'test': scores,
     }

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from clower_jax import Encoder, convert, jobs
 from clower_jax.interop import model_hub, weight_sources
-from configs import tables
+from configs import probe, tables, vectors, words
 from helpers import hub_server
 from input_pipeline.word_tokenizer import WordTokenizer
 
@@ -160,6 +160,23 @@ def test_the_cells_of_a_grid_keep_the_commit_of_the_first(server, tmp_path):
     server.add(NAME, {'README.md': b'gone'})
     model_hub._fetch.cache_clear()
     assert jobs._model_of_grid(job, f'mini={NAME}', folder) == pinned
+
+
+def test_what_is_measured_says_its_commit(server, tmp_path, monkeypatch):
+    measured = []
+    for task in ('probe', 'words', 'vectors'):
+        monkeypatch.setitem(jobs.JOBS, task, lambda job: measured.append(job.config) or '')
+    pinned = f'{NAME}@{server.revisions[0]}'
+    for config, key, value, expected in (
+        (probe.get_config(), 'models', f'a={SMALL}, b={NAME}', f'a={SMALL}, b={pinned}'),
+        (words.get_config(), 'models', f'b={NAME}', f'b={pinned}'),
+        (vectors.get_config('similarity'), 'init_from', NAME, pinned),
+        (probe.get_config(), 'models', 'what', 'what'),  # an error, which is told later
+    ):
+        config[key] = value
+        jobs.run(jobs.Job(config, '', tmp_path))
+        assert measured[-1][key] == expected
+        assert expected in (tmp_path / 'report.html').read_text('utf-8')
 
 
 def test_push_uploads_what_export_wrote(server, capsys):
