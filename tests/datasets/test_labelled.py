@@ -271,9 +271,10 @@ def test_thucnews_labels_are_topics(write, content, expected):
 def test_every_data_set_has_a_source():
     others = {'cmrc2018', 'drcd', 'c3', 'chid', *catalog.ENTITY_TYPES}
     assert DATASETS.keys() | others == hub.SOURCES.keys()
-    for dataset, (labels, spec) in DATASETS.items():
+    for dataset, (labels, spec, codes) in DATASETS.items():
         assert len(set(labels)) == len(labels)
         assert set(spec.label_names.values()) <= set(labels), dataset
+        assert codes.keys() in (set(), set(labels)), dataset
 
 
 # Labels and splits
