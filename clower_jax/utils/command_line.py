@@ -40,6 +40,8 @@ def parse(argv: Sequence[str], about: str) -> None:
     for key in _overridden_keys(argv):
         if not _has_key(config, key):
             refuse(unknown_key(key, config, config_file))
+        if key.rpartition('.')[2] == 'task':
+            refuse(f'--config.{key}: the task is that of the job; choose another by --config=configs/JOB.py')
     try:
         rest = flags.FLAGS(list(argv))
     except flags.UnrecognizedFlagError as error:

@@ -8,7 +8,7 @@ OUTSIDE = 'O'
 SCHEMES: Mapping[str, str] = {'BIO': 'BI', 'BIOES': 'BIES'}  # with the prefixes that each has
 # Other letters for the same: BMES, and BILOU.
 _OTHER_LETTERS = {'M': 'I', 'L': 'E', 'U': 'S'}
-_TAG = re.compile(r'O|[BIESMLU]-.+')
+_TAG = re.compile(r'O|[BIESMLU]-.*\S.*')
 
 
 class Span(NamedTuple):

@@ -263,7 +263,7 @@ def read_parquet(chunk: Chunk, report: Report) -> Iterator[tuple[str, str]]:
                     yield from paragraphs_of(
                         dict(zip(fields, values)), f'{chunk.path}:row {row}', fields, report
                     )
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
             advice = 'get it again, or leave it out of the input'
             raise damaged(chunk.path, 'row ', row, error, advice) from error
 

@@ -239,9 +239,10 @@ def _parquet_chunks(path: str, chunk_bytes: int, text_field: str) -> list[Chunk]
     with epath.Path(path).open('rb') as stream:
         try:
             metadata = pq.read_metadata(stream)
-        except (pa.ArrowException, OSError) as error:
+            names = metadata.schema.to_arrow_schema().names
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
             raise damaged(path, 'row ', 0, error, 'get it again, or leave it out of the input') from error
-    fields = text_fields.choose(path, metadata.schema.to_arrow_schema().names, text_field)
+    fields = text_fields.choose(path, names, text_field)
     if not metadata.num_rows:
         return [Chunk(0, path, 'parquet', 0, 0, 0, fields)]
     sizes = [max(metadata.row_group(group).total_byte_size, 1) for group in range(metadata.num_row_groups)]

@@ -138,6 +138,7 @@ def test_what_is_not_there_is_dropped_and_counted(read):
         ('a.txt', '王/nr 明/o\n王 在/o\n', r'a\.txt:2: text/tag is expected'),
         ('a.txt', '王\x02明\tB-PER\n', r'a\.txt:1: 2 tokens and 1 tags'),
         ('a.txt', '王\x02明\tB-PER\x02x\n', r'a\.txt:1: a tag is O, .* not "x"'),
+        ('a.txt', '王\x02明\tB-\x1c\x02I-PER\n', r'a\.txt:1: a tag is O, .* not "B-'),  # white space
         ('a.txt', '今天天气很好\n', r'a\.txt:1: the text has no tags: give a token and its tag'),
         ('a.jsonl', '{"text": "王明", "label": {"PER": {"王明": [[0, 2]]}}}', r'a\.jsonl:1: entities within'),
         ('a.jsonl', '{"text": "王明", "label": [[0, 3, "PER"]]}', r'a\.jsonl:1: entities within'),

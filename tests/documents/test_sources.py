@@ -527,6 +527,19 @@ def test_a_damaged_parquet_stops_the_job(tmp_path):
         plan(str(path))
 
 
+@pytest.mark.parametrize('keeps', [1, 2, 3])
+def test_a_damaged_name_of_a_column(tmp_path, keeps):
+    """It stands in a file several times; here one of them stays (the first is not looked at)."""
+    path = tmp_path / 'a.parquet'
+    pq.write_table(pa.table({'text': ['今天天气很好。'] * 9}), path, compression='none', use_dictionary=False)
+    parts = path.read_bytes().split(b'text')
+    names = [b'text' if place == keeps else b'\xee\xeext' for place in range(len(parts) - 1)]
+    path.write_bytes(b''.join(part + name for part, name in zip(parts, [*names, b''])))
+    with pytest.raises(ValueError, match=rf'^{path}(, near its beginning)?: ') as error:
+        paragraphs(path)
+    assert '\n' not in str(error.value)
+
+
 def test_a_parquet_page_that_claims_2_gb_gets_none(tmp_path):
     path = tmp_path / 'a.parquet'
     pq.write_table(pa.table({'text': ['今天天气很好。'] * 9}), path, compression='none', use_dictionary=False)

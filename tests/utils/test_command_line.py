@@ -35,6 +35,8 @@ def command(*flags, python=()):
             r'no such key; did you mean --config.optim.learning_rate\? config.optim has adversarial, adv',
         ),
         ('--config configs/classify.py --config.epochs=3', r'did you mean --config.num_epochs\?'),
+        ('--config=configs/classify.py --config.task=bq', 'config.task: the task is that of the job; choose'),
+        ('--config=configs/tables.py --config.finetune.bq.task=span', 'bq.task: the task is that of the job'),
         ('--config=configs/classify.py --config.data.text.x=3', r'did you mean .*config.data has buckets, '),
         ('--config=configs/tables.py --config.finetune.bq.optim.lr=1', r'config.finetune.bq.optim.learn'),
         ('--config=configs/classify.py --optim.learning_rate=1', r'write --config.optim.learning_rate'),
