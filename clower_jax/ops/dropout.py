@@ -44,7 +44,7 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
     """
     if seeds is None or rate == 0:
         return x
-    return jnp.where(keep(x.shape, rate, seeds), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+    return jnp.where(keep(x.shape, rate, seeds), x * factor(rate, x.dtype), 0)
 
 
 def _forward(x: jax.Array, rate: float, seeds: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
@@ -69,7 +69,7 @@ def drop_heads(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
     """
     if seeds is None or rate == 0:
         return x
-    return jnp.where(keep((*x.shape[:2], 1, 1), rate, seeds), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+    return jnp.where(keep((*x.shape[:2], 1, 1), rate, seeds), x * factor(rate, x.dtype), 0)
 
 
 def keep(shape: tuple[int, ...], rate: float, seeds: jax.Array) -> jax.Array:
@@ -83,6 +83,11 @@ def keep(shape: tuple[int, ...], rate: float, seeds: jax.Array) -> jax.Array:
     per_row = (-1,) + (1,) * (len(shape) - 1)
     first, second = (seeds[:, i].reshape(per_row) for i in range(SEEDS_PER_ROW))
     return keep_elements(element, rate, first, second)
+
+
+def factor(rate: float, dtype: jnp.dtype) -> np.ndarray:
+    """1 / (1 − rate) in `dtype`: what is kept of an array of this dtype is multiplied by it."""
+    return np.asarray(1 / (1 - rate), dtype)
 
 
 def keep_elements(element: jax.Array, rate: float, first: jax.Array, second: jax.Array) -> jax.Array:

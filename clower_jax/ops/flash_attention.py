@@ -312,8 +312,8 @@ def _dot(a: jax.Array, b: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def _factor(weights: _Weights, dtype: jnp.dtype) -> np.float32:
-    """What `dropout.dropout` multiplies an array of the dtype by."""
-    return np.float32(np.asarray(1 / (1 - weights.rate), dtype))
+    """`dropout.factor`, rounded to the dtype, for fp32 arithmetic."""
+    return np.float32(dropout.factor(weights.rate, dtype))
 
 
 def _rows(index: jax.Array, tile: int) -> Any:
