@@ -4,7 +4,8 @@
 
 Each run is a `run.py` of its own, with nothing chosen by its outcome: the systems in the order of RUNS, the
 same steps, batches and data for all. Where `--seconds` end, what is not finished is stopped and saved; the
-same command goes on. A finished run is exported, rounded to bf16, with its metrics beside it:
+same command goes on. `clower_late` goes on from `half`, an mm_bert_sop with half of the steps. A finished
+run is exported, rounded to bf16, with its metrics beside it:
 
     OUTPUT/runs/NAME          the workdir
     OUTPUT/exports/NAME       a Hugging Face folder of the character encoder, bf16, config.json of the run and
@@ -25,7 +26,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import ml_dtypes
@@ -33,6 +34,7 @@ from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECE_BYTES = 15 << 20
+SECOND_STAGE = 100  # added to the seed of a run that goes on from another
 CHARACTERS_A_ROW = 100.45  # 33,580,445 character tokens in 334,299 rows of the corpus of the plan
 
 # What every run of a plan is given; a plan's size is chosen before its first result.
@@ -72,13 +74,27 @@ COMMON = {
     'checkpoint_every': 0,
     'keep_checkpoints': 1,
 }
-SYSTEMS: dict[str, tuple[str, dict]] = {  # name: a system of configs/pretrain.py, and what else is changed
-    'clower': ('', {}),
-    'mm_bert_sop': ('mm_bert_sop', {}),
-    'bert_wwm_sop': ('bert_wwm_sop', {}),
-    'clower_other_words': ('', {'loss.same_word_negatives': False}),
-    'no_tcl': ('no_tcl', {}),
-    'no_scl': ('no_scl', {}),
+
+
+class System(NamedTuple):
+    """A variant of configs/pretrain.py, what else is changed, and the system whose weights it goes on from:
+    each of such two has half of the steps."""
+
+    variant: str
+    changes: dict[str, Any] = {}
+    after: str = ''
+
+
+SYSTEMS = {
+    'clower': System(''),
+    'mm_bert_sop': System('mm_bert_sop'),
+    'bert_wwm_sop': System('bert_wwm_sop'),
+    'clower_other_words': System('', {'loss.same_word_negatives': False}),
+    'no_tcl': System('no_tcl'),
+    'no_scl': System('no_scl'),
+    'clower_weak': System('', {'loss.contrast_weight': 0.1}),
+    'clower_late': System('', after='half'),
+    'half': System('mm_bert_sop', {'optim.schedule': 'constant'}),
 }
 
 
@@ -92,19 +108,37 @@ class Run(NamedTuple):
     def name(self) -> str:
         return f'{self.system}-{self.seed}'
 
+    @property
+    def before(self) -> 'Run | None':
+        """The run that it goes on from."""
+        after = SYSTEMS[self.system].after
+        return Run(after, self.seed) if after else None
 
-FIRST, OTHERS = list(SYSTEMS)[:3], list(SYSTEMS)[3:]
-RUNS = [Run(system, seed) for group in (FIRST, OTHERS) for seed in (0, 1) for system in group]
+    def steps(self, flags: argparse.Namespace) -> int:
+        """Of its own."""
+        total = flags.steps or PLANS[flags.plan]['total_steps']
+        halved = {name for system in SYSTEMS if (name := SYSTEMS[system].after)}
+        return total // 2 if self.before or self.system in halved else total
+
+
+GROUPS = (
+    ('clower', 'mm_bert_sop', 'bert_wwm_sop'),
+    ('clower_other_words', 'no_tcl', 'no_scl'),
+    ('half', 'clower_weak', 'clower_late'),
+)
+RUNS = [Run(system, seed) for group in GROUPS for seed in (0, 1) for system in group]
 
 
 def command(run: Run, flags: argparse.Namespace) -> list[str]:
     """The command line of a run."""
-    system, changes = SYSTEMS[run.system]
+    system = SYSTEMS[run.system]
     plan = dict(PLANS[flags.plan])
-    variant = ','.join(filter(None, (plan.pop('variant'), system)))
-    settings = COMMON | plan | changes | {'seed': run.seed, 'data.corpus': flags.corpus}
-    if flags.steps:
-        settings['total_steps'] = flags.steps
+    variant = ','.join(filter(None, (plan.pop('variant'), system.variant)))
+    settings = COMMON | plan | {'seed': run.seed, 'data.corpus': flags.corpus} | system.changes
+    settings['total_steps'] = run.steps(flags)
+    if run.before:  # other batches than that run's, and a short warm-up
+        settings |= {'init_from': flags.output / 'runs' / run.before.name, 'seed': run.seed + SECOND_STAGE}
+        settings['optim.warmup_steps'] //= 8
     return [
         sys.executable,
         'run.py',
@@ -141,14 +175,14 @@ def export(run: Run, flags: argparse.Namespace) -> None:
 def train(flags: argparse.Namespace) -> None:
     """Runs what is not finished, `slots` at a time, until the time is over."""
     runs = [run for run in RUNS if not flags.only or run.name in flags.only]
-    waiting = [run for run in runs if not (flags.output / 'exports' / run.name).is_dir()]
+    waiting = [run for run in runs if not exported(run, flags)]
     end = time.monotonic() + flags.seconds
     going: dict[Run, subprocess.Popen] = {}
     logs = flags.output / 'logs'
     logs.mkdir(parents=True, exist_ok=True)
     env = os.environ | {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 / flags.slots:.2f}'}
     stopped = False
-    while waiting or going:
+    while True:
         for run, process in list(going.items()):
             if process.poll() is None:
                 continue
@@ -159,12 +193,15 @@ def train(flags: argparse.Namespace) -> None:
                 print(f'{run.name}: done', flush=True)
             else:
                 print(f'{run.name}: ended with {process.returncode}: …{text[-400:]}', flush=True)
-        while waiting and len(going) < flags.slots and not stopped:
-            run = waiting.pop(0)
+        ready = [run for run in waiting if not run.before or exported(run.before, flags)]
+        for run in ready[: flags.slots - len(going)]:
+            waiting.remove(run)
             with (logs / f'{run.name}.txt').open('a') as log:
                 going[run] = subprocess.Popen(
                     command(run, flags), cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
                 )
+        if not going:  # what still waits goes on from a run that failed
+            break
         if time.monotonic() > end and not stopped:
             stopped, waiting = True, []
             for run, process in going.items():
@@ -175,9 +212,13 @@ def train(flags: argparse.Namespace) -> None:
 
 def finished(run: Run, flags: argparse.Namespace) -> bool:
     """Whether the last step of a run is in its metrics."""
-    total = flags.steps or PLANS[flags.plan]['total_steps']
     path = flags.output / 'runs' / run.name / 'metrics.jsonl'
-    return any(json.loads(line)['step'] >= total for line in path.read_text('utf-8').splitlines())
+    return any(json.loads(line)['step'] >= run.steps(flags) for line in path.read_text('utf-8').splitlines())
+
+
+def exported(run: Run, flags: argparse.Namespace) -> bool:
+    """Whether a run is done."""
+    return (flags.output / 'exports' / run.name).is_dir()
 
 
 def pack(output: Path, target: Path, most: int) -> None:
@@ -230,7 +271,8 @@ def report(output: Path, target: Path) -> None:
         if run.name not in found:
             continue
         config, rows = found[run.name]['config'], found[run.name]['validation']
-        millions = [row['step'] * config['batch_size'] * CHARACTERS_A_ROW / 1e6 for row in rows]
+        read = found[run.before.name]['config']['total_steps'] if run.before else 0
+        millions = [(read + row['step']) * config['batch_size'] * CHARACTERS_A_ROW / 1e6 for row in rows]
         axes.plot(
             millions,
             [row['loss_mlm_char'] for row in rows],
