@@ -12,13 +12,6 @@ import pytest
 # Before anything imports TensorFlow: only its errors are worth a line in a test report.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-# Compiling takes most of the time of most tests, and half as long without the last optimisations of machine
-# code; the programs are the same. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has all of them.
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-# XLA's older way of making loops takes a third of the time to compile; from 0.11 on this flag is no more.
-if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
-    os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
-
 # The same examples on every run, so that a failure is everybody's failure; a slow machine is not a failure.
 hypothesis.settings.register_profile(
     'clower',
@@ -36,9 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ and hasattr(config, 'cache'):
         os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir(f'jax-{platform.node()}'))
         os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+    wants_gpu = 'gpu' in config.option.markexpr.replace('not gpu', '')
+    if not wants_gpu:
+        # Compiling takes most of the time of most tests, and half as long without the last optimisations of
+        # machine code; the programs are the same. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has all of them.
+        os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+    # XLA's older way of making loops takes a third of the time to compile; from 0.11 on this flag is no more.
+    if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
+        os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
     import jax
 
-    wants_gpu = 'gpu' in config.option.markexpr.replace('not gpu', '')
     if not wants_gpu and 'JAX_PLATFORMS' not in os.environ:
         os.environ['JAX_PLATFORMS'] = 'cpu'  # for the processes that tests start
         jax.config.update('jax_platforms', 'cpu')
