@@ -8,7 +8,8 @@ For each cell and chip, in a process of its own: whether it compiles and in how 
 one device by kind; bytes that the kernels of one step move, an example, by group; kernels, library calls,
 collectives; and the bound on the time that follows. Products are bounded by their FLOPs or their bytes,
 whichever takes longer; all other kernels by their bytes; `overlap` is the bound where the two go on at the
-same time, `no overlap` where one waits for the other. No time is measured.
+same time, `no overlap` where one waits for the other. On GPUs with attention in kernels `estimate` is what a
+step would take that gets as much of the peaks as the one that was measured (REACHED). No time is measured.
 """
 
 import argparse
@@ -41,6 +42,9 @@ CHIPS = ('h100', 'h100:8', 'v5e:4x4', 'v5p:2x2x2', 'v6e:4x4')
 USED_MEMORY = 0.9  # of a device's, the most that a step may take: the rest is the allocator's
 MARGIN = 0.03  # what a check lets pass
 VOCABULARY, BASE_VOCABULARY = 61_128, 21_128  # 40,000 words beside Google's Chinese vocabulary
+# Of `base,dropped`, 96 rows, on an H200 (docs/performance.md): of the peak of products and of the bandwidth;
+# FLOP/s of attention in cuDNN's kernels and in those that drop weights; seconds between kernels, each.
+REACHED = {'products': 0.86, 'bandwidth': 0.63, 'cudnn': 200e12, 'dropped': 92e12, 'gap': 1.8e-6}
 CONTRAST = r'jit\(_forward\)|_gradient_step|span_means'  # of names in the program
 # Of kernels that are no products, by where in the program they come from; the first that matches.
 GROUPS = {
@@ -63,7 +67,7 @@ def _pretraining(variant: str, rows: int) -> Callable[[int], ConfigDict]:
     def of(devices: int) -> ConfigDict:
         config = pretrain.get_config(variant)
         config.batch_size = rows * devices
-        config.data.pack = False
+        config.data.pack, config.model.attention = False, 'own'
         for view, length in (('char', 512), ('word', 384)):
             config.data[f'{view}_length'] = length
         config.model.vocab_size, config.model.base_vocab_size = VOCABULARY, BASE_VOCABULARY
@@ -98,7 +102,7 @@ def _finetuning(base: ConfigDict) -> Callable[[int], ConfigDict]:
         config = ConfigDict(base)
         config.model = common.model('base')
         config.model.vocab_size = config.model.base_vocab_size = BASE_VOCABULARY
-        config.model.classify_from = 'pooler'
+        config.model.classify_from, config.model.attention = 'pooler', 'own'
         config.dtype, config.total_steps, config.optim.warmup_steps = 'bfloat16', 1000, 100
         config.batch_size *= devices
         if config.task == 'classify':
@@ -209,10 +213,24 @@ def measure(
         # Micro-batches go through the encoders once more, on the way back.
         'executed_flops': step_flops * (4 / 3 if config.get('microbatches', 1) > 1 else 1),
         'product_flops': program.product_flops(),
+        'attention_flops': attention_flops(config, rows),
         'contrast_flops': program.product_flops(CONTRAST),
         'jax': jax.__version__,
     }
     return figures | {'bound': bound(figures)}
+
+
+def attention_flops(config: ConfigDict, rows: int) -> float:
+    """FLOPs of attention's own two products, 4·L²·D a layer forward, which micro-batches run twice, and twice
+    as many backward."""
+    lengths = (
+        [config.data[f'{view}_length'] for view in ('char', 'word')]
+        if config.task == 'pretrain'
+        else [config.data.max_length]
+    )
+    times = 4 if config.get('microbatches', 1) > 1 else 3
+    model = config.model
+    return 4.0 * times * rows * model.num_layers * model.hidden_size * sum(length**2 for length in lengths)
 
 
 def _cut(change: str) -> tuple[str, str, str]:
@@ -273,6 +291,25 @@ def bound(figures: dict[str, Any]) -> dict[str, float]:
     return {'no_overlap': products + other, 'overlap': overlapped}
 
 
+def estimate(figures: dict[str, Any]) -> float | None:
+    """Seconds of one step as far as REACHED says, without collectives; None where it says nothing: on TPUs,
+    and where attention is no kernel."""
+    chip = topologies.CHIPS[figures['chip'].partition(':')[0]]
+    products = figures.get('product_flops')
+    kinds = {'cudnn': 'fmha', 'dropped': 'triton'}
+    kernel = next((kind for kind, name in kinds.items() if name in str(figures['libraries'])), None)
+    if chip.platform != 'cuda' or not kernel or not products:
+        return None
+    attention = figures['attention_flops'] / REACHED[kernel]
+    other = figures['traffic']['other'] / (REACHED['bandwidth'] * chip.bandwidth)
+    return (
+        products / (REACHED['products'] * chip.flops)
+        + attention
+        + other
+        + figures['kernels'] * REACHED['gap']
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--chips', default=','.join(CHIPS))
@@ -286,6 +323,8 @@ def main() -> None:
     parser.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
     flags = parser.parse_args()
     cells, chips = flags.cells.split(';'), flags.chips.split(',')
+    if flags.hlo and (len(cells), len(chips)) != (1, 1):
+        parser.error('--hlo is for the program of one cell on one chip: name them with --cells and --chips')
     if flags.one:
         print(json.dumps(measure(cells[0], chips[0], flags.batch, flags.hlo, flags.set)))
         return
@@ -294,7 +333,7 @@ def main() -> None:
     found = _stored(flags.json)
     for cell in cells:
         for chip in chips:
-            run = functools.partial(launch, cell, chip, changes=flags.set)
+            run = functools.partial(launch, cell, chip, changes=flags.set, text_file=flags.hlo)
             try:
                 if flags.largest:
                     memory = topologies.CHIPS[chip.partition(':')[0]].memory
@@ -308,12 +347,15 @@ def main() -> None:
     print(table(found))
 
 
-def launch(cell: str, chip: str, rows: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+def launch(
+    cell: str, chip: str, rows: int, changes: Sequence[str] = (), text_file: str | None = None
+) -> dict[str, Any]:
     """`measure` in a process of its own. RuntimeError where that fails."""
     name = f'{cell} on {chip}, rows: {rows or "its own"}'
     print(f'{name} …', file=sys.stderr, flush=True)
     command = [sys.executable, __file__, '--one', '--cells', cell, '--chips', chip, '--batch', str(rows)]
     command += [f'--set={change}' for change in changes]
+    command += [f'--hlo={text_file}'] if text_file else []
     return harness.launch(name, command, os.environ | topologies.ENVIRONMENT)
 
 
@@ -359,7 +401,14 @@ def table(found: list[dict[str, Any]]) -> str:
         'GB an example: products',
         'attention',
     ]
-    header += ['other', 'kernels', 'collectives, GB', 'bound, ms an example: no overlap', 'overlap']
+    header += [
+        'other',
+        'kernels',
+        'collectives, GB',
+        'bound, ms an example: no overlap',
+        'overlap',
+        'estimate',
+    ]
     rows = []
     for one in found:
         if 'error' in one:
@@ -369,6 +418,8 @@ def table(found: list[dict[str, Any]]) -> str:
         moved = [f'{traffic.get(kind, 0) / batch / 1e9:.2f}' for kind in ('products', 'attention', 'other')]
         sent = [f'{count} {name} {size / 1e9:.2f}' for name, (count, size) in one['collectives'].items()]
         bounds = [f'{1e3 * one["bound"][kind] / batch:.2f}' for kind in ('no_overlap', 'overlap')]
+        seconds = estimate(one)
+        bounds.append(f'{1e3 * seconds / batch:.2f}' if seconds else '')
         temporaries = f'{one["memory"]["temporaries"] / 2**30:.1f}'
         needed = f'{bytes_needed(one) / 2**30:.1f}'
         head = [

@@ -231,10 +231,16 @@ class Program:
         total: collections.Counter[str] = collections.Counter()
         for kernel in self.kernels:
             if _kind(kernel) == 'other':
-                name = kernel.instruction.op_name
-                group = next((group for group, pattern in groups.items() if re.search(pattern, name)), 'rest')
-                total[group] += kernel.bytes * kernel.times
+                total[group_of(kernel, groups)] += kernel.bytes * kernel.times
         return dict(total)
+
+
+def group_of(kernel: Kernel, groups: dict[str, str]) -> str:
+    """The kind of a kernel, as `Program.traffic` has it; of 'other' the group, as `Program.other` has it."""
+    if (kind := _kind(kernel)) != 'other':
+        return kind
+    name = kernel.instruction.op_name
+    return next((group for group, pattern in groups.items() if re.search(pattern, name)), 'rest')
 
 
 def _shape(text: str) -> collectives.Array:

@@ -41,10 +41,11 @@ _H100 = {
     **{'device_memory_size': 84_929_347_584},
     **{'registers_per_core_limit': 65536, 'registers_per_block_limit': 65536},
 }
-# H100: 790 TFLOP/s and 3.0 TB/s were measured by others with large products and copies; TPUs: the makers'
-# peaks, of which programs reach less.
+# H100, H200: what large products and copies reach, measured by others; TPUs: the makers' peaks, of which
+# programs reach less.
 CHIPS = {
     'h100': Chip('cuda', 790e12, 3.0e12, _H100['device_memory_size']),
+    'h200': Chip('cuda', 790e12, 4.3e12, 143_771 * 2**20),
     'v5e': Chip('tpu', 197e12, 0.819e12, 16 * 2**30),
     'v5p': Chip('tpu', 459e12, 2.765e12, 95 * 2**30),
     'v6e': Chip('tpu', 918e12, 1.64e12, 32 * 2**30),
@@ -59,7 +60,8 @@ def _textproto(fields: dict) -> str:
 
 
 def devices(name: str) -> list[Any]:
-    """The devices of 'h100', 'h100:8' or a TPU slice such as 'v5e:4x4'.
+    """The devices of 'h100', 'h100:8' or a TPU slice such as 'v5e:4x4'. An H200 has an H100's processor, and
+    the compiler gets that one's memory.
 
     Raises ValueError where there is no such chip, and whatever JAX raises where its plugin is not installed.
     """

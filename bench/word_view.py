@@ -255,11 +255,7 @@ def report(output: Path, target: Path) -> None:
         held_out = [row for row in rows if row['split'] == 'validation']
         rates = sorted(row['examples_per_s'] for row in rows if row['split'] == 'train')
         found[run.name] = {
-            'config': {
-                key: value
-                for key, value in json.loads((folder / 'run_config.json').read_text('utf-8')).items()
-                if key != 'data'
-            },
+            'config': _without_paths(json.loads((folder / 'run_config.json').read_text('utf-8'))),
             'validation': [{key: _rounded(value) for key, value in row.items()} for row in held_out],
             'examples_per_s_median': round(rates[len(rates) // 2]),
         }
@@ -286,6 +282,11 @@ def report(output: Path, target: Path) -> None:
     axes.legend(title='seed 0 solid, seed 1 dashed')
     figure.savefig(target / 'mlm.png', dpi=130)
     print(f'{len(found)} runs: {target}/runs.json, {target}/mlm.png')
+
+
+def _without_paths(config: dict) -> dict:
+    kept = {key: value for key, value in config.items() if key != 'data'}
+    return kept | {'init_from': Path(config['init_from']).name}
 
 
 def _rounded(value):

@@ -18,7 +18,6 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from clower_jax.checkpoints.orbax_store import Checkpoints
@@ -29,6 +28,7 @@ from clower_jax.interop.weight_sources import SourceInfo, is_workdir, source_inf
 from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import VIEWS, Clower
 from clower_jax.objectives import registry
+from clower_jax.objectives.base import INIT_IDS
 from clower_jax.utils import output_folder
 
 
@@ -124,10 +124,9 @@ def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
     model = config.model
     shape = EncoderConfig.from_config(model)
     network = Clower(shape, model.vocab_size, model.base_vocab_size, model.max_positions)
-    ids = jnp.zeros((1, 2), jnp.int32)
     names = ('ids', 'segments', 'mlm_positions')
-    batch = {f'{view}_{name}': ids for view in VIEWS for name in names}
-    return lambda key: network.init(key, batch)['params']
+    batch = {f'{view}_{name}': INIT_IDS for view in VIEWS for name in names}
+    return lambda key: network.lazy_init(key, batch)['params']
 
 
 def _draw(init: Callable[[jax.Array], dict], paths: list[str]) -> dict[str, jax.Array]:

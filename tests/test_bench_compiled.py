@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bench import compiled, hlo, topologies
+from bench import compiled, hlo, profile_step, topologies
 
 # A kernel that reads a slice of its first operand, one that writes a slice into it, one that gathers rows.
 SLICES = """HloModule slices, is_scheduled=true
@@ -163,3 +164,37 @@ def test_what_costs_more_than_before_is_named():
         'traffic of other 110, before 100',
         'bytes of all-gather 8, before 0',
     ]
+
+
+def test_time_is_added_up_by_group():
+    times = {'r': (6e6, 4), 'g': (2e6, 2), 'fast': (1e6, 2), 'sum': (5e6, 2), 'memcpy': (4e6, 8)}
+    found = profile_step.by_group(times, hlo.Program(SLICES), steps=2)
+    assert found['rest'] == (pytest.approx(0.0045), 4, 800 + 4 + 800 + 8 + 800 + 3200)
+    assert found['collectives'].seconds == 0.0025
+    assert found['no kernel of the program'] == (0.002, 4, 0)
+    assert list(found) == ['rest', 'collectives', 'no kernel of the program']
+
+
+@pytest.mark.parametrize(
+    ('cell', 'rows', 'name'),
+    [
+        ('base,dropped', 96, 'auto'),
+        ('base,cudnn', 96, 'no attention dropout'),
+        ('base,cudnn', 264, 'no attention dropout, 264 rows'),
+    ],
+)
+def test_the_estimate_is_near_what_was_measured(cell, rows, name):
+    """The second and third have no part in what REACHED is made of."""
+    results = Path(__file__).parents[1] / 'docs/results'
+    cells = json.loads((results / 'compiled/figures.json').read_text('utf-8'))['cells']
+    figures = next(one for one in cells if (one['cell'], one['chip'], one['batch']) == (cell, 'h100', rows))
+    measured = json.loads((results / 'gpu/h200.json').read_text('utf-8'))['steps'][name]
+    assert measured['examples'] == rows
+    expected = statistics.median(measured['seconds'])
+    assert 0.95 * expected < compiled.estimate(figures | {'chip': 'h200'}) <= expected
+
+
+def test_where_attention_is_no_kernel_there_is_no_estimate():
+    figures = {'chip': 'h100', 'libraries': {}, 'product_flops': 1, 'traffic': {'other': 1}, 'kernels': 1}
+    assert compiled.estimate(figures) is None
+    assert compiled.estimate(figures | {'chip': 'v5e:4x4', 'libraries': {'fmha': 1}}) is None

@@ -6,9 +6,10 @@ from typing import TypeVar
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.extend.core import jaxpr_as_fun
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.precision import LossScale
@@ -63,8 +64,34 @@ def _abstract(mesh: Mesh, shapes: Tree) -> Tree:
     )
 
 
-def sharded_state(mesh: Mesh, create: Callable[[], TrainState]) -> TrainState:
-    """Runs `create` under jit, every array born where it belongs."""
+def sharded_state(mesh: Mesh, create: Callable[[], Tree]) -> Tree:
+    """Runs `create` under jit and puts every array where it belongs.
+
+    For accelerators the host draws: of some hundred random arrays a GPU's compiler makes a few huge kernels,
+    which for `:base` it had not compiled after 220 s on an H200 (docs/performance.md).
+    """
     traced, shapes = jax.make_jaxpr(create, return_shape=True)()  # once: tracing is most of the time
     shardings, structure = jax.tree.flatten(sharding.tree_shardings(mesh, shapes))
-    return jax.tree.unflatten(structure, jax.jit(jaxpr_as_fun(traced), out_shardings=shardings)())
+    create_leaves = jaxpr_as_fun(traced)
+    host = _host(mesh)
+    if host is None:
+        return jax.tree.unflatten(structure, jax.jit(create_leaves, out_shardings=shardings)())
+    with jax.default_device(host):
+        leaves = jax.jit(create_leaves)()
+    return jax.tree.unflatten(structure, [_placed(*pair) for pair in zip(leaves, shardings, strict=True)])
+
+
+def _host(mesh: Mesh) -> jax.Device | None:
+    """The CPU that draws what the mesh's devices hold; None: they do."""
+    if sharding.mesh_platform(mesh) == 'cpu':
+        return None
+    try:
+        return jax.local_devices(backend='cpu')[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return None
+
+
+def _placed(leaf: jax.Array, place: Sharding) -> jax.Array:
+    """An array that every process has, spread over devices of all."""
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, place, lambda index: values[index])

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 MetricSums = dict[str, tuple[jax.Array, jax.Array]]  # metric → (sum, count), fp32 scalars
+INIT_IDS = jax.ShapeDtypeStruct((1, 2), np.int32)  # of a model to draw parameters for; no value matters
 
 
 class Metric(NamedTuple):

@@ -15,7 +15,7 @@ from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID, VIEWS, Clower, token_mask
 from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
 from clower_jax.objectives import microbatches
-from clower_jax.objectives.base import COUNT, LOSS, LOSS_PART, SCORE, Metric, MetricSums
+from clower_jax.objectives.base import COUNT, INIT_IDS, LOSS, LOSS_PART, SCORE, Metric, MetricSums
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import dot, rows_at
@@ -27,7 +27,6 @@ from clower_jax.utils import flops
 # Layers that become one loop, on TPUs, whose compiler takes minutes for a dozen of them unrolled. On GPUs a
 # loop moves 1.8 times the bytes (docs/performance.md); on CPUs it is slower, too.
 SCAN_MIN_LAYERS = 6
-GPUS = ('gpu', 'cuda')  # as `sharding.mesh_platform` calls them
 
 SOP_VIEWS = {'both': VIEWS, 'char': ('char',), 'word': ('word',), 'none': ()}
 # Of a held-out batch: rows that are shown, guesses of each masked token, words near each word.
@@ -114,8 +113,8 @@ class Pretrain:
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
-        batch = dict.fromkeys(self.model.inputs, jnp.zeros((1, 2), jnp.int32))
-        return self.model.init(key, batch)['params']
+        batch = dict.fromkeys(self.model.inputs, INIT_IDS)
+        return self.model.lazy_init(key, batch)['params']
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""
@@ -274,7 +273,7 @@ def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
             encoder_config,
             attention=attention,
             scan_layers=platform == 'tpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS,
-            trace_layers_once=platform in GPUS,
+            trace_layers_once=platform == 'gpu',
         ),
         'vocab_size': config.model.vocab_size,
         'max_positions': config.model.max_positions,
@@ -286,7 +285,7 @@ def _takes_fused_attention(encoder: EncoderConfig, dtype: str, mesh: Mesh | None
     """Whether `fused_attention` is there for the devices, and for heads that both its parts take."""
     width = encoder.hidden_size // encoder.num_heads
     return (
-        sharding.mesh_platform(mesh) in GPUS
+        sharding.mesh_platform(mesh) == 'gpu'
         and dtype in ('bfloat16', 'float16')
         and width % 8 == 0
         and width <= 128

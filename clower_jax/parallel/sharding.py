@@ -64,9 +64,9 @@ def tensor_spans_processes(processes: np.ndarray) -> bool:
 
 
 def mesh_platform(mesh: Mesh | None) -> str:
-    """'cpu', 'gpu' ('cuda' where it is compiled for one that is not there) or 'tpu': what the devices of a
-    mesh are; None: JAX's default ones."""
-    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    """'cpu', 'gpu' or 'tpu': what the devices of a mesh are; None: JAX's default ones."""
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return 'gpu' if platform in ('cuda', 'rocm') else platform  # of devices that are not there
 
 
 def data_shards(mesh: Mesh) -> int:

@@ -134,9 +134,9 @@ _KEYS = {
         'that attention starts as sharp as there', 0.0, 100.0,
     ),
     'model.attention': Key(
-        'own',
-        "or, on NVIDIA GPUs in 16 bits, 'cudnn', without attention_dropout, and 'fused', with it; 'auto': "
-        'fused where it can be, elsewhere own',
+        'auto',
+        "'fused' on NVIDIA GPUs in 16 bits, where no weights are kept in memory; elsewhere 'own'; or "
+        "'cudnn', fused without attention_dropout",
     ),
     'model.remat': Key(
         'none', "activations kept: none recomputed; 'qkv', 'full': a tenth, a third more FLOPs",

@@ -8,6 +8,8 @@ import sys
 import jax
 import numpy as np
 
+from clower_jax.checkpoints import train_state
+from clower_jax.checkpoints.train_state import sharded_state
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import sharding
 from helpers import synthetic
@@ -23,8 +25,7 @@ def shrunk_config(**mesh):
 def loss_and_gradients(config, mesh) -> dict[str, np.ndarray]:
     """Every metric of one step under 'metric/…' and every gradient under 'gradient/…', whole, on the host."""
     task = Pretrain.from_config(config, mesh)
-    places = sharding.tree_shardings(mesh, jax.eval_shape(task.init, jax.random.key(0)))
-    params = jax.jit(task.init, out_shardings=places)(jax.random.key(0))
+    params = sharded_state(mesh, lambda: task.init(jax.random.key(0)))
     rows = sharding.local_rows(mesh, config.batch_size)
     batch = sharding.shard_batch(mesh, next(synthetic.batches(config, rows=rows)), config.batch_size)
 
@@ -47,6 +48,7 @@ if __name__ == '__main__':
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', 4)
     jax.distributed.initialize(f'localhost:{port}', processes, process)
+    train_state._host = lambda mesh: jax.local_devices()[0]  # as if those of the mesh were no CPUs
     config = shrunk_config(data=data, fsdp=fsdp, tensor=tensor)
     values = loss_and_gradients(config, sharding.make_mesh(config))
     if process == 0:

@@ -87,11 +87,11 @@ def test_rows_longer_than_the_hash_are_refused():
         ('cpu', {}, 'own'),
         ('tpu', {}, 'own'),
         ('gpu', {}, 'fused'),
-        ('cuda', {'dtype': 'float16'}, 'fused'),
-        ('cuda', {'dtype': 'float32'}, 'own'),
-        ('cuda', {'model.hidden_size': 36, 'model.num_heads': 3}, 'own'),  # heads of 12
-        ('cuda', {'model.attention': 'own'}, 'own'),
-        ('cuda', {'model.attention': 'cudnn', 'model.attention_dropout': 0.0}, 'cudnn'),
+        ('gpu', {'dtype': 'float16'}, 'fused'),
+        ('gpu', {'dtype': 'float32'}, 'own'),
+        ('gpu', {'model.hidden_size': 36, 'model.num_heads': 3}, 'own'),  # heads of 12
+        ('gpu', {'model.attention': 'own'}, 'own'),
+        ('gpu', {'model.attention': 'cudnn', 'model.attention_dropout': 0.0}, 'cudnn'),
     ],
 )
 def test_auto_is_what_suits_the_devices(platform, changes, expected, monkeypatch):

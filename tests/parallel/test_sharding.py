@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -132,3 +133,9 @@ def test_a_batch_that_does_not_divide_is_refused():
     mesh = sharding.make_mesh(shrunk_config(data=8))
     with pytest.raises(ValueError, match='batch_size=12 is not a multiple'):
         sharding.local_rows(mesh, 12)
+
+
+@pytest.mark.parametrize(('platform', 'expected'), [('cuda', 'gpu'), ('gpu', 'gpu'), ('tpu', 'tpu')])
+def test_devices_that_are_not_there_are_called_as_those_that_are(platform, expected):
+    mesh = SimpleNamespace(devices=np.array([[SimpleNamespace(platform=platform)]]))
+    assert sharding.mesh_platform(mesh) == expected

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from clower_jax.checkpoints import train_state
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.checkpoints.train_state import TrainState, sharded_state
 from clower_jax.interop import weight_sources
+from clower_jax.objectives import registry
+from clower_jax.parallel import sharding
 from clower_jax.training import init_state
 from clower_jax.training.loop import make_programs, train
 from clower_jax.training.run_log import Writer
@@ -115,6 +118,31 @@ def test_a_checkpoint_that_is_not_finite_is_not_trained_on(begun):
     message = rf'of step 3 in {begun} has NaN or infinity in embeddings/LayerNorm/scale \(1 of'
     with pytest.raises(ValueError, match=message):
         run(begun, total_steps=4)
+
+
+def test_the_host_draws_what_the_devices_would(monkeypatch):
+    programs = make_programs(synthetic.tiny_config(**SHORT | {'mesh.fsdp': 2}))
+    objective, mesh = programs.evaluator.objective, programs.evaluator.mesh
+
+    def create():
+        return TrainState.create(objective.init(jax.random.key(3)), programs.optimizer, 'float16')
+
+    expected = sharded_state(mesh, create)
+    monkeypatch.setattr(train_state, '_host', lambda mesh: jax.devices()[5])
+    found = sharded_state(mesh, create)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert one.sharding.is_equivalent_to(other.sharding, other.ndim) and one.committed
+        assert (one == other).all()
+
+
+def test_drawing_runs_no_network():
+    """Nothing that a mesh of other devices has a part in, so that the host can do it."""
+    config = synthetic.tiny_config(**{'mesh.data': 4, 'mesh.fsdp': 2, 'model.num_layers': 1})
+    objective = registry.from_config(config, sharding.make_mesh(config))
+    drawn = str(jax.make_jaxpr(objective.init)(jax.random.key(0)))
+    assert 'random_bits' in drawn
+    assert not any(word in drawn for word in ('shard_map', 'sharding_constraint', 'dot_general', 'gather'))
 
 
 def contents(folder):
