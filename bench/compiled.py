@@ -210,27 +210,28 @@ def measure(
         'groups': program.other(GROUPS),
         'collectives': program.collectives,
         'flops': step_flops,
-        # Micro-batches go through the encoders once more, on the way back.
-        'executed_flops': step_flops * (4 / 3 if config.get('microbatches', 1) > 1 else 1),
+        'executed_flops': step_flops * _repeated(config),
         'product_flops': program.product_flops(),
-        'attention_flops': attention_flops(config, rows),
+        'attention_flops': rows * attention_flops(config) * _repeated(config),
         'contrast_flops': program.product_flops(CONTRAST),
         'jax': jax.__version__,
     }
     return figures | {'bound': bound(figures)}
 
 
-def attention_flops(config: ConfigDict, rows: int) -> float:
-    """FLOPs of attention's own two products, 4·L²·D a layer forward, which micro-batches run twice, and twice
-    as many backward."""
+def _repeated(config: ConfigDict) -> float:
+    """Micro-batches go through the encoders once more, on the way back."""
+    return 4 / 3 if config.get('microbatches', 1) > 1 else 1
+
+
+def attention_flops(config: ConfigDict) -> float:
+    """FLOPs of the two products of attention itself, for one row: 4·L²·D a layer, and twice that backward."""
     lengths = (
         [config.data[f'{view}_length'] for view in ('char', 'word')]
         if config.task == 'pretrain'
         else [config.data.max_length]
     )
-    times = 4 if config.get('microbatches', 1) > 1 else 3
-    model = config.model
-    return 4.0 * times * rows * model.num_layers * model.hidden_size * sum(length**2 for length in lengths)
+    return 12.0 * config.model.num_layers * config.model.hidden_size * sum(length**2 for length in lengths)
 
 
 def _cut(change: str) -> tuple[str, str, str]:

@@ -10,7 +10,6 @@ of one size; the points are XLA's programs of all sizes.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ml_collections import ConfigDict  # noqa: E402
 
-from bench import harness, topologies  # noqa: E402
+from bench import harness  # noqa: E402
+from bench.compiled import attention_flops, launch  # noqa: E402
 from clower_jax.utils import figures, flops  # noqa: E402
 from configs import pretrain  # noqa: E402
 
@@ -105,18 +105,14 @@ def cost(point: Mapping[str, int]) -> tuple[float, ...]:
 def compiled(point: Mapping[str, int]) -> dict[str, Any]:
     """The figures of bench/compiled.py."""
     chip = 'h100' if point['devices'] == 1 else f'h100:{point["devices"]}'
-    script = str(Path(__file__).with_name('compiled.py'))
-    command = [sys.executable, script, '--one', '--cells', 'base,cudnn', '--chips', chip]
-    command += ['--batch', str(point['rows'])]
-    command += [f'--set={key}={value}' for key, value in changes_at(point).items()]
-    return harness.launch(str(point), command, os.environ | topologies.ENVIRONMENT)
+    changes = [f'{key}={value}' for key, value in changes_at(point).items()]
+    return launch('base,cudnn', chip, point['rows'], changes)
 
 
 def values_of(figures: Mapping[str, Any], point: Mapping[str, int]) -> tuple[float, ...]:
     """As `cost`; cuDNN's products are no dots, and are added as the formula has them."""
     config, rows = config_at(point), figures['batch']
-    width, lengths = config.model.hidden_size, (config.data.char_length, config.data.word_length)
-    attention = sum(12 * config.model.num_layers * length**2 * width for length in lengths)
+    attention = attention_flops(config)
     moved = sum(size for kind, size in figures['traffic'].items() if kind != 'collectives')
     return (
         (figures['product_flops'] / rows + attention) / 1e9,

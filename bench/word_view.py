@@ -117,8 +117,8 @@ class Run(NamedTuple):
     def steps(self, flags: argparse.Namespace) -> int:
         """Of its own."""
         total = flags.steps or PLANS[flags.plan]['total_steps']
-        halved = {name for system in SYSTEMS if (name := SYSTEMS[system].after)}
-        return total // 2 if self.before or self.system in halved else total
+        is_half = self.before or any(system.after == self.system for system in SYSTEMS.values())
+        return total // 2 if is_half else total
 
 
 GROUPS = (

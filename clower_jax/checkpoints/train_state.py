@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend.core import jaxpr_as_fun
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
 from clower_jax.parallel import precision, sharding
 from clower_jax.parallel.precision import LossScale
@@ -78,7 +78,11 @@ def sharded_state(mesh: Mesh, create: Callable[[], Tree]) -> Tree:
         return jax.tree.unflatten(structure, jax.jit(create_leaves, out_shardings=shardings)())
     with jax.default_device(host):
         leaves = jax.jit(create_leaves)()
-    return jax.tree.unflatten(structure, [_placed(*pair) for pair in zip(leaves, shardings, strict=True)])
+    placed = [
+        jax.make_array_from_callback(leaf.shape, place, np.asarray(leaf).__getitem__)
+        for leaf, place in zip(leaves, shardings, strict=True)
+    ]
+    return jax.tree.unflatten(structure, placed)
 
 
 def _host(mesh: Mesh) -> jax.Device | None:
@@ -89,9 +93,3 @@ def _host(mesh: Mesh) -> jax.Device | None:
         return jax.local_devices(backend='cpu')[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
         return None
-
-
-def _placed(leaf: jax.Array, place: Sharding) -> jax.Array:
-    """An array that every process has, spread over devices of all."""
-    values = np.asarray(leaf)
-    return jax.make_array_from_callback(leaf.shape, place, lambda index: values[index])

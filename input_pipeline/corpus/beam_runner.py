@@ -434,9 +434,13 @@ def _failed(folder: epath.Path) -> list[int]:
 
 
 def _work(share: Share, fn: Callable[[Any], Any], folder: epath.Path) -> None:
-    for index, chunk in share[1]:
-        if result := _attempt((index, chunk), fn, folder):
-            save(folder / f'{index}.result', result[0])
+    for task in share[1]:
+        _work_one(task, fn, folder)
+
+
+def _work_one(task: tuple[int, Any], fn: Callable[[Any], Any], folder: epath.Path) -> None:
+    if result := _attempt(task, fn, folder):
+        save(folder / f'{task[0]}.result', result[0])
 
 
 def _hash(share: Share, hash_fn: Callable[[Any], np.ndarray], folder: epath.Path) -> Iterator[Any]:
@@ -479,8 +483,7 @@ def _work_unique(
     [tasks] = share[1]['tasks']
     for index, chunk in tasks:
         repeats = np.sort(np.concatenate(rows[index]))
-        if result := _attempt((index, chunk), partial(fn, repeats=repeats), folder):
-            save(folder / f'{index}.result', result[0])
+        _work_one((index, chunk), partial(fn, repeats=repeats), folder)
 
 
 def save(path: epath.Path | Path, value: Any) -> None:

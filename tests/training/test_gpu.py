@@ -82,7 +82,7 @@ def test_fused_attention_is_our_own(dtype, packed, rate):
 
 
 def test_the_first_state_of_a_base_model_takes_no_minutes():
-    """The host draws it: the GPU's compiler had not finished after four."""
+    """The host draws it: the GPU's compiler had not finished after 220 s."""
     config = pretrain.get_config('base')
     config.model.vocab_size, config.model.base_vocab_size = 30_000, 21_128
     task, optimizer = Pretrain.from_config(config), optim.optimizer(config)
