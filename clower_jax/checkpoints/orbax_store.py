@@ -1,7 +1,9 @@
 """Checkpoints of a run: asynchronous, atomic, the newest few kept. The only file that knows Orbax."""
 
 import contextlib
+import functools
 import logging
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +40,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False, folder: str = FOLDER):
         self.folder = Path(workdir).absolute() / folder
-        logging.getLogger('absl').addFilter(_is_no_traceback_of_orbax)  # once, however often it is added
+        logging.getLogger('absl').addFilter(_is_no_error_of_orbax)  # once, however often it is added
+        _drop_late_answers()
         tensorstore_leak.contain(_orbax_metrics())
         context = ocp.Context()
         # Called by the first process alone, when all have written their part and before it counts. No method:
@@ -229,9 +232,25 @@ def _orbax_metrics() -> ModuleType | None:
     return tensorstore_utils
 
 
-def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
+@functools.cache
+def _drop_late_answers() -> None:
+    """Once a process. The first array that cannot be read is the error that is told. What TensorStore answers
+    of the others nobody takes, or it finds Orbax's event loop closed: each would be a traceback on stderr."""
+    hook = sys.unraisablehook
+
+    def unless_late(unraisable: Any) -> None:
+        if not (unraisable.object is None and str(unraisable.exc_value) == 'Event loop is closed'):
+            hook(unraisable)
+
+    sys.unraisablehook = unless_late
+    logging.getLogger('asyncio').addFilter(
+        lambda record: not (record.exc_info and 'tensorstore' in str(record.exc_info[1]))
+    )
+
+
+def _is_no_error_of_orbax(record: logging.LogRecord) -> bool:
     """What fails is raised, and told on one line; Orbax logs it at length before."""
-    return not (record.exc_info and 'orbax' in record.pathname)
+    return not ('orbax' in record.pathname and (record.exc_info or 'Error details' in record.getMessage()))
 
 
 class _PreserveNewest:

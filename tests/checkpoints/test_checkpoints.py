@@ -305,6 +305,23 @@ def test_checkpoints_of_before_there_were_digests(tmp_path, caplog):
     assert '\n' not in str(e.value)
 
 
+def test_arrays_that_cannot_be_read_are_one_error(tmp_path, caplog):
+    """Of many, the first ends the reading; what came of the others were tracebacks on stderr: log records,
+    and warnings, which fail a test."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_params(1, {f'layer_{i}': np.ones((64, 64), np.float32) for i in range(40)})
+    (tmp_path / FOLDER / '1' / DIGESTS).unlink()
+    (tmp_path / FOLDER / '1' / 'params' / 'manifest.ocdbt').write_bytes(b'')
+    for _ in range(10):
+        with (
+            Checkpoints(tmp_path, read_only=True) as checkpoints,
+            pytest.raises(ValueError, match='cannot be read'),
+        ):
+            checkpoints.load_params()
+    gc.collect()
+    assert {record.name for record in caplog.records} <= {'clower_jax.checkpoints.digests'}
+
+
 def test_a_full_disk_names_the_folder(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, 'No space left on device')
