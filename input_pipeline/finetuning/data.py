@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.features import buckets
-from input_pipeline.finetuning import choosing, problem_types, reading, tagging
+from input_pipeline.finetuning import choosing, problem_types, reading_comprehension, tagging
 from input_pipeline.sentence_vectors import auto_mlm, mirror_bert, mlctl, supervised_vectors
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils.counts import Ledger
@@ -42,7 +42,7 @@ class Examples(Protocol):
 # methods of `clower_jax.objectives.base.Split`, too.
 READERS: Mapping[str, Callable[[ConfigDict, Vocabulary, Mapping[str, Ledger]], Mapping[str, Examples]]] = {
     'classify': problem_types.read,
-    'span': reading.read,
+    'span': reading_comprehension.read,
     'tag': tagging.read,
     'choose': choosing.read,
     'mirror': mirror_bert.read,

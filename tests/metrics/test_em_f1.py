@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
-from input_pipeline.metrics import classification, reading
+from input_pipeline.metrics import classification, em_f1
 from input_pipeline.metrics import nltk_words as metrics_nltk_words
 
 FROZEN = [json.loads(line) for line in (Path(__file__).parent / 'nltk_words.jsonl').read_text().splitlines()]
@@ -180,7 +180,7 @@ def test_words_want_lower_case():
 @given(texts)
 @example('《红楼梦》第１回 The U.S. Army’s…… 3.14%')
 def test_cmrc_tokens(text):
-    assert reading.cmrc_tokens(text) == segmentation(text)
+    assert em_f1.cmrc_tokens(text) == segmentation(text)
 
 
 @settings(max_examples=300)
@@ -190,9 +190,9 @@ def test_cmrc_tokens(text):
 @example([('——abc', 'abc')])
 def test_cmrc_scores_are_the_official_ones(rows):
     answers, prediction = [answer for answer, _ in rows], rows[0][1]
-    assert reading.cmrc_f1(answers, prediction) == cmrc_f1(answers, prediction)
-    assert reading.cmrc_exact_match(answers, prediction) == cmrc_em(answers, prediction)
-    assert reading.cmrc_exact_match(answers, answers[-1]) == 1
+    assert em_f1.cmrc_f1(answers, prediction) == cmrc_f1(answers, prediction)
+    assert em_f1.cmrc_exact_match(answers, prediction) == cmrc_em(answers, prediction)
+    assert em_f1.cmrc_exact_match(answers, answers[-1]) == 1
 
 
 @given(st.lists(pairs, min_size=1, max_size=4), st.data())
@@ -200,33 +200,33 @@ def test_cmrc_corpus_scores_are_the_official_ones(rows, data):
     gold = {f'Q{i}': [answer, second] for i, (answer, second) in enumerate(rows)}
     answered = data.draw(st.sets(st.sampled_from(list(gold))))
     predictions = {key: data.draw(texts | st.sampled_from(gold[key])) for key in answered} | {'other': 'x'}
-    assert reading.score_cmrc(gold, predictions) == cmrc_scores(gold, predictions)
+    assert em_f1.score_cmrc(gold, predictions) == cmrc_scores(gold, predictions)
 
 
 def test_cmrc_by_hand():
     # 光荣 / 光荣公司: a run of 2 of 4 and 2 tokens; 荣光: a run of 1.
-    assert reading.cmrc_f1(['光荣公司'], '光荣') == pytest.approx(2 / 3)
-    assert reading.cmrc_f1(['光荣', '光荣公司'], '光荣公司') == 1
-    assert reading.cmrc_f1(['光荣'], '荣光') == 0.5
+    assert em_f1.cmrc_f1(['光荣公司'], '光荣') == pytest.approx(2 / 3)
+    assert em_f1.cmrc_f1(['光荣', '光荣公司'], '光荣公司') == 1
+    assert em_f1.cmrc_f1(['光荣'], '荣光') == 0.5
     # Contiguous: a subsequence of 4 in 5 tokens counts for its longest run of 2.
-    assert reading.cmrc_f1(['甲乙丙丁'], '甲乙天丙丁') == pytest.approx(2 * 2 / (4 + 5))
+    assert em_f1.cmrc_f1(['甲乙丙丁'], '甲乙天丙丁') == pytest.approx(2 * 2 / (4 + 5))
     # A Latin word is one token, whatever its length.
-    assert reading.cmrc_f1(['微软Windows系统'], 'WINDOWS') == pytest.approx(2 / 6)
-    assert reading.cmrc_exact_match(['《光荣》。'], '光荣') == 1
-    assert reading.cmrc_exact_match(['光荣'], '光荣,') == 0  # an ASCII comma is not in the scorer's list
+    assert em_f1.cmrc_f1(['微软Windows系统'], 'WINDOWS') == pytest.approx(2 / 6)
+    assert em_f1.cmrc_exact_match(['《光荣》。'], '光荣') == 1
+    assert em_f1.cmrc_exact_match(['光荣'], '光荣,') == 0  # an ASCII comma is not in the scorer's list
     # Empty after the marks are out: an exact match, and F1 0.
-    assert (reading.cmrc_exact_match(['。'], ''), reading.cmrc_f1(['。'], '')) == (1, 0)
+    assert (em_f1.cmrc_exact_match(['。'], ''), em_f1.cmrc_f1(['。'], '')) == (1, 0)
 
 
 def test_unanswered_questions_score_zero_and_are_counted():
     gold = {'Q1': ['光荣'], 'Q2': ['公司', '光荣公司'], 'Q3': ['甲'], 'Q4': ['乙']}
-    scores = reading.score_cmrc(gold, {'Q1': '光荣', 'Q2': '天'})
+    scores = em_f1.score_cmrc(gold, {'Q1': '光荣', 'Q2': '天'})
     assert scores == {'f1': 25.0, 'em': 25.0, 'average': 25.0, 'total': 4, 'skip': 2}
-    scores = reading.score_drcd(gold, {'Q1': '光荣', 'Q2': '公'})
+    scores = em_f1.score_drcd(gold, {'Q1': '光荣', 'Q2': '公'})
     assert (scores['total'], scores['skip'], scores['em']) == (4, 2, 25.0)
 
 
-@pytest.mark.parametrize('score', [reading.score_cmrc, reading.score_drcd])
+@pytest.mark.parametrize('score', [em_f1.score_cmrc, em_f1.score_drcd])
 def test_what_cannot_be_scored(score):
     with pytest.raises(ValueError, match='no questions'):
         score({}, {'Q1': 'x'})
@@ -234,7 +234,7 @@ def test_what_cannot_be_scored(score):
         score({'Q1': ['x'], 'Q2': []}, {'Q1': 'x'})
 
 
-@pytest.mark.parametrize('score', [reading.cmrc_f1, reading.drcd_f1])
+@pytest.mark.parametrize('score', [em_f1.cmrc_f1, em_f1.drcd_f1])
 def test_f1_needs_an_answer(score):
     with pytest.raises(ValueError, match="no answers to compare the prediction '光荣' with"):
         score([], '光荣')
@@ -249,23 +249,23 @@ def test_f1_needs_an_answer(score):
 def test_drcd_scores_are_the_literal_ones(rows):
     answers, prediction = [answer for answer, _ in rows], rows[0][1]
     same = any(drcd_normal(answer) == drcd_normal(prediction) for answer in answers)
-    assert reading.drcd_f1(answers, prediction) == drcd_f1(answers, prediction)
-    assert reading.drcd_exact_match(answers, prediction) == same
+    assert em_f1.drcd_f1(answers, prediction) == drcd_f1(answers, prediction)
+    assert em_f1.drcd_exact_match(answers, prediction) == same
 
 
 def test_drcd_by_hand():
     # A bag: order does not count. Full-width marks are left out, 「」 are not among them.
-    assert reading.drcd_f1(['光榮公司'], '司公榮光') == 1
-    assert reading.drcd_f1(['光榮公司'], '光榮') == pytest.approx(2 / 3)
-    assert reading.drcd_exact_match(['《紅樓夢》'], '紅樓夢。') == 1
-    assert reading.drcd_exact_match(['「紅樓夢」'], '紅樓夢') == 0
+    assert em_f1.drcd_f1(['光榮公司'], '司公榮光') == 1
+    assert em_f1.drcd_f1(['光榮公司'], '光榮') == pytest.approx(2 / 3)
+    assert em_f1.drcd_exact_match(['《紅樓夢》'], '紅樓夢。') == 1
+    assert em_f1.drcd_exact_match(['「紅樓夢」'], '紅樓夢') == 0
     # A Latin word is as many characters as it has; an article does not count.
-    assert reading.drcd_f1(['the U.S. Army'], 'us') == pytest.approx(2 * 2 / (7 + 2))
-    assert reading.drcd_exact_match(['The  Beatles'], 'beatles') == 1
+    assert em_f1.drcd_f1(['the U.S. Army'], 'us') == pytest.approx(2 * 2 / (7 + 2))
+    assert em_f1.drcd_exact_match(['The  Beatles'], 'beatles') == 1
 
 
 def test_drcd_tells_the_two_scores_apart():
-    scores = reading.score_drcd({'Q1': ['光榮公司']}, {'Q1': '司公榮光'})
+    scores = em_f1.score_drcd({'Q1': ['光榮公司']}, {'Q1': '司公榮光'})
     assert scores == {'f1_cmrc': 25.0, 'em_cmrc': 0.0, 'f1_drcd': 100.0, 'em': 0.0, 'total': 1, 'skip': 0}
 
 
@@ -286,11 +286,11 @@ def test_real_answers(data_dir, file):
                 if len(gold) % 50:
                     stop = start + len(answers[0]) + after
                     predictions[qa['id']] = paragraph['context'][max(start + before, 0) : max(stop, 0)]
-    scores = reading.score_cmrc(gold, predictions)
+    scores = em_f1.score_cmrc(gold, predictions)
     assert scores == cmrc_scores(gold, predictions)
     assert scores['skip'] == len(gold) // 50
     assert 40 < scores['f1'] < 95 and 0 < scores['em'] < 50
-    both = reading.score_drcd(gold, predictions)
+    both = em_f1.score_drcd(gold, predictions)
     assert (both['f1_cmrc'], both['em_cmrc']) == (scores['f1'], scores['em'])
     literal = sum(drcd_f1(gold[key], predictions[key]) for key in predictions)
     assert both['f1_drcd'] == pytest.approx(100 * literal / len(gold))

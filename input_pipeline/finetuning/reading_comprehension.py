@@ -16,7 +16,7 @@ from input_pipeline.features import buckets, reading_windows, word_inputs
 from input_pipeline.features.buckets import Outputs, Rows
 from input_pipeline.features.word_inputs import WordRows
 from input_pipeline.finetuning import span_decoding
-from input_pipeline.metrics import reading
+from input_pipeline.metrics import em_f1
 from input_pipeline.text.model_inputs import CHARACTERS, ModelInputs, inputs_of
 from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import counts, output_file
@@ -103,7 +103,7 @@ class Reading:
         if not all(gold.values()):
             return {}
         predicted = span_decoding.predictions(self._originals, best)
-        score = reading.score_cmrc if self._data.scorer == 'cmrc' else reading.score_drcd
+        score = em_f1.score_cmrc if self._data.scorer == 'cmrc' else em_f1.score_drcd
         scores = score(gold, predicted)
         return {name: scores[name] for name in self.metrics}
 
@@ -113,8 +113,8 @@ class Reading:
     def mistakes(self, best: Best, count: int) -> list[dict[str, str]]:
         """The `count` answers with the lowest F1 by the scorer, of those that are no exact match."""
         drcd = self._data.scorer == 'drcd'
-        match = reading.drcd_exact_match if drcd else reading.cmrc_exact_match
-        overlap = reading.drcd_f1 if drcd else reading.cmrc_f1
+        match = em_f1.drcd_exact_match if drcd else em_f1.cmrc_exact_match
+        overlap = em_f1.drcd_f1 if drcd else em_f1.cmrc_f1
         predicted = span_decoding.predictions(self._originals, best)
         found = []
         for question in self._originals:
