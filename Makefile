@@ -12,8 +12,9 @@ CONSTRAINTS ?= constraints.txt
 TEXT ?=
 # Where a demo on your own text goes; the embedded one goes to the default, runs/pretrain.
 WORKDIR ?= runs/my-text
-# One process per core; a file's tests stay together, so that they share what its fixtures build.
-PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder --timeout 600
+# Three processes for two cores: they wait for disks and for each other. A file's tests stay together, so that
+# they share what its fixtures build.
+PYTEST_FLAGS ?= -n 3 --dist loadfile --no-loadscope-reorder --timeout 600
 # Of bench-gpu: an interpreter that has jax[cuda13] and torch for CUDA (this Makefile installs neither).
 GPU_PYTHON ?= $(PYTHON)
 PARTS ?=
@@ -44,10 +45,11 @@ demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into
 
 .PHONY: test-fast
 test-fast: $(TEST_STAMP)  ## run the tests that take little time
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and not slow'
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and not slow and not devices'
 
 test: $(TEST_STAMP)  ## run the tests; those on real text read the folder that CLOWER_DATA names
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and not devices'
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and devices'
 
 soak: $(TEST_STAMP)  ## kill runs, cut power, damage files, train for hours; figures go to runs/soak
 	PYTHONPATH=.:tests $(BIN)/python tests/faults/soak.py $(SOAK)

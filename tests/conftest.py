@@ -1,4 +1,4 @@
-"""What every test shares: eight simulated devices, quiet libraries, the folder of real text, hypothesis."""
+"""What every test shares: simulated devices, quiet libraries, the folder of real text, hypothesis."""
 
 import collections
 import importlib.metadata
@@ -24,8 +24,9 @@ hypothesis.settings.load_profile('clower')
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Chooses JAX's devices before a test touches one: 8 simulated CPUs, or under `-m gpu` the GPU. What the
-    tests and the processes that they start compile is kept for each other, and for the next run."""
+    """Chooses JAX's devices before a test touches one: 8 simulated CPUs, or under `-m gpu` the GPU; where no
+    test is chosen that needs them, one CPU, for which programs compile sooner. What the tests and the
+    processes that they start compile is kept for each other, and for the next run."""
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ and hasattr(config, 'cache'):
         os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir(f'jax-{platform.node()}'))
         os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
@@ -42,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not wants_gpu and 'JAX_PLATFORMS' not in os.environ:
         os.environ['JAX_PLATFORMS'] = 'cpu'  # for the processes that tests start
         jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_num_cpu_devices', 8)
+    jax.config.update('jax_num_cpu_devices', 1 if 'not devices' in config.option.markexpr else 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -673,6 +673,7 @@ def test_a_fine_tuned_run_gives_its_best(sources, tmp_path):
     np.testing.assert_array_equal(got['qa_outputs/kernel'], best['qa_outputs/kernel'])
 
 
+@pytest.mark.devices
 def test_arrays_stay_where_the_run_has_them(sources):
     """Part of the tree, so that it goes over the host; 8 simulated devices."""
     config = workdirs.config_of('span', **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})

@@ -117,6 +117,7 @@ def test_loss_and_gradient_are_the_formula(batch, params):
             np.testing.assert_allclose(got[place], (losses[0] - losses[1]) / 2e-6, **TOLERANCE)
 
 
+@pytest.mark.devices
 @pytest.mark.slow
 def test_eight_devices_equal_one(batch, params):
     batch = {name: np.concatenate([value] * 2) for name, value in batch.items()}

@@ -95,6 +95,7 @@ def test_the_gradient_is_that_of_the_whole_batch(cases, name):
     assert_equal_steps(one, other)
 
 
+@pytest.mark.devices
 @pytest.mark.slow
 def test_the_gradient_is_that_of_the_whole_batch_where_data_and_tensors_are_split(cases):
     """With weights and a temperature for which texts differ: where all are alike, what is left of the

@@ -131,7 +131,13 @@ VARIANTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize(
+    'variant',
+    [
+        pytest.param(variant, marks=[pytest.mark.devices] * ('devices' in changes))
+        for variant, (changes, _) in VARIANTS.items()
+    ],
+)
 def test_loss_is_the_formula(variant, params, outputs):
     changes, meaning = VARIANTS[variant]
     batch, task = handmade(), task_of(**changes)

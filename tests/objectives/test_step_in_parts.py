@@ -57,6 +57,7 @@ def test_micro_batches_equal_the_whole_batch(params, batch, at_once, microbatche
     assert_close(step_of(microbatches=microbatches)(params, batch), at_once)
 
 
+@pytest.mark.devices
 @pytest.mark.slow
 @pytest.mark.parametrize('shape', [(4, 1, 1), (2, 2, 2)])
 def test_micro_batches_on_several_devices(params, batch, at_once, shape):
@@ -155,6 +156,7 @@ def test_linear_cross_entropy_equals_the_plain_one(block, platform, monkeypatch)
         assert_close(blocked(*case), plain(*case))  # where nothing is differentiated
 
 
+@pytest.mark.devices
 @pytest.mark.slow
 @pytest.mark.parametrize('shape', [(8, 1, 1), (2, 2, 1), (2, 1, 2)])
 def test_linear_cross_entropy_on_several_devices(shape):

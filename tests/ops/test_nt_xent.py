@@ -279,6 +279,7 @@ def placed_step(mesh, groups, operands='float32'):
     )
 
 
+@pytest.mark.devices
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('mesh', 'groups'),
@@ -310,6 +311,7 @@ def collectives_on_eight(groups: int) -> list[Collective]:
     return collectives(step.lower(vectors, sds((ITEMS,), bool), sds((ITEMS,), jnp.int32)).compile().as_text())
 
 
+@pytest.mark.devices
 def test_each_view_is_gathered_once():
     found = collectives_on_eight(groups=1)
     wide = [one for one in found if any(WIDTH in shape for _, shape in one.arrays)]
@@ -320,6 +322,7 @@ def test_each_view_is_gathered_once():
     assert set(others) == {'all-gather', 'all-reduce'} and len(others) <= 6, found
 
 
+@pytest.mark.devices
 def test_groups_on_their_devices_need_no_gathering():
     assert {one.operation for one in collectives_on_eight(groups=8)} == {'all-reduce'}
 
@@ -339,6 +342,7 @@ def test_what_does_not_fit_is_refused(arguments, message):
         nt_xent(*pairs(17), np.ones(N, bool), 0.05, **arguments)
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize(('items', 'groups'), [(12, 1), (16, 4)])
 def test_what_does_not_divide_over_devices_is_refused(items, groups):
     with pytest.raises(ValueError, match=f'{items} items in {groups} groups of negatives do not divide'):
@@ -429,6 +433,7 @@ def test_without_a_hard_negative_nothing_changes(symmetric):
     assert not np.any(by_n)
 
 
+@pytest.mark.devices
 @pytest.mark.slow
 @pytest.mark.parametrize('symmetric', [True, False])
 def test_hard_negatives_on_eight_devices(symmetric):

@@ -13,6 +13,8 @@ from clower_jax.training.train_step import make_train_step
 from helpers import synthetic
 from helpers.meshes import mesh_of
 
+pytestmark = pytest.mark.devices
+
 WIDTH = 32
 ROWS, ANCHORS = 16, 16 * 4
 

@@ -18,6 +18,8 @@ from clower_jax.parallel import sharding
 from clower_jax.training import optim
 from helpers.one_step import loss_and_gradients, shrunk_config
 
+pytestmark = pytest.mark.devices
+
 TESTS = Path(__file__).parents[1]
 MESHES = [
     {'data': 8, 'fsdp': 1, 'tensor': 1},

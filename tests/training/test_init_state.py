@@ -36,7 +36,8 @@ def run(workdir, vocabulary=None, batches=synthetic.batches, **changes):
     [
         ('seed', 2**32), ('seed', -1), ('batch_size', 0), ('total_steps', 0), ('log_every', 0),
         ('max_bad_steps', 0), ('model.num_heads', 0), ('model.dropout', 1.0), ('loss.temperature', 0.0),
-        ('optim.warmup_steps', 4), ('dtype', 'int8'), ('mesh.data', 3), ('batch_size', 12),
+        ('optim.warmup_steps', 4), ('dtype', 'int8'), ('mesh.data', 3),
+        pytest.param('batch_size', 12, marks=pytest.mark.devices),
     ],
 )  # fmt: skip
 def test_settings_that_no_data_could_make_good(key, value):
@@ -120,6 +121,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_trained_on(begun):
         run(begun, total_steps=4)
 
 
+@pytest.mark.devices
 def test_the_host_draws_what_the_devices_would(monkeypatch):
     programs = make_programs(synthetic.tiny_config(**SHORT | {'mesh.fsdp': 2}))
     objective, mesh = programs.evaluator.objective, programs.evaluator.mesh
@@ -136,6 +138,7 @@ def test_the_host_draws_what_the_devices_would(monkeypatch):
         assert (one == other).all()
 
 
+@pytest.mark.devices
 def test_drawing_runs_no_network():
     """Nothing that a mesh of other devices has a part in, so that the host can do it."""
     config = synthetic.tiny_config(**{'mesh.data': 4, 'mesh.fsdp': 2, 'model.num_layers': 1})
