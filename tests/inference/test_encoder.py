@@ -225,6 +225,7 @@ def test_widths_cost_least(exported, lengths, compiled, costs):
     assert cost(found) == pytest.approx(min(map(cost, subsets)))
 
 
+@pytest.mark.slow
 def test_lists_of_short_texts_share_a_program(folders):
     """However long the texts and the list, within what rows of the first list hold."""
     made = Encoder.load(folders[1])

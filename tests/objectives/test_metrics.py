@@ -8,6 +8,7 @@ import pytest
 from clower_jax.objectives import registry
 from helpers import frozen
 
+pytestmark = pytest.mark.slow  # batches of every objective
 WITH_EVERY_PART = ('clower', 'classify', 'span', 'mirror', 'mlctl', 'auto_mlm')
 RATES = {'examples', 'tokens'}  # what rates are computed from
 
