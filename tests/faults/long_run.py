@@ -22,7 +22,8 @@ SUMMARY = {'descriptors': min, 'threads': min}
 def measure(
     context, arguments: list[str], workdir: Path, log: Path, seconds: float, every: float
 ) -> list[dict]:
-    """Runs run.py for so long and looks at it every so many seconds; then asks it to leave.
+    """Runs run.py for so long and looks at it every so many seconds; then asks it to leave. What it sees is
+    also in looks.jsonl beside the workdir, for runs that end by themselves.
 
     Returns a line for each look: seconds since the start, step, MB of resident memory and, of these, of what
     is no file's, open descriptors, threads, processor seconds, and these and seconds per step since the look
@@ -41,6 +42,8 @@ def measure(
                 for name in ('seconds', 'cpu_seconds'):
                     passed = lines[-1][name] - lines[-2][name]
                     lines[-1][f'{name}_per_step'] = round(passed / (step - lines[-2]['step']), 5)
+            with (workdir.parent / 'looks.jsonl').open('a') as file:
+                file.write(json.dumps(lines[-1]) + '\n')
     os.kill(pid, signal.SIGTERM)
     process.join(120)
     assert process.exitcode == 143, f'{log}: ended with {process.exitcode}'
