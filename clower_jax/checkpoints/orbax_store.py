@@ -40,8 +40,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, keep: int = 1, read_only: bool = False, folder: str = FOLDER):
         self.folder = Path(workdir).absolute() / folder
-        logging.getLogger('absl').addFilter(_is_no_error_of_orbax)  # once, however often it is added
-        _drop_late_answers()
+        _quieten_orbax()
         tensorstore_leak.contain(_orbax_metrics())
         context = ocp.Context()
         # Called by the first process alone, when all have written their part and before it counts. No method:
@@ -233,24 +232,27 @@ def _orbax_metrics() -> ModuleType | None:
 
 
 @functools.cache
-def _drop_late_answers() -> None:
-    """Once a process. The first array that cannot be read is the error that is told. What TensorStore answers
-    of the others nobody takes, or it finds Orbax's event loop closed: each would be a traceback on stderr."""
+def _quieten_orbax() -> None:
+    """Once a process. What fails is raised, and told on one line; Orbax logs it at length before. Of arrays
+    that cannot be read the first is that error: what TensorStore answers of the others nobody takes, or it
+    finds Orbax's event loop closed, and each would be a traceback on stderr."""
     hook = sys.unraisablehook
 
     def unless_late(unraisable: Any) -> None:
         if not (unraisable.object is None and str(unraisable.exc_value) == 'Event loop is closed'):
             hook(unraisable)
 
+    def is_no_error_of_orbax(record: logging.LogRecord) -> bool:
+        return not (
+            'orbax' in record.pathname and (record.exc_info or 'Error details' in record.getMessage())
+        )
+
+    def is_no_late_answer(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and 'tensorstore' in str(record.exc_info[1]))
+
     sys.unraisablehook = unless_late
-    logging.getLogger('asyncio').addFilter(
-        lambda record: not (record.exc_info and 'tensorstore' in str(record.exc_info[1]))
-    )
-
-
-def _is_no_error_of_orbax(record: logging.LogRecord) -> bool:
-    """What fails is raised, and told on one line; Orbax logs it at length before."""
-    return not ('orbax' in record.pathname and (record.exc_info or 'Error details' in record.getMessage()))
+    logging.getLogger('absl').addFilter(is_no_error_of_orbax)
+    logging.getLogger('asyncio').addFilter(is_no_late_answer)
 
 
 class _PreserveNewest:
