@@ -26,8 +26,10 @@ SOAK ?=
 FUZZ_INPUTS ?= 1000000
 
 BIN := $(VENV)/bin
-# --use-pep517: what has a setup.py alone (seqeval) is built apart from what is installed here.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --use-pep517 $(addprefix -c ,$(CONSTRAINTS))
+# --use-pep517: what has a setup.py alone (seqeval) is built apart from what is installed here. --no-compile:
+# Python compiles what is imported, a small part, when it is imported.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --use-pep517 --no-compile \
+  $(addprefix -c ,$(CONSTRAINTS))
 DEMO_FLAGS := $(if $(TEXT), --config.data.text='$(TEXT)' --workdir='$(WORKDIR)')
 DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
@@ -49,7 +51,7 @@ test-fast: $(TEST_STAMP)  ## run the tests that take little time
 
 test: $(TEST_STAMP)  ## run the tests; those on real text read the folder that CLOWER_DATA names
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and not devices'
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and devices'
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and devices' $$(grep -rl mark.devices tests)
 
 soak: $(TEST_STAMP)  ## kill runs, cut power, damage files, train for hours; figures go to runs/soak
 	PYTHONPATH=.:tests $(BIN)/python tests/faults/soak.py $(SOAK)
@@ -87,7 +89,7 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "CLOWER-JAX needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
 		echo "Name another, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
 
 $(DEMO_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo 'Installing into $(VENV): about 3 GB, some minutes, once.'

@@ -35,6 +35,7 @@ def test_finetune_returns_what_it_wrote_and_does_it_once(classifier):
     assert clower_jax.finetune(config, folder / 'run') == results
 
 
+@pytest.mark.slow
 def test_evaluate_measures_what_training_measured(classifier):
     folder, config, results = classifier
     measured = clower_jax.evaluate(folder / 'run', config.data.test)
@@ -42,6 +43,7 @@ def test_evaluate_measures_what_training_measured(classifier):
     assert measured == {name: value for name, value in best.items() if name != 'step'}
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_command(classifier):
     folder, config, _ = classifier
     rows = finetuned.texts(20, 2)  # as in the test file
@@ -56,6 +58,7 @@ def test_predictions_are_those_of_the_command(classifier):
     assert predictor([]) == []
 
 
+@pytest.mark.slow
 def test_wrong_texts_and_folders_are_named(classifier, tmp_path):
     folder, _, _ = classifier
     predictor = clower_jax.Predictor(folder / 'run')

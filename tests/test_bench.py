@@ -151,6 +151,7 @@ def test_torch_takes_the_same_steps(case, which, options):
     assert abs(losses[2] - losses[1]) > 0.1  # they did change
 
 
+@pytest.mark.slow
 def test_full_rows_need_no_mask(case):
     config, batch, params, _ = case
     full = {**batch, **{f'{view}_ids': np.maximum(batch[f'{view}_ids'], 1) for view in VIEWS}}
@@ -162,6 +163,7 @@ def test_full_rows_need_no_mask(case):
         assert float(with_mask(tensors)) == pytest.approx(float(without(tensors)), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('which, options', [('plain', ()), ('best', ()), ('best', ('master',))])
 def test_bf16_is_close_to_fp32(case, which, options):
     _, batch, _, expected = case
@@ -171,6 +173,7 @@ def test_bf16_is_close_to_fp32(case, which, options):
     assert 0 < abs(loss - expected[0]) < 0.1
 
 
+@pytest.mark.slow
 def test_the_master_copy_collects_updates_that_bf16_would_lose(case):
     config, batch, _, _ = case
     optim = config['optim'] | {'learning_rate': 1e-6, 'warmup_steps': 0}
@@ -183,6 +186,7 @@ def test_the_master_copy_collects_updates_that_bf16_would_lose(case):
         assert weight.dtype == torch.bfloat16 and torch.equal(weight, copy.to(torch.bfloat16))
 
 
+@pytest.mark.slow
 def test_other_losses_are_refused(case):
     config = case[0] | {'loss': case[0]['loss'] | {'mlm_candidates': 'branch'}}
     with pytest.raises(ValueError, match='losses of the paper'):

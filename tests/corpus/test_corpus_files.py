@@ -177,6 +177,7 @@ def config_of(corpus, **data):
     return config
 
 
+@pytest.mark.slow
 def test_lower_lengths_in_an_old_manifest(corpus):
     """The records do not fit; the longest of a batch is named."""
     before_digests(corpus)

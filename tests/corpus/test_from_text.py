@@ -37,6 +37,7 @@ def test_a_corpus_is_made_once_and_again_when_the_text_or_a_setting_changes(tmp_
     assert [path.name for path in run.iterdir()] == ['corpus']
 
 
+@pytest.mark.slow
 def test_a_run_builds_a_corpus_of_any_fields(tmp_path, caplog):
     """With the name of the field, or by its usual names; in the vocabulary is what occurs often enough."""
     documents = text(range(20)).split('\n\n')

@@ -76,6 +76,7 @@ def test_every_cut_of_a_txt_gives_the_same_documents(tmp_path, lines, newline, b
         assert found == expected, chunk_bytes
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, newline=st.sampled_from(['\n', '\r\n']), bom=st.booleans(), last_newline=st.booleans())
 def test_every_cut_of_a_jsonl_gives_the_same_documents(tmp_path, lines, newline, bom, last_newline):

@@ -61,6 +61,7 @@ def resolved(workdir):
     return batches.resolve(figure3.config_of(config_of(), workdir[0]), workdir[0])
 
 
+@pytest.mark.slow
 def test_texts_are_in_order_and_nothing_is_masked(resolved):
     made = list(batches.batches(resolved, split='validation'))
     records = record_source.open_split(resolved.data.corpus, 'validation').__getitems__(list(range(EXAMPLES)))
@@ -148,6 +149,7 @@ def test_words_of_any_length_are_measured_though_shorter_ones_are_contrasted(lon
     assert len(found['3+']['cosine']) == sum(longer)
 
 
+@pytest.mark.slow
 def test_the_share_of_two_characters_is_counted_word_by_word(long_words, small_corpus):
     for corpus in (long_words, small_corpus):
         vocabulary = Vocabulary.load(corpus / 'vocab.txt')

@@ -130,6 +130,7 @@ def test_results_are_those_of_the_vectors(results, folders):
         np.testing.assert_allclose(result['difference_interval'], expected, atol=0.041)
 
 
+@pytest.mark.slow
 def test_the_token_table_knows_what_the_label_is_of(results):
     """The label of a text is which of two characters it holds: the mean of its embeddings is enough."""
     found = json.loads((results[1] / 'probe.json').read_text('utf-8'))['tasks']['own']['results']
@@ -137,6 +138,7 @@ def test_the_token_table_knows_what_the_label_is_of(results):
     assert min(best.values()) > 0.7
 
 
+@pytest.mark.slow
 def test_table_and_picture(results):
     config, workdir, said = results
     table = (workdir / 'probe.md').read_text('utf-8')
@@ -149,6 +151,7 @@ def test_table_and_picture(results):
     assert (workdir / 'probe.png').stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_task_that_is_half_done_is_drawn(results, tmp_path):
     found = json.loads((results[1] / 'probe.json').read_text('utf-8'))
     half = [x for x in found['tasks']['own']['results'] if x['model'] == 'a']
@@ -174,6 +177,7 @@ def test_the_same_command_goes_on_and_another_reference_measures_nothing(results
         jobs.probes(jobs.Job(other, JOB, workdir))
 
 
+@pytest.mark.slow
 def test_what_makes_no_sense_is_said_at_once(folders, tmp_path):
     good = f'a={folders[0]}'
 

@@ -249,6 +249,7 @@ def test_the_job_leaves_a_table_and_a_picture(job):
     assert (workdir / 'word_vectors.txt').is_file()
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(job, monkeypatch):
     workdir, text, config = job
 
@@ -265,6 +266,7 @@ def test_what_was_measured_is_not_measured_again(job, monkeypatch):
         config.data.occurrences = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
@@ -282,6 +284,7 @@ def test_what_cannot_be_done_is_explained(job, tmp_path, changes, message):
         jobs.words(jobs.Job(config, 'configs/words.py', tmp_path))
 
 
+@pytest.mark.slow
 def test_vectors_without_a_word_of_the_text_are_refused(job, tmp_path):
     config = job[2].copy_and_resolve_references()
     (tmp_path / 'vectors.txt').write_text('没有的词 1 2\n', 'utf-8')

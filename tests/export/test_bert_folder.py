@@ -453,6 +453,7 @@ def test_a_part_of_a_larger_vocabulary_is_told(larger, tmp_path, caplog):
     assert caplog.text.count('--ids_of') == 1
 
 
+@pytest.mark.slow
 def test_a_run_from_a_part_of_a_larger_vocabulary_comes_back_as_it_was(larger, tmp_path):
     """Weights → a run with a part of the rows → the same weights, to the bit."""
     _, bert, _ = larger
@@ -500,6 +501,7 @@ def test_too_little_space_is_seen_before_anything_is_written(runs, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_meanwhile(runs, tmp_path):
     """In a process that may write no file of more than 50 kB, as with a quota."""
     code = (

@@ -60,6 +60,7 @@ def reference(folder, texts, pooling, max_length=workdirs.MODEL['max_positions']
     return torch.stack(rows).numpy()
 
 
+@pytest.mark.slow
 def test_pooling_is_that_of_training_where_it_is_known(folders, tmp_path):
     folder = shutil.copytree(folders[1], tmp_path / 'cls')
     config = json.loads((folder / 'config.json').read_text('utf-8'))
@@ -323,6 +324,7 @@ def test_the_package_itself_is_cheap_to_import():
     assert done.stdout.strip() == '[]', done.stderr
 
 
+@pytest.mark.slow
 def test_what_takes_long_to_import_is_imported_where_it_is_needed():
     code = """
 import sys, clower_jax.encode

@@ -81,6 +81,7 @@ def test_a_next_sentence_head_is_listed_and_left(imported, tmp_path):
     assert_same(workdirs.tensors(export(workdir, tmp_path / 'back')), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lower', [True, False])
 def test_a_cased_tokenizer_is_worth_a_warning(imported, tmp_path, caplog, lower):
     folder = shutil.copytree(imported('BertModel')[1], tmp_path / 'bert')
@@ -89,6 +90,7 @@ def test_a_cased_tokenizer_is_worth_a_warning(imported, tmp_path, caplog, lower)
     assert ('do_lower_case false' in caplog.text) == (not lower)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [{}, {'keep_word_rows': True}], ids=str)
 def test_our_own_folders_come_back(tmp_path, options):
     """With the sentence-order head, which is none for next sentences, and the words."""
@@ -138,6 +140,7 @@ def test_an_imported_head_is_ready_to_evaluate(imported, name):
         np.testing.assert_allclose(logits[real], expected[real], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['BertModel', 'BertForMaskedLM'])
 def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
     """What the source has not is absent from the workdir too, though random values are saved there."""

@@ -577,6 +577,7 @@ def test_a_head_over_texts_is_none_over_tokens(sources, tmp_path, task, other):
         ]
 
 
+@pytest.mark.slow
 def test_a_pooler_that_nothing_trained_is_not_taken(tmp_path):
     """Without sentence order its gradient is exactly 0: what the run saved is what it drew."""
     pooler = [f'char_encoder/pooler.dense/{name}' for name in ('bias', 'kernel')]
@@ -768,6 +769,7 @@ def test_damaged_weights_are_explained(tensors, tmp_path):
         load(folder)
 
 
+@pytest.mark.slow
 def test_odd_files_are_named(tensors, tmp_path):
     folder = write(tmp_path, tensors, form='bin')
     weights = folder / 'pytorch_model.bin'

@@ -80,6 +80,7 @@ def test_every_variable_comes_back(pretrained, tmp_path):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('architecture', 'task'),
     [

@@ -183,6 +183,7 @@ def test_cmrc_tokens(text):
     assert em_f1.cmrc_tokens(text) == segmentation(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(pairs, min_size=1, max_size=3))
 @example([('', '')])

@@ -149,6 +149,7 @@ def test_batches_hold_what_is_needed_and_that_is_clowers(config, pack):
                 np.testing.assert_array_equal(value, whole[name], err_msg=f'{system} {name}')
 
 
+@pytest.mark.slow
 def test_without_swapping_rows_in_order_stay_as_they_are(config):
     swapped, _ = first_batch(config, {})
     ordered, _ = first_batch(config, pretrain.SYSTEMS['mm_bert'])
@@ -158,6 +159,7 @@ def test_without_swapping_rows_in_order_stay_as_they_are(config):
         np.testing.assert_array_equal(ordered[name][rows], swapped[name][rows])
 
 
+@pytest.mark.slow
 def test_rows_of_one_view_are_planned_for_it(config):
     batch, resolved = first_batch(
         config, pretrain.SYSTEMS['bert_wwm'], pack=True, char_length=0, word_length=0

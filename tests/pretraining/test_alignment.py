@@ -131,6 +131,7 @@ def test_real_text(real):
     check_alignment(records_of(real, 'validation'), whole, vocabulary, 256, 192)
 
 
+@pytest.mark.slow
 def test_real_text_fills_the_budget(real):
     """15 % of the tokens, to the token in the word view and to a word in the character view."""
     passes = list(batches.batches(real, split='validation'))

@@ -80,6 +80,7 @@ def test_validation_sees_every_record_once_with_the_same_masks_for_every_seed(co
         assert (value[len(records) :] == batches.PADDING.get(name, 0)).all(), name
 
 
+@pytest.mark.slow
 def test_evaluations_of_a_run_share_a_graph(config, monkeypatch):
     traced, make_batch = [], masking.make_batch
 
@@ -97,6 +98,7 @@ def test_evaluations_of_a_run_share_a_graph(config, monkeypatch):
     assert (train[0]['char_ids'] != first[0]['char_ids']).any()
 
 
+@pytest.mark.slow
 def test_eval_examples_limits_the_pass(config):
     whole = take(config, 1, split='validation')
     limited = list(batches.batches(changed(config, eval_examples=3), split='validation'))
@@ -161,6 +163,7 @@ def test_a_corpus_of_text_for_packed_rows_has_texts_that_the_model_can_read(tmp_
         batches.resolve(resolved, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_config_from_before_packing(config):
     saved = config.to_dict()
     del saved['data']['pack'], saved['data']['max_texts']
@@ -236,6 +239,7 @@ def test_settings_that_make_no_sense(config, data, kwargs, message):
         batches.batches(changed(config, **data), **kwargs)
 
 
+@pytest.mark.slow
 def test_a_corpus_that_holds_nothing_out(tmp_path):
     (tmp_path / 'a.txt').write_text(text(range(1)), 'utf-8')
     config = batches.resolve(make_config(text=str(tmp_path / 'a.txt')), tmp_path / 'run')
@@ -252,6 +256,7 @@ def test_a_vocabulary_of_another_corpus(config, tmp_path):
         batches.resolve(changed(config, corpus=str(folder)), 'unused')
 
 
+@pytest.mark.slow
 def test_embedded_text_gives_batches(tmp_path):
     config = batches.resolve(pretrain.get_config(), tmp_path)
     vocabulary = batches.vocabulary(config)

@@ -100,6 +100,7 @@ def test_rows_are_slices_of_the_global_batch(processes):
         assert_same(joined, batch)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_equal_seeds_agree():
     first, again = (
         take(loader.train_batches(source(50), masks(5), 8, (0, 8), seed=5), 1)[0] for _ in range(2)

@@ -143,6 +143,7 @@ def test_sample_takes_all_where_there_are_fewer():
     np.testing.assert_array_equal(got, eligible)
 
 
+@pytest.mark.slow
 def test_shares_of_mask_random_keep_and_swap():
     """80/10/10 in both views, half the pairs swapped, boundaries even; bounds of four standard errors."""
     rng = np.random.default_rng(5)

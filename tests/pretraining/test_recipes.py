@@ -200,6 +200,7 @@ def test_sets_are_those_of_a_loop(sizes, limit, seed):
     assert [set(np.flatnonzero(row)) for row in got] == greedy_sets(sizes, u[0], limit)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 2**32 - 1))
 def test_sets_that_share_the_whole_text(sizes, seed):

@@ -89,6 +89,7 @@ def test_many_runs(seed):
     assert segmenters._guess_together(text, segmenters._rjieba().cut(text, hmm=False)) == alone(text)
 
 
+@pytest.mark.slow
 def test_real_text(data_dir):
     """A page from a place of its own in each file; as lines, and as one text as the corpus builder has it."""
     for number, file in enumerate(sorted((data_dir / 'pretrain').glob('*.txt'))):

@@ -358,6 +358,7 @@ def test_r_drop_is_its_formula(classifier):
     equal(twice.evaluate(params, batch), task.evaluate(params, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('problem_type', [MULTI_LABEL, REGRESSION])
 def test_r_drop_of_several_labels_and_of_scores(classifier, problem_type):
     """Of as many rows as there are labels: nothing may be taken for another axis. One row has no label."""
