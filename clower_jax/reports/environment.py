@@ -38,7 +38,7 @@ def command() -> str:
 def rows() -> list[tuple[str, str]]:
     """(what, which) of this process; of packages those that are installed."""
     devices = jax.devices()
-    found = [
+    table = [
         ('devices', f'{len(devices)} × {devices[0].device_kind} ({devices[0].platform})'),
         ('processes', str(jax.process_count())),
         ('CPU cores', str(os.cpu_count())),
@@ -47,12 +47,12 @@ def rows() -> list[tuple[str, str]]:
     ]
     for package in PACKAGES:
         try:
-            found.append((package, importlib.metadata.version(package)))
+            table.append((package, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:
             continue
-    found += [('commit', commit)] if (commit := _commit()) else []
-    found += [(name, os.environ[name]) for name in ('XLA_FLAGS', 'JAX_PLATFORMS') if name in os.environ]
-    return found
+    table += [('commit', commit)] if (commit := _commit()) else []
+    table += [(name, os.environ[name]) for name in ('XLA_FLAGS', 'JAX_PLATFORMS') if name in os.environ]
+    return table
 
 
 def _commit() -> str:

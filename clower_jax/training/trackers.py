@@ -101,8 +101,8 @@ class Mlflow:
 
         self._entities, self._client = entities, MlflowClient()
         name = os.environ.get('MLFLOW_EXPERIMENT_NAME', PROJECT)
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        existing = self._client.get_experiment_by_name(name)
+        experiment = existing.experiment_id if existing else self._client.create_experiment(name)
 
         def create() -> str:
             return self._client.create_run(experiment, run_name=folder.resolve().name).info.run_id

@@ -95,12 +95,12 @@ def _answers(path: str) -> Mapping[str, Any]:
     if hub.is_name(path) or not file.is_file():
         return {}
     try:
-        found = json.loads(tables.read_text(str(file)))
+        answers = json.loads(tables.read_text(str(file)))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{file} is not JSON: {error}') from error
-    if not isinstance(found, dict):
+    if not isinstance(answers, dict):
         raise ValueError(f'{file}: {{"#idiom000000#": the place of the answer}} is expected')
-    return found
+    return answers
 
 
 def _questions(row: Any, where: str, answers: Mapping[str, Any], numbers: Iterator[int]) -> Iterator[Choice]:

@@ -41,8 +41,8 @@ def paths(config: ConfigDict) -> dict[str, str]:
             names = hub.SOURCES[data.dataset].files.get(KEYS[split], ())
             for path in (_in_folder(data.folder, name) for name in names):
                 parts = by_language(path, languages(data, split))
-                found = all(Path(file).is_file() for part, _ in parts for file in files_of(part))
-                if split not in by_split and parts and found:
+                complete = all(Path(file).is_file() for part, _ in parts for file in files_of(part))
+                if split not in by_split and parts and complete:
                     by_split[split] = path
     needed = {'train': 'train', 'predict': 'test'}.get(mode)
     if needed and needed not in by_split or not by_split:

@@ -35,7 +35,7 @@ def entities(tags: Iterable[str]) -> list[Span]:
 
     A tag is a letter, and after the first hyphen a type ('_' where there is none); it is not empty.
     """
-    found, start = [], 0
+    spans, start = [], 0
     previous, previous_type = OUTSIDE, ''
     for place, tag in enumerate([*tags, OUTSIDE]):
         letter, (bare, hyphen, rest) = tag[0], tag[1:].partition('-')
@@ -43,11 +43,11 @@ def entities(tags: Iterable[str]) -> list[Span]:
         changes = type_ != previous_type
         ends = previous in 'ES' or (previous in 'BI' and letter in 'BSO')
         if ends or (previous not in 'O.' and changes):
-            found.append(Span(start, place, previous_type))
+            spans.append(Span(start, place, previous_type))
         if letter in 'BS' or (previous in 'ESO' and letter in 'EI') or (letter not in 'O.' and changes):
             start = place
         previous, previous_type = letter, type_
-    return found
+    return spans
 
 
 def tags_of(spans: Iterable[Span], length: int, scheme: str) -> list[str]:

@@ -71,12 +71,12 @@ def read(path: str, labelled: bool = True, ledger: Ledger | None = None) -> list
             f'{unlabelled.where}: the text has no tags: give a token and its tag on each line (北 B-LOC), or '
             '{"text": …, "label": {type: {entity: [[first, last]]}}}'
         )
-    found = sum(len(text.spans or ()) for text in texts)
+    entities = sum(len(text.spans or ()) for text in texts)
     if ledger is not None:
         ledger.add('texts', len(texts), len(texts), {})
-        ledger.add('entities', found + dropped.total(), found, dropped)
+        ledger.add('entities', entities + dropped.total(), entities, dropped)
     listed = ''.join(f'; {reason}: {count:,}' for reason, count in (+dropped).items())
-    log.info('%s: %s texts with %s entities%s', path, f'{len(texts):,}', f'{found:,}', listed)
+    log.info('%s: %s texts with %s entities%s', path, f'{len(texts):,}', f'{entities:,}', listed)
     return texts
 
 
@@ -179,14 +179,14 @@ def _from_row(row: dict[str, Any], where: str, dropped: Counter[str]) -> TaggedT
     spans = None
     if labels is not None:
         try:
-            found = [_placed(text, *item) for item in _listed(labels)]
+            placed = [_placed(text, *item) for item in _listed(labels)]
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(
                 f'{where}: entities within the text are expected, {{type: {{entity: [[first, last]]}}}} or '
                 f'[[start, end, type]], not {str(labels)[:60]!r}'
             ) from error
-        spans = tuple(sorted({span for span in found if span}))
-        dropped[MISPLACED] += found.count(None)
+        spans = tuple(sorted({span for span in placed if span}))
+        dropped[MISPLACED] += placed.count(None)
     return TaggedText(_whole(text, where), spans, where)
 
 

@@ -147,11 +147,11 @@ def read(
     data, questions = config.data, {}
     for name, path in files.paths(config).items():
         answered = config.mode == 'evaluate' or config.mode == 'train' and name != 'test'
-        found: list[Choice] = []
+        rows: list[Choice] = []
         for file in files.files_of(path):
-            found += choices.read(file, answered, ledgers[name], len(found))
-        questions[name] = [q._replace(answer=None) for q in found] if config.mode == 'predict' else found
-        files.check_size(data, name, len(found))
+            rows += choices.read(file, answered, ledgers[name], len(rows))
+        questions[name] = [q._replace(answer=None) for q in rows] if config.mode == 'predict' else rows
+        files.check_size(data, name, len(rows))
     if config.mode == 'train' and 'validation' not in questions and data.dev_fraction:
         train, validation = labelled.split_off(questions['train'], data.dev_fraction, text=_context)
         questions |= {'train': train, 'validation': validation}

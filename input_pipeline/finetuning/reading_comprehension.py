@@ -116,16 +116,16 @@ class Reading:
         match = em_f1.drcd_exact_match if drcd else em_f1.cmrc_exact_match
         overlap = em_f1.drcd_f1 if drcd else em_f1.cmrc_f1
         predicted = span_decoding.predictions(self._originals, best)
-        found = []
+        wrong = []
         for question in self._originals:
             gold, answer = [answer.text for answer in question.answers], predicted[question.id]
             if gold and not match(gold, answer):
-                found.append((overlap(gold, answer), question, ' ⧸ '.join(dict.fromkeys(gold)), answer))
-        found.sort(key=operator.itemgetter(0))
+                wrong.append((overlap(gold, answer), question, ' ⧸ '.join(dict.fromkeys(gold)), answer))
+        wrong.sort(key=operator.itemgetter(0))
         return [
             {'question': question.question, 'answer': gold, 'predicted': answer, 'f1': f'{f1:.2f}'}
             | {'context': question.context}
-            for f1, question, gold, answer in found[:count]
+            for f1, question, gold, answer in wrong[:count]
         ]
 
     def write_predictions(self, folder: Path, best: Best) -> None:

@@ -144,15 +144,15 @@ def token_spans(spans: Iterable[Span], offsets: np.ndarray) -> tuple[list[Span],
     Returns:
       The spans, and how many are not exactly their tokens.
     """
-    found, inexact, free = [], 0, 0
+    in_tokens, inexact, free = [], 0, 0
     for start, end, type_ in spans:
         first = max(free, int(np.searchsorted(offsets[:, 1], start, 'right')))
         stop = int(np.searchsorted(offsets[:, 0], end, 'left'))
         if first < stop:
-            found.append(Span(first, stop, type_))
+            in_tokens.append(Span(first, stop, type_))
             free = stop
         inexact += first >= stop or (offsets[first, 0], offsets[stop - 1, 1]) != (start, end)
-    return found, inexact
+    return in_tokens, inexact
 
 
 def read(
@@ -205,17 +205,17 @@ def _flat(text: TaggedText, ledger: Ledger) -> tuple[Span, ...]:
 def _set_labels(data: ConfigDict, train: Sequence[TaggedText]) -> None:
     """Sets `data.labels` where it is empty: the tags, in `data.scheme`, of a data set's types, or of those in
     train. Raises ValueError where they are not enough for what train has."""
-    source, found = (
+    source, types = (
         data.train or data.dataset,
         sorted({span.type for text in train for span in text.spans or ()}),
     )
-    if not found:
+    if not types:
         raise ValueError(f'{source}: there is no entity to learn in the training texts')
     if not data.labels:
-        data.labels = tag_schemes.all_tags(catalog.ENTITY_TYPES.get(data.dataset, found), data.scheme)
+        data.labels = tag_schemes.all_tags(catalog.ENTITY_TYPES.get(data.dataset, types), data.scheme)
     given = [tag_schemes.normalised(label) for label in data.labels]
-    if missing := sorted(set(tag_schemes.all_tags(found, tag_schemes.scheme_of(given))) - set(given)):
+    if missing := sorted(set(tag_schemes.all_tags(types, tag_schemes.scheme_of(given))) - set(given)):
         raise ValueError(
-            f'{source} has entities of the types {", ".join(found)}: --config.data.labels lacks '
+            f'{source} has entities of the types {", ".join(types)}: --config.data.labels lacks '
             f'{", ".join(missing)}; it is {",".join(data.labels)}'
         )

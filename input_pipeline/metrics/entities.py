@@ -19,9 +19,9 @@ def entity_scores(
     Raises ValueError where there are not as many texts in both.
     """
     counts = {name: Counter[str]() for name in ('right', 'gold', 'predicted')}
-    for ours, theirs in zip(map(set, gold), map(set, predicted), strict=True):
-        for name, found in (('right', ours & theirs), ('gold', ours), ('predicted', theirs)):
-            counts[name].update(type_ for _, _, type_ in found)
+    for truth, answer in zip(map(set, gold), map(set, predicted), strict=True):
+        for name, entities in (('right', truth & answer), ('gold', truth), ('predicted', answer)):
+            counts[name].update(type_ for _, _, type_ in entities)
     right, in_gold, in_predicted = counts['right'], counts['gold'], counts['predicted']
     by_type = [_f1(right[type_], in_gold[type_], in_predicted[type_]) for type_ in in_gold | in_predicted]
     total, gold_total, predicted_total = (counter.total() for counter in counts.values())
