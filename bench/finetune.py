@@ -124,7 +124,7 @@ def ours(case: Path) -> dict:
     import numpy as np
 
     from clower_jax.training import loop
-    from clower_jax.training.source import resolve_source
+    from clower_jax.training.inherited_settings import resolve_source
     from clower_jax.utils import metrics_file
     from input_pipeline.features import buckets
     from input_pipeline.finetuning import data as finetuning_data

@@ -32,7 +32,7 @@ from clower_jax.objectives import registry
 from clower_jax.objectives.registry import SENTENCE_TASKS
 from clower_jax.training import evaluate as evaluation
 from clower_jax.training import finetune as finetuning
-from clower_jax.training.source import resolve_source
+from clower_jax.training.inherited_settings import resolve_source
 from clower_jax.utils import config_checks, folder_files
 from clower_jax.utils.run_config import read_run_config
 from input_pipeline.finetuning.data import prepare

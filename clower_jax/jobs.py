@@ -23,7 +23,7 @@ from clower_jax.objectives import registry
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.reports import examples, run_report
 from clower_jax.training import finetune, init_state, loop
-from clower_jax.training.source import resolve_source, with_trained_settings
+from clower_jax.training.inherited_settings import resolve_source, with_trained_settings
 from clower_jax.utils import metrics_file
 from clower_jax.utils.config_checks import training_configs
 from clower_jax.utils.run_config import read_run_config

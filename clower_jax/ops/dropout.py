@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clower_jax.ops.kept import kept
+from clower_jax.ops.compute_once import compute_once
 
 SEEDS_PER_ROW = 2
 
@@ -53,7 +53,7 @@ def _forward(x: jax.Array, rate: float, seeds: jax.Array | None) -> tuple[jax.Ar
 
 def _backward(rate: float, seeds: jax.Array | None, g: jax.Array) -> tuple[jax.Array, None]:
     # To the compiler other seeds than those of the forward pass: it would keep that mask.
-    return dropout(g, rate, None if seeds is None else kept(seeds)), None
+    return dropout(g, rate, None if seeds is None else compute_once(seeds)), None
 
 
 dropout.defvjp(_forward, _backward)

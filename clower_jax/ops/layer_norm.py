@@ -1,7 +1,7 @@
 """LayerNorm (Ba et al. 2016) with a derivative of its own, in as few passes over memory as XLA can be led to.
 
-XLA computes again, wherever it is needed, what it thinks cheap. `kept` says what is computed once: a row's
-mean and deviation, which passes down the columns would otherwise want spelled out for every element, and the
+XLA computes again, wherever it is needed, what it thinks cheap. `compute_once` says what is not: a row's mean
+and deviation, which passes down the columns would otherwise want spelled out for every element, and the
 derivative, which a residual sum, dropout and two products read. Sums that go together are one reduction on
 GPUs; CPUs take half as long again for those.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clower_jax.ops.kept import kept
+from clower_jax.ops.compute_once import compute_once
 
 _Pair = tuple[jax.Array, jax.Array]
 
@@ -40,7 +40,7 @@ def _forward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     x32 = x.astype(jnp.float32)
     mean, variance = jax.lax.platform_dependent(x32, cuda=moments_in_one_pass, default=moments)
-    mean, factor = kept((mean, jax.lax.rsqrt(variance + epsilon)))
+    mean, factor = compute_once((mean, jax.lax.rsqrt(variance + epsilon)))
     return ((x32 - mean) * (factor * scale) + bias).astype(dtype), (x, mean, factor, scale)
 
 
@@ -53,7 +53,7 @@ def _backward(
     scaled = g * scale
     along = (scaled * normalised).mean(-1, keepdims=True)
     dx = factor * (scaled - scaled.mean(-1, keepdims=True) - normalised * along)
-    dx = kept(dx.astype(x.dtype))
+    dx = compute_once(dx.astype(x.dtype))
     d_scale_bias = jax.lax.platform_dependent(g * normalised, g, cuda=sums_in_one_pass, default=sums)
     return dx, *d_scale_bias
 

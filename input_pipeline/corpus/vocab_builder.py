@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.corpus import base_block, beam_runner
+from input_pipeline.corpus import base_vocabulary, beam_runner
 from input_pipeline.corpus.manifest import advice, one_line
 from input_pipeline.documents import readers, sources
 from input_pipeline.documents.report import Report
@@ -134,9 +134,9 @@ def build(
         raise ValueError(f'no text in {input!r}: {one_line(total.problems)}')
 
     if base is None:
-        base = base_block.make(chars, words, num_chars or base_block.NUM_CHARS)
+        base = base_vocabulary.make(chars, words, num_chars or base_vocabulary.NUM_CHARS)
     elif num_chars is not None:
-        base = base_block.part_of(base, chars, words, num_chars)
+        base = base_vocabulary.part_of(base, chars, words, num_chars)
     rare = sum(n < min_count for n in words.values())
     chosen = _choose_words(words, base, num_words, min_count)
     vocabulary = Vocabulary(
@@ -247,7 +247,7 @@ def _choose_words(words: Counter[str], base: list[str], num_words: int, min_coun
         return vocabulary.unk not in vocabulary.wordpiece.encode(word, add_special_tokens=False).ids
 
     frequent = ((word, n) for word, n in words.items() if n >= min_count)
-    return base_block.most_frequent(((word, n) for word, n in frequent if is_new(word)), num_words)
+    return base_vocabulary.most_frequent(((word, n) for word, n in frequent if is_new(word)), num_words)
 
 
 def input_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -286,8 +286,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--num_words', type=int, default=NUM_WORDS, help='rows for words, at most')
     parser.add_argument(
         '--num_chars', type=int, metavar='N',
-        help=f'characters, at most (default: {base_block.NUM_CHARS}); with --base_vocab: keep so many of its '
-        'Chinese characters, and the other characters and Latin pieces of the text (default: all rows)',
+        help=f'characters, at most (default: {base_vocabulary.NUM_CHARS}); with --base_vocab: keep so many '
+        'of its Chinese ones, and the other characters and Latin pieces of the text (default: all rows)',
     )  # fmt: skip
     parser.add_argument(
         '--min_count', type=int, default=MIN_COUNT, help='what occurs less often is no word; 1 takes all'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline.corpus import base_block
+from input_pipeline.corpus import base_vocabulary
 from input_pipeline.text import segmenters
 from input_pipeline.text.dual_tokenizer import Tokenizer
 from input_pipeline.text.vocabulary import Vocabulary, is_chinese, read_tokens
@@ -51,7 +51,7 @@ def test_base_made_from_the_text(text, tmp_path):
     assert base[:5] == SPECIALS and len(set(vocabulary.tokens)) == len(vocabulary)
     # Every character of the normalised text, the most frequent first, equal counts in code point order.
     counts = Counter(''.join(TEXT.lower().replace('é', 'e').split()))
-    chars = [char for char in counts if char not in base_block.ASCII]
+    chars = [char for char in counts if char not in base_vocabulary.ASCII]
     assert base[5 : 5 + len(chars)] == sorted(chars, key=lambda char: (-counts[char], char))
     # Any Latin word and any Cyrillic one of the text can be spelled.
     assert {*'abcxyz019', *(f'##{char}' for char in 'abcxyz019привет２')} <= set(base)
@@ -108,11 +108,15 @@ def test_a_vocabulary_of_the_papers_size(data_dir, tmp_path):
     path = data_dir / 'vocab' / 'bert_base_chinese_vocab.txt'
     corpus = str(data_dir / 'pretrain' / 'wiki_zh_sample.txt')
     small = build_vocab.build(
-        corpus, tmp_path / 'small.txt', base_vocab=path, num_chars=base_block.NUM_CHARS, segmenter='rjieba'
+        corpus,
+        tmp_path / 'small.txt',
+        base_vocab=path,
+        num_chars=base_vocabulary.NUM_CHARS,
+        segmenter='rjieba',
     )
     base = small.tokens[: small.base_size]
     chinese = [token for token in base if len(token) == 1 and is_chinese(token)]
-    assert 3000 < len(chinese) <= base_block.NUM_CHARS and not any(x.startswith('[unused') for x in base)
+    assert 3000 < len(chinese) <= base_vocabulary.NUM_CHARS and not any(x.startswith('[unused') for x in base)
     assert len(base) - len(chinese) < 2500 and {*'0129abcz，。', '##0', '##z', 'the', '##ing'} <= set(base)
     assert not any(is_chinese(token[2:]) for token in base if token.startswith('##') and len(token) == 3)
     whole = Vocabulary(read_tokens(path), len(read_tokens(path)))

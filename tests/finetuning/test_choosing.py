@@ -12,7 +12,7 @@ import transformers
 
 from clower_jax import convert
 from clower_jax.export.bert_folder import export
-from clower_jax.training.source import resolve_source
+from clower_jax.training.inherited_settings import resolve_source
 from configs import choose
 from helpers import finetuned, workdirs
 from helpers.finetune import go

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from clower_jax.export.bert_folder import export
 from clower_jax.training import init_state
-from clower_jax.training.source import resolve_source
+from clower_jax.training.inherited_settings import resolve_source
 from configs import tag
 from helpers import finetuned, workdirs
 from helpers.finetune import go

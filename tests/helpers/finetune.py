@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from clower_jax.training import finetune
-from clower_jax.training.source import resolve_source, with_trained_settings
+from clower_jax.training.inherited_settings import resolve_source, with_trained_settings
 from clower_jax.utils.metrics_file import read_metrics
 from input_pipeline.finetuning import data as finetuning_data
 

@@ -13,7 +13,7 @@ from clower_jax.export.bert_folder import export
 from clower_jax.interop import init_weights
 from clower_jax.objectives import registry
 from clower_jax.training import finetune
-from clower_jax.training.source import resolve_source, with_trained_settings
+from clower_jax.training.inherited_settings import resolve_source, with_trained_settings
 from configs import classify, cmrc, mirror
 from helpers import synthetic, workdirs
 from helpers.sentence_folder import TEXTS

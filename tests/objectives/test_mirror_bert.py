@@ -22,7 +22,7 @@ from clower_jax.objectives import mirror_bert, registry
 from clower_jax.objectives import sentence as objectives_sentence
 from clower_jax.ops import dropout
 from clower_jax.training import evaluate, finetune, init_state, run_log
-from clower_jax.training.source import resolve_source, with_trained_settings
+from clower_jax.training.inherited_settings import resolve_source, with_trained_settings
 from clower_jax.utils import config_checks, metrics_file
 from configs import mirror as config_file
 from helpers import finetuned

@@ -16,9 +16,9 @@ from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import init_weights
 from clower_jax.reports import plots
-from clower_jax.training import finetune, init_state, source
+from clower_jax.training import finetune, inherited_settings, init_state
 from clower_jax.training.early_stopping import EarlyStopping
-from clower_jax.training.source import with_trained_settings
+from clower_jax.training.inherited_settings import with_trained_settings
 from helpers import finetuned
 from helpers.finetune import go, killed_after, validation_rows
 
@@ -313,7 +313,9 @@ def test_without_a_development_set(tmp_path):
 def test_a_rate_of_0_is_0(tmp_path):
     """Only sizes of 0 are found out; random weights, which have none of their own, are of BERT-base's."""
     rates = {'model.dropout': 0.0, 'model.attention_dropout': 0.0, 'model.num_layers': 0}
-    config, _ = source.resolve_source(finetuned.classify_config(tmp_path, **rates), tmp_path / 'run')
+    config, _ = inherited_settings.resolve_source(
+        finetuned.classify_config(tmp_path, **rates), tmp_path / 'run'
+    )
     assert (config.model.dropout, config.model.attention_dropout, config.model.num_layers) == (0, 0, 12)
 
 

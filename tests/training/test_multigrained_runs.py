@@ -16,7 +16,7 @@ from clower_jax.export.bert_folder import export
 from clower_jax.interop import init_weights
 from clower_jax.objectives import registry
 from clower_jax.training import finetune
-from clower_jax.training.source import resolve_source, with_trained_settings
+from clower_jax.training.inherited_settings import resolve_source, with_trained_settings
 from configs import classify, cmrc, mirror, pretrain
 from configs import similarity as similarity_config
 from helpers import workdirs
