@@ -1,10 +1,13 @@
 """Starts of run.py as processes of their own, forked from one that has everything imported already."""
 
 import atexit
+import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -44,6 +47,21 @@ def start(
     process.daemon = True
     process.start()
     return process
+
+
+def text_of(log: Path) -> str:
+    """What is in a log once nobody writes to it: what passes on a process's standard error outlives it."""
+    deadline = time.monotonic() + 60
+    while any(map(functools.partial(_is_open, log), Path('/proc').glob('[0-9]*'))):
+        assert time.monotonic() < deadline, f'{log} is still written to'
+        time.sleep(0.05)
+    return log.read_text()
+
+
+def _is_open(log: Path, process: Path) -> bool:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return any(os.readlink(link) == str(log) for link in (process / 'fd').iterdir())
+    return False
 
 
 def notes_of(log: Path) -> Path:

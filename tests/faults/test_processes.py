@@ -56,7 +56,7 @@ def both(run, workdir, which=None, moment=None, number=signal.SIGKILL, prepare=l
         for process, log in started:
             process.join(240)
             codes.append(process.exitcode)
-            texts.append(log.read_text())
+            texts.append(starts.text_of(log))
             log.unlink()
         killed = which is not None and number == signal.SIGKILL
         if codes[which] == -number if killed else not any('run.py: another' in text for text in texts):
