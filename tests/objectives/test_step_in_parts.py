@@ -18,17 +18,10 @@ from clower_jax.ops.fused_cross_entropy import (
 )
 from clower_jax.parallel import sharding
 from helpers import synthetic
+from helpers.gradients import assert_close
 from helpers.meshes import mesh_of
 
 SMALL = {'model.num_layers': 1, 'model.dropout': 0.1, 'model.attention_dropout': 0.1}
-
-
-def assert_close(values, expected, tolerance=1e-5):
-    """To `tolerance` of each array's largest entry."""
-    others = dict(jax.tree_util.tree_leaves_with_path(jax.device_get(values)))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(expected)):
-        scale = max(np.abs(leaf).max(), 1e-2)
-        assert np.abs(others[path] - leaf).max() <= tolerance * scale, jax.tree_util.keystr(path)
 
 
 @pytest.fixture(scope='module')
