@@ -51,7 +51,7 @@ test-fast: $(TEST_STAMP)  ## run the tests that take little time
 
 test: $(TEST_STAMP)  ## run the tests; those on real text read the folder that CLOWER_DATA names
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and not devices'
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and devices' $$(grep -rl mark.devices tests)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and devices' $$(grep -rl --include='*.py' mark.devices tests)
 
 soak: $(TEST_STAMP)  ## kill runs, cut power, damage files, train for hours; figures go to runs/soak
 	PYTHONPATH=.:tests $(BIN)/python tests/faults/soak.py $(SOAK)

@@ -1,8 +1,8 @@
 """The layout is the architecture: which package imports which, what one file alone imports."""
 
 import ast
-import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,14 +75,12 @@ PACKAGE_FILES = sources(*PACKAGES)
 PRODUCT_FILES = [*PACKAGE_FILES, *sources('configs'), *(['run.py'] if (ROOT / 'run.py').exists() else [])]
 
 
-@functools.cache
 def parse(file: str) -> ast.Module:
-    return ast.parse((ROOT / file).read_text(encoding='utf-8'), filename=file)
+    return architecture.parse(ROOT / file)
 
 
-@functools.cache
-def imports(file: str) -> list[tuple[int, str]]:
-    return list(architecture.imports(ROOT / file))
+def imports(file: str) -> Iterator[tuple[int, str]]:
+    return architecture.imports(ROOT / file)
 
 
 def reachable(package: str) -> set[str]:

@@ -49,10 +49,10 @@ class Collective(NamedTuple):
 
 def collectives(hlo: str) -> list[Collective]:
     """Those of a compiled program, given as HLO text, in its order; without those of a device with itself."""
-    operations = []
+    listed = []
     for line in hlo.splitlines():
         match = re.search(rf'= (.*?) ({"|".join(OPERATIONS)})(-start)?\(', line)
         if match and not _ALONE.search(line):
             name = re.search(r'op_name="([^"]*)"', line)
-            operations.append(Collective(match[2], arrays_of(match[1]), name[1] if name else ''))
-    return operations
+            listed.append(Collective(match[2], arrays_of(match[1]), name[1] if name else ''))
+    return listed

@@ -147,11 +147,11 @@ def read(
     data, questions = config.data, {}
     for name, path in files.paths(config).items():
         answered = config.mode == 'evaluate' or config.mode == 'train' and name != 'test'
-        rows: list[Choice] = []
+        asked: list[Choice] = []
         for file in files.files_of(path):
-            rows += choices.read(file, answered, ledgers[name], len(rows))
-        questions[name] = [q._replace(answer=None) for q in rows] if config.mode == 'predict' else rows
-        files.check_size(data, name, len(rows))
+            asked += choices.read(file, answered, ledgers[name], len(asked))
+        questions[name] = [q._replace(answer=None) for q in asked] if config.mode == 'predict' else asked
+        files.check_size(data, name, len(asked))
     if config.mode == 'train' and 'validation' not in questions and data.dev_fraction:
         train, validation = labelled.split_off(questions['train'], data.dev_fraction, text=_context)
         questions |= {'train': train, 'validation': validation}

@@ -205,10 +205,8 @@ def _flat(text: TaggedText, ledger: Ledger) -> tuple[Span, ...]:
 def _set_labels(data: ConfigDict, train: Sequence[TaggedText]) -> None:
     """Sets `data.labels` where it is empty: the tags, in `data.scheme`, of a data set's types, or of those in
     train. Raises ValueError where they are not enough for what train has."""
-    source, types = (
-        data.train or data.dataset,
-        sorted({span.type for text in train for span in text.spans or ()}),
-    )
+    source = data.train or data.dataset
+    types = sorted({span.type for text in train for span in text.spans or ()})
     if not types:
         raise ValueError(f'{source}: there is no entity to learn in the training texts')
     if not data.labels:

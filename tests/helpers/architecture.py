@@ -6,6 +6,7 @@ are; tests/test_layout.py compares the two.
 
 import argparse
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +43,15 @@ WAY = (
 )
 
 
+@functools.cache
+def parse(file: Path) -> ast.Module:
+    """The syntax tree of a file, made once."""
+    return ast.parse(file.read_text(encoding='utf-8'), filename=str(file))
+
+
 def imports(file: Path) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of everything the file imports, wherever; `from a import b` counts as `a.b`."""
-    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'), filename=str(file))):
+    for node in ast.walk(parse(file)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
