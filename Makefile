@@ -27,9 +27,10 @@ FUZZ_INPUTS ?= 1000000
 
 BIN := $(VENV)/bin
 # --use-pep517: what has a setup.py alone (seqeval) is built apart from what is installed here. --no-compile:
-# Python compiles what is imported, a small part, when it is imported.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --use-pep517 --no-compile \
-  $(addprefix -c ,$(CONSTRAINTS))
+# Python compiles the small part that is imported, when it is imported, and keeps it; but not where
+# PYTHONDONTWRITEBYTECODE is set: there every process would compile it again.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --use-pep517 \
+  $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) $(addprefix -c ,$(CONSTRAINTS))
 DEMO_FLAGS := $(if $(TEXT), --config.data.text='$(TEXT)' --workdir='$(WORKDIR)')
 DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
