@@ -3,11 +3,11 @@
     CLOWER_DATA=../shared/data python bench/finetune.py [--rounds 3] [--dtypes float32] [--json FILE]
 
 About 10 minutes on two cores: an encoder of 4 × 256 on a part of ChnSentiCorp (configs/classify.py) and of
-CMRC 2018 (configs/cmrc.py). Where there is a GPU, or with --device gpu: BERT-base's size, all rows, bfloat16.
-Both sides have the same rows, epochs, batch size, learning rates, decay, clipping,
-dropout, numbers, an evaluation and a checkpoint every epoch, and start from the same Hugging Face folder
-(--model FOLDER, else random weights). The Trainer (bench/trainer_peer.py) groups rows by length and pads
-each batch to its longest. In the tables
+CMRC 2018 (configs/cmrc.py); a whole epoch: --rows all --parts training. Where there is a GPU, or with
+--device gpu: BERT-base's size, all rows, bfloat16. Both sides have the same rows, epochs, batch size (of the
+paper's table 1), learning rates, decay, clipping, dropout, numbers, an evaluation and a checkpoint every
+epoch, and start from the same Hugging Face folder (--model FOLDER, else random weights). The Trainer
+(bench/trainer_peer.py) groups rows by length and pads each batch to its longest. In the tables
 
   training  from the first batch to the end, evaluation and saving included, nothing left to compile
   steps     of it, without evaluation and saving
@@ -47,9 +47,8 @@ JOBS = {
     ),
     'cmrc': ('configs/cmrc.py', 'cmrc2018/dev_600ctx.json', 'cmrc2018/trial.json'),
 }
-# On a CPU: training rows (texts, paragraphs), rows to evaluate on, and what else is smaller.
+# On a CPU: training rows (texts, paragraphs) and rows to evaluate on, without --rows.
 CPU_ROWS = {'chnsenticorp': (640, 192), 'cmrc': (30, 10)}
-CPU_CHANGES = {'chnsenticorp': {}, 'cmrc': {'batch_size': 16}}
 
 
 def config_of(case: str | Path) -> ConfigDict:
@@ -106,7 +105,6 @@ def write_case(folder: Path, job: str, dtype: str, model: Path, data: Path, flag
         'model.max_positions': 512, 'num_epochs': float(flags.epochs), 'log_every': 10**6,
         'data.buckets': MOST_WIDTHS,  # the rows stand for a whole set, whose steps are worth as many
     }  # fmt: skip
-    changes |= CPU_CHANGES[job] if flags.device == 'cpu' else {}
     path = folder / 'case.json'
     path.write_text(json.dumps({'config': config, 'changes': changes}), encoding='utf-8')
     return path
@@ -205,25 +203,24 @@ def compare(case: Path, flags, cache: Path) -> dict:
         return ['env', variable, sys.executable, str(HERE / 'finetune.py'), '--as', kind, str(case), *options]
 
     device = ('--', '--device', flags.device)
-    contenders = {
-        'Trainer': contender('trainer', *device),
-        'ours': contender('ours'),
+    contenders = {'Trainer': contender('trainer', *device), 'ours': contender('ours')}
+    if flags.compile:
+        contenders['Trainer, compiled'] = contender('trainer', *device, '--compile')
+    commands = {
         'ours, command': contender('command'),
         'ours, first command': contender('command', cached=False),
     }
-    if flags.compile:
-        contenders['Trainer, compiled'] = contender('trainer', *device, '--compile')
-    for name in ('ours', 'ours, command'):  # fill the cache
-        harness.launch(name, contenders[name])
+    if 'command' in flags.parts:
+        harness.launch('to fill the cache', commands['ours, command'])
+        contenders |= commands
     launches = harness.alternate(contenders, flags.rounds)
-    command = {name: launches.pop(name) for name in ('ours, command', 'ours, first command')}
-    for name in set(launches) - {'ours'}:
-        command[name] = [{'seconds': [one['command_seconds']]} for one in launches[name]]
-    found = {
-        'training': {'launches': launches, 'ratios': harness.speedups(launches, 'Trainer')},
-        'command': {'launches': command, 'ratios': harness.speedups(command, 'Trainer')},
-    }
-    return found
+    command = {name: launches.pop(name) for name in commands if name in launches}
+    figures = {'training': {'launches': launches, 'ratios': harness.speedups(launches, 'Trainer')}}
+    if command:
+        for name in set(launches) - {'ours'}:
+            command[name] = [{'seconds': [one['command_seconds']]} for one in launches[name]]
+        figures['command'] = {'launches': command, 'ratios': harness.speedups(command, 'Trainer')}
+    return figures
 
 
 def table(cells: dict[str, dict], part: str, ratio: str, more: dict) -> str:
@@ -250,9 +247,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--size', choices=tuple(common.SIZES), help='default small, on a GPU base')
     parser.add_argument('--model', type=Path, help='a Hugging Face folder instead of random weights')
     parser.add_argument(
-        '--rows', type=lambda text: tuple(map(int, text.split(','))), help='train,dev; more than a batch'
+        '--rows',
+        type=lambda text: (None, None) if text == 'all' else tuple(map(int, text.split(','))),
+        help='train,dev, more than a batch; or all',
     )
     parser.add_argument('--epochs', type=int, default=1)
+    parser.add_argument(
+        '--parts', type=split, default=('training', 'command'), help='training alone for a whole epoch'
+    )
     parser.add_argument('--compile', action='store_true', help='also the Trainer with torch.compile')
     parser.add_argument('--rounds', type=int, default=3, help='launches of each contender')
     parser.add_argument(
@@ -267,6 +269,8 @@ def parse() -> argparse.Namespace:
         parser.error('there is no data: set CLOWER_DATA, or give --data=FOLDER')
     if unknown := set(flags.jobs) - set(JOBS):
         parser.error(f'--jobs takes {", ".join(JOBS)}, not {", ".join(sorted(unknown))}')
+    if unknown := set(flags.parts) - {'training', 'command'}:
+        parser.error(f'--parts takes training, command, not {", ".join(sorted(unknown))}')
     flags.dtypes = flags.dtypes or (('bfloat16',) if flags.device == 'gpu' else ('float32',))
     flags.size = flags.size or {'cpu': 'small', 'gpu': 'base'}[flags.device]
     return flags
@@ -303,7 +307,9 @@ def main() -> None:
         'tokens': (operator.itemgetter('computed_tokens'), ',.0f'),
         'held out, loss': (lambda one: one['held_out']['loss'], '.3f'),
     }
-    tables = [table(cells, 'training', faster, more), table(cells, 'command', faster, {})]
+    tables = [table(cells, 'training', faster, more)]
+    if 'command' in flags.parts:
+        tables.append(table(cells, 'command', faster, {}))
     print('\n\n'.join(tables))
 
 
