@@ -149,7 +149,7 @@ def cpu(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    """A medium model from random weights, for one GPU. Its speed and memory are not yet measured."""
+    """A medium model from random weights, for one GPU. Speed of packed rows is not measured yet."""
     config.model = common.model('medium')
     config.dtype = 'bfloat16'
     config.data.pack = True
@@ -159,7 +159,10 @@ def small(config: ConfigDict) -> None:
 
 
 def base(config: ConfigDict) -> None:
-    """BERT-base twice, from a Hugging Face BERT, for one large GPU. Not yet measured there."""
+    """BERT-base twice, from a Hugging Face BERT, for one large GPU.
+
+    Speed of packed rows is not measured yet; docs/performance.md has that of rows of one text.
+    """
     config.dtype = 'bfloat16'
     config.init_from = 'bert-base-chinese'
     config.data.pack = True
@@ -175,8 +178,7 @@ def paper(config: ConfigDict) -> None:
     """The paper: BERT-base twice from Google's Chinese BERT, batch 960, 300k steps, 512 tokens.
 
     One GPU holds such a batch with --config.microbatches=16. The paper gives Adam with weight decay and the
-    learning rate; the warm-up, the linear decay and the
-    gradient clipping are not in it.
+    learning rate; the warm-up, the linear decay and the gradient clipping are not in it.
     """
     config.dtype = 'bfloat16'
     config.init_from = 'bert-base-chinese'
