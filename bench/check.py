@@ -42,13 +42,13 @@ def measure(command: list[str]) -> dict:
 
 def figure(figures: dict, path: str) -> float:
     """The number at 'key/key/…', the median of quartiles. Raises ValueError, with what there is, for none."""
-    found = figures
+    figures_there = figures
     for key in path.split('/'):
-        if not isinstance(found, dict) or key not in found:
-            there = ', '.join(found) if isinstance(found, dict) else 'a figure'
+        if not isinstance(figures_there, dict) or key not in figures_there:
+            there = ', '.join(figures_there) if isinstance(figures_there, dict) else 'a figure'
             raise ValueError(f'the benchmark wrote no {path!r}: where {key!r} should be there is {there}')
-        found = found[key]
-    value = found[1] if isinstance(found, list) and len(found) == 3 else found
+        figures_there = figures_there[key]
+    value = figures_there[1] if isinstance(figures_there, list) and len(figures_there) == 3 else figures_there
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f'{path!r} is neither a number nor three quartiles: {value!r}')
     return float(value)

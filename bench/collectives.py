@@ -43,15 +43,15 @@ def main() -> None:
         devices = jax.devices()[:number]
         mesh = jax.make_mesh((number, 1, 1), sharding.AXES, (AxisType.Auto,) * 3, devices=devices)
         step, task, _ = compiled_step(config, mesh)
-        found = collectives_of(step.as_text())
+        collectives = collectives_of(step.as_text())
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
         total: collections.Counter = collections.Counter()
-        for one in found:
+        for one in collectives:
             total[one.operation] += one.bytes
-        wide = [one for one in found if one.operation == 'all-gather' and len(one.arrays[0][1]) == 2]
+        wide = [one for one in collectives if one.operation == 'all-gather' and len(one.arrays[0][1]) == 2]
         wide = [one for one in wide if one.arrays[0][1][1] == config.model.hidden_size]
-        raw[number] = {'bytes': dict(total), 'count': len(found), 'parameters': parameters}
+        raw[number] = {'bytes': dict(total), 'count': len(collectives), 'parameters': parameters}
         cells = [
             str(number),
             ', '.join(sorted(total)) or 'none',

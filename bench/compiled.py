@@ -262,7 +262,7 @@ def largest(run: Callable[[int], dict[str, Any]], memory: float) -> dict[str, An
     Raises:
       RuntimeError: nothing fits, or a program could not be compiled.
     """
-    last, found = run(0), None
+    last, fitting = run(0), None
     fits, too_many = 0, sys.maxsize  # rows
     rows = max(8, last['batch'] // 2 // 8 * 8)
     while True:
@@ -270,14 +270,14 @@ def largest(run: Callable[[int], dict[str, Any]], memory: float) -> dict[str, An
             if bytes_needed(figures) > memory:
                 too_many = min(too_many, figures['batch'])
             elif figures['batch'] > fits:
-                fits, found = figures['batch'], figures
+                fits, fitting = figures['batch'], figures
         slope = (bytes_needed(new) - bytes_needed(last)) / (new['batch'] - last['batch'])
         last, rows = new, int((memory - bytes_needed(new)) / slope + new['batch']) // 8 * 8
         rows = min(max(rows, 8), too_many - 8)
         if rows <= fits or rows == last['batch']:
             break
-    if found:
-        return found
+    if fitting:
+        return fitting
     raise RuntimeError('not even 8 rows fit')
 
 
@@ -332,7 +332,7 @@ def main() -> None:
         return
     if flags.check:
         sys.exit(check(flags.check, cells, chips))
-    found = _stored(flags.json)
+    cells_done = _stored(flags.json)
     for cell in cells:
         for chip in chips:
             run = functools.partial(launch, cell, chip, changes=flags.set, text_file=flags.hlo)
@@ -344,9 +344,9 @@ def main() -> None:
                     figures = run(flags.batch)
             except RuntimeError as error:  # it does not fit, or cannot be compiled: that is the finding
                 figures = {'cell': cell, 'chip': chip, 'error': str(error).strip().splitlines()[-1][:300]}
-            found.append(figures)
-            harness.save(flags.json, cells=found)
-    print(table(found))
+            cells_done.append(figures)
+            harness.save(flags.json, cells=cells_done)
+    print(table(cells_done))
 
 
 def launch(
@@ -391,7 +391,7 @@ def _stored(file: str | None) -> list[dict[str, Any]]:
     return json.loads(Path(file).read_text('utf-8'))['cells'] if file and Path(file).exists() else []
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(cells: list[dict[str, Any]]) -> str:
     """The figures of all cells, in markdown."""
     header = [
         'cell',
@@ -412,7 +412,7 @@ def table(found: list[dict[str, Any]]) -> str:
         'estimate',
     ]
     rows = []
-    for one in found:
+    for one in cells:
         if 'error' in one:
             rows.append([one['cell'], one['chip'], one['error'], *[''] * (len(header) - 3)])
             continue

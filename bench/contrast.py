@@ -129,7 +129,7 @@ def compare(items: int, flags: argparse.Namespace) -> tuple[harness.Launches, li
         if name not in done:
             rows.append([f'{items:,}', name, '—', '—', 'out of memory', ''])
             continue
-        speeds = [harness.span(found[name]) if found else '—' for found in columns.values()]
+        speeds = [harness.span(speeds_of[name]) if speeds_of else '—' for speeds_of in columns.values()]
         memory = statistics.median(run['temporary_bytes'] for run in done[name]) / 2**20
         seconds = statistics.median(statistics.median(run['seconds']) for run in done[name])
         rows.append([f'{items:,}', name, *speeds, f'{memory:,.0f}', f'{seconds * 1e3:,.1f}'])
@@ -158,11 +158,11 @@ def main() -> None:
     if flags.one:
         contend(flags.one, sizes[0], flags.width, flags.seconds)
         return
-    found, rows = {}, []
+    launches, rows = {}, []
     for items in sizes:
-        found[items], more = compare(items, flags)
+        launches[items], more = compare(items, flags)
         rows += more
-        harness.save(flags.json, width=flags.width, launches=found)
+        harness.save(flags.json, width=flags.width, launches=launches)
     header = ['pairs', 'contender', '× torch', '× dense', 'temporary MiB', 'ms']
     cut = len(header) if flags.gpu else -1  # times on a CPU say little elsewhere
     print(harness.table(header[:cut], [row[:cut] for row in rows]))

@@ -136,8 +136,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
             costs = [cost(START | {axis: step}) for step in steps]
             panel.plot(steps, [one[row] for one in costs], color=line, label='formula')
             at = [one for one in points if one['axis'] == axis and 'figures' in one]
-            found = [values_of(one['figures'], START | {axis: one['value']})[row] for one in at]
-            panel.plot([one['value'] for one in at], found, 'o', color=other, label='compiled')
+            values = [values_of(one['figures'], START | {axis: one['value']})[row] for one in at]
+            panel.plot([one['value'] for one in at], values, 'o', color=other, label='compiled')
             panel.set_ylim(0, 1.15 * panel.get_ylim()[1])
             panel.set_xlabel(label)
             panel.grid(alpha=0.3)
@@ -160,8 +160,8 @@ def main() -> None:
                 if any((one['axis'], one['value']) == (axis, value) for one in points):
                     continue
                 same = [one for one in points if START | {one['axis']: one['value']} == START | {axis: value}]
-                found = same[0]['figures'] if same else compiled(START | {axis: value})
-                points.append({'axis': axis, 'value': value, 'figures': found})
+                figures = same[0]['figures'] if same else compiled(START | {axis: value})
+                points.append({'axis': axis, 'value': value, 'figures': figures})
                 harness.save(file, points=points)
         return
     draw(points, flags.folder / 'curves.png')

@@ -39,13 +39,13 @@ NO_CACHE = {'JAX_COMPILATION_CACHE_DIR': ''}
 
 def titles(data: Path) -> list[str]:
     """Distinct ones, of `SOURCES`."""
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}
     for name in SOURCES:
         for line in (data / 'finetune' / name).read_text(encoding='utf-8').splitlines():
             text = json.loads(line)['sentence'] if name.endswith('.json') else line.split('\t')[0]
-            found[text.strip()] = None
-    found.pop('', None)
-    return list(found)
+            distinct[text.strip()] = None
+    distinct.pop('', None)
+    return list(distinct)
 
 
 def read_sentences(path: Path) -> list[str]:

@@ -132,7 +132,7 @@ def ours(case: Path) -> dict:
         config, data = finetuning_data.prepare(config, vocabulary)
         programs = loop.make_programs(config)
         held_out = data.splits['validation']
-        found = {'computed_tokens': 0}
+        counts = {'computed_tokens': 0}
 
         def one_of_each_width(config, start_step=0, split='train', rows=None):
             chosen, size = data.splits[split], config.batch_size
@@ -142,9 +142,9 @@ def ours(case: Path) -> dict:
 
         def counted(config, start_step=0, split='train', rows=None):
             if split == 'train':
-                found.setdefault('began', time.perf_counter())
+                counts.setdefault('began', time.perf_counter())
             for batch in data.batches(config, start_step, split, rows):
-                found['computed_tokens'] += batch['char_ids'].size if split == 'train' else 0
+                counts['computed_tokens'] += batch['char_ids'].size if split == 'train' else 0
                 yield batch
 
         def train_once(name: str, batches, score=None, **changes) -> Path:
@@ -155,13 +155,13 @@ def ours(case: Path) -> dict:
 
         train_once('warm', one_of_each_width, total_steps=len(data.widths['train']), select='')
         workdir = train_once('run', counted, lambda outputs: held_out.score(held_out.decode(outputs)))
-        seconds = time.perf_counter() - found.pop('began')
+        seconds = time.perf_counter() - counts.pop('began')
         rows = metrics_file.read_metrics(workdir / 'metrics.jsonl')
     trained, measured = (
         [row for row in rows if row['split'] == split][-1] for split in ('train', 'validation')
     )
     examples = len(data.splits['train'].rows) * config.num_epochs
-    return found | {
+    return counts | {
         'seconds': [seconds],
         'steps_seconds': examples / trained['examples_per_s'],
         'steps': config.total_steps,
@@ -188,8 +188,8 @@ def command(case: Path, arguments: list[str]) -> dict:
 def trainer(case: Path, options: list[str]) -> dict:
     """The Trainer's figures, and the seconds of its command without the warm-up that only this wants."""
     whole = command(case, ['bench/trainer_peer.py', str(case), *options])
-    found = json.loads(whole['stdout'].splitlines()[-1])
-    return found | {'command_seconds': whole['seconds'][0] - found['warm_up_seconds']}
+    figures = json.loads(whole['stdout'].splitlines()[-1])
+    return figures | {'command_seconds': whole['seconds'][0] - figures['warm_up_seconds']}
 
 
 # ---- the comparison ----
@@ -226,13 +226,13 @@ def compare(case: Path, flags, cache: Path) -> dict:
 def table(cells: dict[str, dict], part: str, ratio: str, more: dict) -> str:
     """Of each contender the median seconds, what else it is asked for, and its ratio."""
     rows = []
-    for cell, found in cells.items():
-        for name, runs in found[part]['launches'].items():
+    for cell, figures in cells.items():
+        for name, runs in figures[part]['launches'].items():
             columns = {f'{part}, s': (lambda one: one['seconds'][0], '.1f')} | more
             medians = (
                 format(statistics.median(map(value, runs)), shown) for value, shown in columns.values()
             )
-            rows.append((cell, name, *medians, harness.span(found[part]['ratios'][name])))
+            rows.append((cell, name, *medians, harness.span(figures[part]['ratios'][name])))
     return harness.table(('', 'contender', f'{part}, s', *more, ratio), rows)
 
 
@@ -299,7 +299,7 @@ def main() -> None:
                 place.mkdir()
                 case = write_case(place, job, dtype, model, flags.data / 'finetune', flags)
                 cells[f'{job} {dtype}'] = compare(case, flags, folder / 'cache')
-                ratios = {cell: found['training']['ratios'] for cell, found in cells.items()}
+                ratios = {cell: figures['training']['ratios'] for cell, figures in cells.items()}
                 harness.save(flags.json, ratios=ratios, cells=cells)
     faster = '× as fast as the Trainer'
     more = {

@@ -58,11 +58,13 @@ def per_record(folder: str, corpus: str, batch_size: int) -> tuple[np.ndarray, n
         right = picked >= logits.max(-1)
         return ((loss * masked).sum(1), (right & masked).sum(1), masked.sum(1))
 
-    found = [
+    sums_of_batches = [
         nats(params, {name: batch[name] for name in batch if name.startswith('char_')})
         for batch in batches.batches(config, split='validation')
     ]
-    sums, right, count = (np.concatenate([np.asarray(x, np.float64) for x in part]) for part in zip(*found))
+    sums, right, count = (
+        np.concatenate([np.asarray(x, np.float64) for x in part]) for part in zip(*sums_of_batches)
+    )
     real = count > 0
     return sums[real], right[real], count[real]
 
@@ -92,17 +94,17 @@ def main() -> None:
     models = dict(part.split('=', 1) for part in flags.models.split(','))
     if flags.reference not in models:
         parser.error(f'--reference={flags.reference} is none of {", ".join(models)}')
-    found = {}
+    per_model = {}
     for name in sorted(models, key=lambda name: name != flags.reference):
-        found[name] = per_record(models[name], flags.corpus, flags.batch_size)
-        sums, right, count = found[name]
+        per_model[name] = per_record(models[name], flags.corpus, flags.batch_size)
+        sums, right, count = per_model[name]
         print(
             f'{name}: {sums.sum() / count.sum():.4f} nats, {right.sum() / count.sum():.2%} right', flush=True
         )
-    reference, _, count = found[flags.reference]
+    reference, _, count = per_model[flags.reference]
     figures, rows = {}, []
     for name in models:
-        sums, right, own = found[name]
+        sums, right, own = per_model[name]
         assert np.array_equal(own, count), 'the masks are not the same'
         difference = paired(sums, reference, count, SAMPLES)
         figures[name] = {

@@ -83,7 +83,7 @@ def ours(case: Path) -> dict:
         config, data = finetuning_data.prepare(config, vocabulary)
         split, widths = data.splits['train'], data.widths['train']
         programs = loop.make_programs(config)
-        found = {'computed_tokens': 0}
+        counts = {'computed_tokens': 0}
 
         def one_of_each_width(start_step=0, split='train', rows=None):
             if split == 'train':
@@ -97,9 +97,9 @@ def ours(case: Path) -> dict:
 
         def counted(start_step=0, split='train', rows=None):
             if split == 'train':
-                found['began'] = time.perf_counter()
+                counts['began'] = time.perf_counter()
                 for batch in data.batches(config, start_step, split, rows):
-                    found['computed_tokens'] += 2 * batch['char_ids'].size
+                    counts['computed_tokens'] += 2 * batch['char_ids'].size
                     yield batch
 
         warm = config.copy_and_resolve_references()
@@ -108,13 +108,13 @@ def ours(case: Path) -> dict:
         loop.train(warm, Path(folder, 'warm'), one_of_each_width, vocabulary, programs=programs)
         compiling = time.perf_counter() - began
         loop.train(config, Path(folder, 'run'), counted, vocabulary, programs=programs)
-        seconds = time.perf_counter() - found.pop('began')
+        seconds = time.perf_counter() - counts.pop('began')
         (measured,) = (
             row
             for row in metrics_file.read_metrics(Path(folder, 'run', 'metrics.jsonl'))
             if row['split'] == 'train'
         )
-    return found | {
+    return counts | {
         'seconds': [len(split.rows) / measured['examples_per_s']],
         'training_seconds': seconds,
         'compiling_seconds': compiling,
@@ -165,13 +165,13 @@ def recipe(case: Path) -> dict:
     ]
     masks = Masks(config.data.mask_span, config.data.mask_shortest)
     rng = np.random.default_rng(config.seed)
-    found = {'computed_tokens': 0}
+    counts = {'computed_tokens': 0}
 
     def vectors(batch: list[str]) -> torch.Tensor:
         inputs = tokenizer(
             batch, padding='longest', truncation=True, max_length=config.data.max_length, return_tensors='pt'
         ).to(device)
-        found['computed_tokens'] += inputs['input_ids'].numel()
+        counts['computed_tokens'] += inputs['input_ids'].numel()
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             hidden = model(**inputs).last_hidden_state.float()
         real = inputs['attention_mask'][..., None].float()
@@ -196,14 +196,14 @@ def recipe(case: Path) -> dict:
     train(WARM_UP_STEPS)
     warm_up = time.perf_counter() - began
     model.load_state_dict(start)
-    found['computed_tokens'] = 0
+    counts['computed_tokens'] = 0
     began = time.perf_counter()
     losses = train(config.total_steps)
     seconds = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         training = time.perf_counter() - began
-    return found | {
+    return counts | {
         'seconds': [seconds],
         'training_seconds': training,
         'compiling_seconds': warm_up,

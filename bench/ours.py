@@ -50,17 +50,17 @@ def main() -> None:
         def step() -> None:
             run['state'], run['measured'] = train_step(run['state'], placed, key)
 
-        found = step_case.timed(step, lambda: jax.block_until_ready(run), flags.seconds, flags.window)
+        figures = step_case.timed(step, lambda: jax.block_until_ready(run), flags.seconds, flags.window)
         device = jax.devices()[0]
         on_device = (device.memory_stats() or {}).get('peak_bytes_in_use')
-        found |= {
+        figures |= {
             'device': device.device_kind,
             'tokens': step_case.useful_tokens(batch),
             'examples': config.batch_size,
             'peak_bytes': on_device or step_case.peak_rss(),
             'note': f'jax {jax.__version__}',
         }
-        print(json.dumps(found))
+        print(json.dumps(figures))
 
 
 if __name__ == '__main__':

@@ -64,14 +64,14 @@ def by_group(times: Times, program: hlo.Program, steps: int) -> dict[str, Spent]
     """What each group of kernels (GROUPS of bench/compiled.py, products, attention) took of one step, the
     longest first; 'no kernel of the program': copies that the runtime makes."""
     kernels = {kernel.instruction.name: kernel for kernel in program.kernels}
-    found: dict[str, Spent] = {}
+    groups: dict[str, Spent] = {}
     for operation, (nanoseconds, runs) in times.items():
         kernel = kernels.get(operation)
         group = hlo.group_of(kernel, compiled.GROUPS) if kernel else 'no kernel of the program'
-        seconds, count, size = found.get(group, Spent(0, 0, 0))
+        seconds, count, size = groups.get(group, Spent(0, 0, 0))
         moved = kernel.bytes * kernel.times if kernel else 0
-        found[group] = Spent(seconds + nanoseconds / 1e9 / steps, count + runs / steps, size + moved)
-    return dict(sorted(found.items(), key=lambda item: -item[1].seconds))
+        groups[group] = Spent(seconds + nanoseconds / 1e9 / steps, count + runs / steps, size + moved)
+    return dict(sorted(groups.items(), key=lambda item: -item[1].seconds))
 
 
 def main() -> None:

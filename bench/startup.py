@@ -98,7 +98,7 @@ def main() -> None:
     flags = parser.parse_args()
     if 'finetune' in flags.jobs and not flags.data:
         parser.error('there is no data: set CLOWER_DATA, or give --data=FOLDER or --jobs=pretrain')
-    found: dict[str, list[Launch]] = {}
+    launches_of: dict[str, list[Launch]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         commands = {
@@ -106,19 +106,21 @@ def main() -> None:
             for job in flags.jobs
         }
         for number in range(flags.rounds):
-            found.setdefault('imports', []).append(launch(IMPORTS, folder / 'none'))
+            launches_of.setdefault('imports', []).append(launch(IMPORTS, folder / 'none'))
             for job, command in commands.items():
                 for cache in ('empty', 'full'):
                     one = launch(
                         run(command, folder / f'{job}-{cache}-{number}'), folder / f'cache-{job}-{number}'
                     )
-                    found.setdefault(f'{job}, {cache} cache', []).append(one)
+                    launches_of.setdefault(f'{job}, {cache} cache', []).append(one)
     rows = [
         [name, *(f'{statistics.median(values):.1f}' for values in zip(*launches, strict=True))]
-        for name, launches in found.items()
+        for name, launches in launches_of.items()
     ]
     print(harness.table(['', 'to the first step, s', 'CPU, s', 'whole command, s', 'CPU, s'], rows))
-    harness.save(flags.json, launches={name: [one._asdict() for one in ones] for name, ones in found.items()})
+    harness.save(
+        flags.json, launches={name: [one._asdict() for one in ones] for name, ones in launches_of.items()}
+    )
 
 
 if __name__ == '__main__':

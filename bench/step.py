@@ -155,15 +155,15 @@ class Bench:
         config = self.config_for(cell, contender, batch_size)
         command = self.command(contender, config, self.flags.seconds / 3)
         try:
-            found = harness.launch(str(contender), command, self.env)
+            figures = harness.launch(str(contender), command, self.env)
         except RuntimeError as error:
             say(f'{cell}: {error}')
             return 0.0
-        if 'out_of_memory' in found:
+        if 'out_of_memory' in figures:
             say(f'{cell}: {contender}, batch {batch_size}: out of memory')
             return 0.0
-        speed = found['tokens'] / statistics.median(found['seconds'])
-        self.compiled[cell, contender, batch_size] = found['compile_seconds']
+        speed = figures['tokens'] / statistics.median(figures['seconds'])
+        self.compiled[cell, contender, batch_size] = figures['compile_seconds']
         say(f'{cell}: {contender}, batch {batch_size}: {speed:,.0f} useful tokens/s')
         return speed
 
@@ -213,14 +213,14 @@ class Bench:
             for name, runs in launches.items()
         }
         ratios = {reference: harness.speedups(per_token, reference) for reference in launches}
-        found = {}
+        summaries = {}
         for one, config in configs.items():
             name = names[one]
-            found[name] = summary(one, config, launches[name])
-            found[name]['ratios'] = {reference: ratios[reference][name] for reference in launches}
+            summaries[name] = summary(one, config, launches[name])
+            summaries[name]['ratios'] = {reference: ratios[reference][name] for reference in launches}
             cold = self.compiled.get((cell, one, sizes[one]), 0.0)
-            found[name]['compile_seconds_cold'] = max(cold, found[name]['compile_seconds_cold'])
-        return {'cell': cell._asdict(), 'contenders': found, 'launches': launches}
+            summaries[name]['compile_seconds_cold'] = max(cold, summaries[name]['compile_seconds_cold'])
+        return {'cell': cell._asdict(), 'contenders': summaries, 'launches': launches}
 
 
 def summary(contender: Contender, config: ConfigDict, runs: list[dict]) -> dict:
@@ -248,20 +248,20 @@ def table(cells: list[dict]) -> str:
     header += ('peak memory, GB', 'compile, s, cold / warm', '× plain', '× best')
     rows = []
     for cell in cells:
-        for name, found in cell['contenders'].items():
-            options = found['options']
-            ratios = (found['ratios'].get(reference) for reference in ('plain', 'best'))
+        for name, figures in cell['contenders'].items():
+            options = figures['options']
+            ratios = (figures['ratios'].get(reference) for reference in ('plain', 'best'))
             rows.append(
                 (
                     str(Cell(**cell['cell'])),
                     f'{name} ({options})' if name == 'best' and options else name,
-                    f'{found["batch_size"]}',
-                    f'{found["step_seconds"]:.3f}',
-                    f'{found["useful_tokens_per_s"]:,.0f}',
-                    f'{found["examples_per_s"]:,.1f}',
-                    f'{found["mfu"]:.1%}' if found['mfu'] else '—',
-                    f'{found["peak_bytes"] / 1e9:.2f}',
-                    f'{found["compile_seconds_cold"]:.0f} / {found["compile_seconds_warm"]:.0f}',
+                    f'{figures["batch_size"]}',
+                    f'{figures["step_seconds"]:.3f}',
+                    f'{figures["useful_tokens_per_s"]:,.0f}',
+                    f'{figures["examples_per_s"]:,.1f}',
+                    f'{figures["mfu"]:.1%}' if figures['mfu'] else '—',
+                    f'{figures["peak_bytes"] / 1e9:.2f}',
+                    f'{figures["compile_seconds_cold"]:.0f} / {figures["compile_seconds_warm"]:.0f}',
                     *(harness.span(ratio) if ratio else '—' for ratio in ratios),
                 )
             )

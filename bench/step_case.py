@@ -104,10 +104,10 @@ def timed(step: Callable[[], object], wait: Callable[[], object], seconds: float
 
     first = steps(1)
     steps(1)
-    found: list[float] = []
-    while len(found) < 3 or sum(found) * window < seconds:
-        found.append(steps(window))
-    return {'seconds': found, 'compile_seconds': max(first - statistics.median(found), 0.0)}
+    window_seconds: list[float] = []
+    while len(window_seconds) < 3 or sum(window_seconds) * window < seconds:
+        window_seconds.append(steps(window))
+    return {'seconds': window_seconds, 'compile_seconds': max(first - statistics.median(window_seconds), 0.0)}
 
 
 def peak_rss() -> int:

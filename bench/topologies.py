@@ -69,8 +69,8 @@ def devices(name: str) -> list[Any]:
     if chip not in CHIPS:
         raise ValueError(f'there is no chip {chip!r}; there are {", ".join(CHIPS)}')
     if CHIPS[chip].platform == 'tpu':
-        found = topologies.get_topology_desc(platform='tpu', topology_name=f'{chip}:{shape or "2x2"}')
-        return list(found.devices)
+        topology = topologies.get_topology_desc(platform='tpu', topology_name=f'{chip}:{shape or "2x2"}')
+        return list(topology.devices)
     target = f'gpu_device_info {{ {_textproto(_H100)} }} platform_name: "CUDA" '
     target += 'dnn_version_info { major: 9 minor: 10 } device_description_str: "NVIDIA H100 80GB HBM3"'
     topology = f'1x1x{shape or 1}'
@@ -81,6 +81,6 @@ def devices(name: str) -> list[Any]:
 
 def mesh(name: str) -> Mesh:
     """All devices along `data`."""
-    found = devices(name)
-    shape = (len(found),) + (1,) * (len(sharding.AXES) - 1)
-    return Mesh(np.array(found).reshape(shape), sharding.AXES, axis_types=(AxisType.Auto,) * len(shape))
+    all_devices = devices(name)
+    shape = (len(all_devices),) + (1,) * (len(sharding.AXES) - 1)
+    return Mesh(np.array(all_devices).reshape(shape), sharding.AXES, axis_types=(AxisType.Auto,) * len(shape))

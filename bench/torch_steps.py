@@ -307,15 +307,15 @@ def main() -> None:
         trainer = trainer_of(config, flags.which, flags.device, options, no_padding)
         placed = tensors(batch, flags.device)
         wait = torch.cuda.synchronize if cuda else lambda: None
-        found = step_case.timed(lambda: trainer.step(placed), wait, flags.seconds, flags.window)
-        found |= {
+        figures = step_case.timed(lambda: trainer.step(placed), wait, flags.seconds, flags.window)
+        figures |= {
             'device': torch.cuda.get_device_name() if cuda else 'cpu',
             'tokens': step_case.useful_tokens(batch),
             'examples': len(batch['sop_labels']),
             'peak_bytes': torch.cuda.max_memory_allocated() if cuda else step_case.peak_rss(),
             'note': f'torch {torch.__version__}, transformers {transformers.__version__}',
         }
-        print(json.dumps(found))
+        print(json.dumps(figures))
 
 
 def attention(options: set[str]):

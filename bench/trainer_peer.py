@@ -75,7 +75,7 @@ class Watch(transformers.TrainerCallback):
 
 def rows_of(split: finetuning_data.Examples, numbers: Sequence[int]) -> list[dict]:
     """Rows of a split as the Trainer takes them."""
-    found = []
+    rows = []
     for number in numbers:
         planned = buckets.Planned(int(split.rows.lengths[number]), np.array([number]))
         arrays = split.rows.batch(planned, 1) | split.targets(planned, 1)
@@ -88,8 +88,8 @@ def rows_of(split: finetuning_data.Examples, numbers: Sequence[int]) -> list[dic
             row['labels'] = int(arrays['labels'][0])
         else:
             row['start_positions'], row['end_positions'] = map(int, arrays['span'][0])
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def score(split: Split, order: np.ndarray, prediction: transformers.EvalPrediction) -> dict:
@@ -97,10 +97,10 @@ def score(split: Split, order: np.ndarray, prediction: transformers.EvalPredicti
     logits = prediction.predictions
     names = ('start_logits', 'end_logits') if isinstance(logits, tuple) else ('logits',)
     outputs = dict(zip(names, logits if isinstance(logits, tuple) else (logits,)))
-    found = split.score(split.decode([outputs | {'example': order}]))
+    scores = split.score(split.decode([outputs | {'example': order}]))
     if 'logits' in outputs:
-        found['acc'] = float((logits.argmax(-1) == prediction.label_ids).mean())
-    return found
+        scores['acc'] = float((logits.argmax(-1) == prediction.label_ids).mean())
+    return scores
 
 
 def train(config: ConfigDict, folder: Path, device: str, compiled: bool = False) -> dict:

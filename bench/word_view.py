@@ -246,7 +246,7 @@ def pack(output: Path, target: Path, most: int) -> None:
 
 def report(output: Path, target: Path) -> None:
     """runs.json and mlm.png of the exports."""
-    found = {}
+    runs = {}
     for run in RUNS:
         folder = output / 'exports' / run.name
         if not folder.is_dir():
@@ -254,20 +254,20 @@ def report(output: Path, target: Path) -> None:
         rows = [json.loads(line) for line in (folder / 'run_metrics.jsonl').read_text('utf-8').splitlines()]
         held_out = [row for row in rows if row['split'] == 'validation']
         rates = sorted(row['examples_per_s'] for row in rows if row['split'] == 'train')
-        found[run.name] = {
+        runs[run.name] = {
             'config': _without_paths(json.loads((folder / 'run_config.json').read_text('utf-8'))),
             'validation': [{key: _rounded(value) for key, value in row.items()} for row in held_out],
             'examples_per_s_median': round(rates[len(rates) // 2]),
         }
     target.mkdir(parents=True, exist_ok=True)
-    (target / 'runs.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    (target / 'runs.json').write_text(json.dumps(runs, indent=1) + '\n', encoding='utf-8')
     figure, axes = plt.subplots(figsize=(7, 4.2), layout='constrained')
     colors = dict(zip(SYSTEMS, plt.get_cmap('tab10').colors))
     for run in RUNS:
-        if run.name not in found:
+        if run.name not in runs:
             continue
-        config, rows = found[run.name]['config'], found[run.name]['validation']
-        read = found[run.before.name]['config']['total_steps'] if run.before else 0
+        config, rows = runs[run.name]['config'], runs[run.name]['validation']
+        read = runs[run.before.name]['config']['total_steps'] if run.before else 0
         millions = [(read + row['step']) * config['batch_size'] * CHARACTERS_A_ROW / 1e6 for row in rows]
         axes.plot(
             millions,
@@ -281,7 +281,7 @@ def report(output: Path, target: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(title='seed 0 solid, seed 1 dashed')
     figure.savefig(target / 'mlm.png', dpi=130)
-    print(f'{len(found)} runs: {target}/runs.json, {target}/mlm.png')
+    print(f'{len(runs)} runs: {target}/runs.json, {target}/mlm.png')
 
 
 def _without_paths(config: dict) -> dict:

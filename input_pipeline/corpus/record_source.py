@@ -110,7 +110,7 @@ def parse(serialized: tf.Tensor) -> Records:
         *(largest[name] < 1 << 28 for name in FEATURES),
         tf.reduce_all(parsed['word_char_len'].row_lengths() == words),
         *(
-            tf.reduce_all(tf.reduce_sum(parsed[name], axis=1) == tf.cast(total, tf.int64))
+            tf.reduce_all(_row_sums(parsed[name]) == tf.cast(total, tf.int64))
             for name, total in zip(
                 ('word_char_len', 'sentence_words', 'whole_word_tokens'), (chars, words, words)
             )
@@ -118,3 +118,9 @@ def parse(serialized: tf.Tensor) -> Records:
     ]
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.stack(sound)), [UNSOUND])]):
         return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
+
+
+def _row_sums(values: tf.RaggedTensor) -> tf.Tensor:
+    """[B, (n)] → [B]. tf.reduce_sum does it in ten times as many operations, which take longer to build."""
+    sums = tf.gather(tf.cumsum(tf.pad(values.flat_values, [[1, 0]])), values.row_splits)
+    return sums[1:] - sums[:-1]

@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -79,9 +79,12 @@ def corpus(folder: Path) -> Path:
     return out
 
 
-def pretraining(folder: Path) -> Iterator[tuple[str, ConfigDict, list[dict[str, np.ndarray]]]]:
-    """(name, resolved config, three batches to train on, one held out) of each way to pre-train."""
-    for name, changes in PRETRAINING.items():
+def pretraining(
+    folder: Path, names: Sequence[str] = tuple(PRETRAINING)
+) -> Iterator[tuple[str, ConfigDict, list[dict[str, np.ndarray]]]]:
+    """(name, resolved config, three batches to train on, one held out) of each way to pre-train, or these."""
+    for name in names:
+        changes = PRETRAINING[name]
         config = pretrain.get_config()
         data = {'data.corpus': str(folder / 'corpus'), 'data.char_length': 0, 'data.word_length': 0}
         config.update_from_flattened_dict(MODEL | RUN | data | changes)

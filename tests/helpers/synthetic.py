@@ -4,6 +4,7 @@ A text is a sequence of words; a word is one base token (a character) or a row o
 two to four base tokens. Both views, masks and anchors follow from it as in the real pipeline.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -55,6 +56,12 @@ def tiny_config(**changes) -> ConfigDict:
     return config
 
 
+@functools.cache
+def initial_shapes(objective) -> dict:
+    """Shapes and dtypes of its parameters. Tracing takes half a second, and tests ask for the same ones."""
+    return jax.eval_shape(objective.init, jax.random.key(0))
+
+
 def random_params(task, spread: float = 0.2) -> dict:
     """Parameters so large that attention, biases and scales all matter; unlike `task.init`, at once."""
     rng = np.random.default_rng(0)
@@ -62,7 +69,7 @@ def random_params(task, spread: float = 0.2) -> dict:
     def draw(path, leaf):
         return np.float32(rng.normal(path[-1].key == 'scale', spread, leaf.shape))
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(draw, initial_shapes(task))
 
 
 def batches(

@@ -20,7 +20,7 @@ from clower_jax.export.bert_folder import export
 from clower_jax.interop import init_weights, weight_sources
 from clower_jax.objectives import registry
 from clower_jax.parallel import sharding
-from helpers import workdirs
+from helpers import synthetic, workdirs
 from input_pipeline.text.vocabulary import Vocabulary
 
 ARCHITECTURES = {
@@ -146,7 +146,7 @@ def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
     """What the source has not is absent from the workdir too, though random values are saved there."""
     _, folder, workdir, report = imported(name)
     task = registry.from_config(workdirs.config_of('pretrain'))
-    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
+    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), synthetic.initial_shapes(task))
     loaded = []
     for source in (folder, workdir):
         params, found = init_weights.load_initial(fresh, source, workdirs.vocabulary(), 4)
@@ -161,7 +161,7 @@ def test_what_was_drawn_is_not_taken_though_all_the_shapes_are_the_same(imported
     _, _, workdir, report = imported('BertModel')
     changes = {'model.vocab_size': len(workdirs.BASE)}
     task = registry.from_config(workdirs.config_of('pretrain', **changes))
-    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
+    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), synthetic.initial_shapes(task))
     vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
     params, found = init_weights.load_initial(fresh, workdir, vocabulary, 4)
     assert sorted(found.random) == sorted(report.random)

@@ -38,7 +38,7 @@ def config_of(**changes):
 def fresh(**changes) -> dict:
     """The parameters of a new run, each entry UNTOUCHED."""
     task = Pretrain.from_config(config_of(**changes))
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = synthetic.initial_shapes(task)
     return jax.tree.map(lambda x: jnp.full(x.shape, UNTOUCHED, x.dtype), shapes)
 
 

@@ -9,7 +9,7 @@ import pytest
 from clower_jax.objectives import registry
 from clower_jax.parallel import sharding
 from configs import choose, supervised_vectors
-from helpers import finetuned, frozen
+from helpers import finetuned, frozen, synthetic
 from helpers.meshes import mesh_of
 from input_pipeline.finetuning import data as finetuning_data
 from input_pipeline.text.vocabulary import Vocabulary
@@ -55,7 +55,7 @@ def step(config, batch, microbatches, mesh=None, spread=0.3):
     config = copy.deepcopy(config)
     config.microbatches = microbatches
     task = registry.from_config(config, mesh)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = synthetic.initial_shapes(task)
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: rng.normal(0, spread, x.shape).astype(np.float32), shapes)
     if mesh:

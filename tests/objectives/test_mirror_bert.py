@@ -25,7 +25,7 @@ from clower_jax.training import evaluate, finetune, init_state, run_log
 from clower_jax.training.inherited_settings import resolve_source, with_trained_settings
 from clower_jax.utils import config_checks, metrics_file
 from configs import mirror as config_file
-from helpers import finetuned
+from helpers import finetuned, synthetic
 from helpers.finetune import go, killed_after, validation_rows
 from input_pipeline.features import buckets
 from input_pipeline.finetuning import data
@@ -159,7 +159,7 @@ def small_task(**changes):
     config = config_file.get_config('sentence')
     config.update_from_flattened_dict(finetuned.SIZES | {'model.vocab_size': 40} | changes)
     task = registry.from_config(config)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = synthetic.initial_shapes(task)
     rng = np.random.default_rng(1)
     return task, jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
 

@@ -66,7 +66,7 @@ def test_micro_batches_take_the_memory_of_one(params):
         wide = {'data.char_length': 32, 'data.word_length': 32, 'model.intermediate_size': 1024}
         config = synthetic.tiny_config(batch_size=64, microbatches=microbatches, **wide)
         task = Pretrain.from_config(config)
-        shapes = jax.eval_shape(task.init, jax.random.key(0))
+        shapes = synthetic.initial_shapes(task)
         step = jax.jit(jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0))[0]))
         return (
             step.lower(shapes, next(synthetic.batches(config))).compile().memory_analysis().temp_size_in_bytes

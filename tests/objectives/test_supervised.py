@@ -11,7 +11,7 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from clower_jax.interop.hf_bert import tensor_name
 from clower_jax.objectives import registry, supervised
-from helpers import finetuned
+from helpers import finetuned, synthetic
 from helpers.losses import cross_entropy
 
 VOCAB, LABELS = 40, 3
@@ -30,7 +30,7 @@ def case(request, tmp_path):
     """(task, params, batch): a full row, a short one, one without a label or answer, and padding."""
     task = registry.from_config(config_of(request.param, tmp_path))
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = synthetic.initial_shapes(task)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     lengths = np.array([9, 5, 7, 0])
     real = np.arange(9) < lengths[:, None]
@@ -131,7 +131,7 @@ def test_what_a_class_is_told_from(classify_from, tmp_path):
     changes = {'model.classify_from': classify_from}
     task = registry.from_config(config_of('classify', tmp_path, **changes))
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = synthetic.initial_shapes(task)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     ids = np.where(np.arange(9) < [[9], [5]], rng.integers(1, VOCAB, (2, 9)), 0).astype(np.int32)
     batch = {'char_ids': ids, 'char_segments': 0 * ids, 'example': np.arange(2)}

@@ -15,7 +15,7 @@ from clower_jax import Encoder
 from clower_jax.export import bert_folder
 from clower_jax.objectives import registry
 from configs import supervised_vectors as config_file
-from helpers import finetuned
+from helpers import finetuned, synthetic
 from helpers.finetune import go
 from helpers.losses import cosine
 from input_pipeline.features.buckets import Planned
@@ -38,7 +38,7 @@ def small_task(variant='', **changes):
     sizes = finetuned.SIZES | {'model.vocab_size': len(VOCABULARY), 'loss.temperature': 0.3}
     config.update_from_flattened_dict(sizes | changes)
     task = registry.from_config(config)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = synthetic.initial_shapes(task)
     rng = np.random.default_rng(1)
     return task, jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
 

@@ -51,7 +51,7 @@ def equal(a, b):
 
 def test_the_rate_falls_from_the_heads_to_the_embeddings():
     task = registry.from_config(synthetic.tiny_config())
-    params = jax.eval_shape(task.init, jax.random.key(0))
+    params = synthetic.initial_shapes(task)
     rates = optim.layer_rates(params, 0.5, num_layers=2)
     for path, rate in leaves(rates).items():
         expected = 1.0

@@ -325,7 +325,7 @@ def test_a_warm_up_that_does_not_fit_is_refused(warmup):
 
 def test_weight_decay_is_on_matrices_only():
     task = Pretrain.from_config(synthetic.tiny_config())
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = synthetic.initial_shapes(task)
     decays = {
         jax.tree_util.keystr(k): v
         for k, v in jax.tree_util.tree_leaves_with_path(optim.weight_decay_mask(shapes))
