@@ -3,7 +3,7 @@
     CLOWER_DATA=../shared/data python bench/finetune.py [--rounds 3] [--dtypes float32] [--json FILE]
 
 About 10 minutes on two cores: an encoder of 4 × 256 on a part of ChnSentiCorp (configs/classify.py) and of
-CMRC 2018 (configs/cmrc.py); a whole epoch: --rows all --parts training. Where there is a GPU, or with
+CMRC 2018 (configs/cmrc.py); a whole epoch: --rows all --training-only. Where there is a GPU, or with
 --device gpu: BERT-base's size, all rows, bfloat16. Both sides have the same rows, epochs, batch size (of the
 paper's table 1), learning rates, decay, clipping, dropout, numbers, an evaluation and a checkpoint every
 epoch, and start from the same Hugging Face folder (--model FOLDER, else random weights). The Trainer
@@ -210,7 +210,7 @@ def compare(case: Path, flags, cache: Path) -> dict:
         'ours, command': contender('command'),
         'ours, first command': contender('command', cached=False),
     }
-    if 'command' in flags.parts:
+    if not flags.training_only:
         harness.launch('to fill the cache', commands['ours, command'])
         contenders |= commands
     launches = harness.alternate(contenders, flags.rounds)
@@ -252,9 +252,7 @@ def parse() -> argparse.Namespace:
         help='train,dev, more than a batch; or all',
     )
     parser.add_argument('--epochs', type=int, default=1)
-    parser.add_argument(
-        '--parts', type=split, default=('training', 'command'), help='training alone for a whole epoch'
-    )
+    parser.add_argument('--training-only', action='store_true', help='without whole commands')
     parser.add_argument('--compile', action='store_true', help='also the Trainer with torch.compile')
     parser.add_argument('--rounds', type=int, default=3, help='launches of each contender')
     parser.add_argument(
@@ -269,8 +267,6 @@ def parse() -> argparse.Namespace:
         parser.error('there is no data: set CLOWER_DATA, or give --data=FOLDER')
     if unknown := set(flags.jobs) - set(JOBS):
         parser.error(f'--jobs takes {", ".join(JOBS)}, not {", ".join(sorted(unknown))}')
-    if unknown := set(flags.parts) - {'training', 'command'}:
-        parser.error(f'--parts takes training, command, not {", ".join(sorted(unknown))}')
     flags.dtypes = flags.dtypes or (('bfloat16',) if flags.device == 'gpu' else ('float32',))
     flags.size = flags.size or {'cpu': 'small', 'gpu': 'base'}[flags.device]
     return flags
@@ -308,7 +304,7 @@ def main() -> None:
         'held out, loss': (lambda one: one['held_out']['loss'], '.3f'),
     }
     tables = [table(cells, 'training', faster, more)]
-    if 'command' in flags.parts:
+    if not flags.training_only:
         tables.append(table(cells, 'command', faster, {}))
     print('\n\n'.join(tables))
 
