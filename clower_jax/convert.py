@@ -28,7 +28,7 @@ from clower_jax.interop.weight_sources import SourceInfo, is_workdir, source_inf
 from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import VIEWS, Clower
 from clower_jax.objectives import registry
-from clower_jax.objectives.base import INIT_IDS
+from clower_jax.objectives.base import INIT_IDS, initial_params
 from clower_jax.utils import output_folder
 
 
@@ -126,7 +126,7 @@ def _initialiser(config: ConfigDict) -> Callable[[jax.Array], dict]:
     network = Clower(shape, model.vocab_size, model.base_vocab_size, model.max_positions)
     names = ('ids', 'segments', 'mlm_positions')
     batch = {f'{view}_{name}': INIT_IDS for view in VIEWS for name in names}
-    return lambda key: network.lazy_init(key, batch)['params']
+    return lambda key: initial_params(network, key, batch)
 
 
 def _draw(init: Callable[[jax.Array], dict], paths: list[str]) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SMALLER = {
     'configs/pretrain.py': '--config.total_steps=4 --config.optim.warmup_steps=1 --config.eval_every=0 '
-    '--config.data.num_words=500',
+    '--config.data.num_words=500 --config.model.num_layers=1',
     'configs/classify.py': '--config.total_steps=4 --config.data.buckets=1 --config.data.max_length=64',
 }
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
 from clower_jax.parallel import precision, sharding
@@ -65,31 +64,25 @@ def _abstract(mesh: Mesh, shapes: Tree) -> Tree:
 
 
 def sharded_state(mesh: Mesh, create: Callable[[], Tree]) -> Tree:
-    """Runs `create` under jit and puts every array where it belongs.
+    """Runs `create`, operation by operation, on the host and puts every array where it belongs.
 
-    For accelerators the host draws: of some hundred random arrays a GPU's compiler makes a few huge kernels,
-    which for `:base` it had not compiled after 220 s on an H200 (docs/performance.md).
+    As one program a compiler makes a kernel of each of some hundred random arrays, and a GPU's makes a few
+    huge ones: for `:base` it had not compiled after 220 s on an H200 (docs/performance.md).
     """
-    traced, shapes = jax.make_jaxpr(create, return_shape=True)()  # once: tracing is most of the time
-    shardings, structure = jax.tree.flatten(sharding.tree_shardings(mesh, shapes))
-    create_leaves = jaxpr_as_fun(traced)
-    host = _host(mesh)
-    if host is None:
-        return jax.tree.unflatten(structure, jax.jit(create_leaves, out_shardings=shardings)())
-    with jax.default_device(host):
-        leaves = jax.jit(create_leaves)()
-    placed = [
-        jax.make_array_from_callback(leaf.shape, place, np.asarray(leaf).__getitem__)
-        for leaf, place in zip(leaves, shardings, strict=True)
-    ]
-    return jax.tree.unflatten(structure, placed)
+    with jax.default_device(_host()):
+        state = create()
+
+    def place(leaf: jax.Array, leaf_sharding: jax.sharding.Sharding) -> jax.Array:
+        if leaf_sharding.is_fully_addressable:
+            return jax.device_put(leaf, leaf_sharding)
+        return jax.make_array_from_callback(leaf.shape, leaf_sharding, np.asarray(leaf).__getitem__)
+
+    return jax.tree.map(place, state, sharding.tree_shardings(mesh, state))
 
 
-def _host(mesh: Mesh) -> jax.Device | None:
-    """The CPU that draws what the mesh's devices hold; None: they do."""
-    if sharding.mesh_platform(mesh) == 'cpu':
-        return None
+def _host() -> jax.Device | None:
+    """A CPU of this process; None, JAX's own choice, where JAX_PLATFORMS leaves it out."""
     try:
         return jax.local_devices(backend='cpu')[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
+    except RuntimeError:
         return None

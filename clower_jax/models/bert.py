@@ -6,6 +6,7 @@ softmax and every residual sum's statistics are fp32 whatever `dtype` is.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -110,6 +111,13 @@ def parameter(
     return module.param(name, init, shape)
 
 
+@functools.cache
+def normal(spread: float) -> nn.initializers.Initializer:
+    """N(0, spread²) as BERT draws it. Outside of `jax.jit` each shape is compiled once, however many layers
+    have it; as part of one program XLA compiles every draw anew."""
+    return jax.jit(nn.initializers.normal(spread), static_argnums=(1, 2))
+
+
 class Dense(nn.Module):
     """A linear layer as BERT initialises it: N(0, initializer_range²) kernel, zero bias. [..., D] →
     [..., features] of `dtype`."""
@@ -120,8 +128,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        normal = nn.initializers.normal(self.initializer_range)
-        kernel = parameter(self, 'kernel', normal, (x.shape[-1], self.features))
+        kernel = parameter(self, 'kernel', normal(self.initializer_range), (x.shape[-1], self.features))
         bias = parameter(self, 'bias', nn.initializers.zeros, (self.features,))
         return linear(x.astype(self.dtype), kernel, bias)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clower_jax.models.bert import BertEncoder, Dropout, EncoderConfig, LayerNorm
+from clower_jax.models.bert import BertEncoder, Dropout, EncoderConfig, LayerNorm, normal
 from clower_jax.models.heads import MlmHead, SopHead
 from clower_jax.ops.linear import dot, rows_at
 
@@ -26,10 +26,10 @@ class Embeddings(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        normal = nn.initializers.normal(self.config.initializer_range)
+        embedding_init = normal(self.config.initializer_range)
 
         def table(rows: int, name: str) -> nn.Embed:
-            return nn.Embed(rows, self.config.hidden_size, embedding_init=normal, name=name)
+            return nn.Embed(rows, self.config.hidden_size, embedding_init=embedding_init, name=name)
 
         self.word_embeddings = table(self.vocab_size, 'word_embeddings')
         self.position_embeddings = table(self.max_positions, 'position_embeddings')

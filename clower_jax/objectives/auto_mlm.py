@@ -21,7 +21,7 @@ from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import SentenceEncoder, pool_tokens
 from clower_jax.models.heads import MlmHead
 from clower_jax.objectives import microbatches
-from clower_jax.objectives.base import INIT_IDS, MetricSums
+from clower_jax.objectives.base import INIT_IDS, MetricSums, initial_params
 from clower_jax.objectives.pretraining import encoder_settings, metric_sums, part_metrics
 from clower_jax.objectives.sentence import SentenceTask, batch_counts, flat, has_dropout, seeds_of_texts
 from clower_jax.ops import losses
@@ -110,7 +110,7 @@ class AutoMlm(SentenceTask):
         """Random parameters (fp32), as BERT draws them."""
         names = ('char_ids', 'char_segments', 'other_ids', 'mlm_positions')
         batch = dict.fromkeys(names, INIT_IDS)
-        return self.model.lazy_init(key, batch, method=self.model.views)['params']
+        return initial_params(self.model, key, batch, method='views')
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""

@@ -4,12 +4,15 @@ An objective is any object with the methods of `Objective`; nothing is inherited
 objectives/registry.py, a config in configs/, and readers of its data in input_pipeline; the loop stays.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import flax.linen as nn
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from ml_collections import ConfigDict
 
 MetricSums = dict[str, tuple[jax.Array, jax.Array]]  # metric → (sum, count), fp32 scalars
@@ -111,3 +114,24 @@ class ShowsMistakes(Protocol):
     def mistakes(self, decoded: Any, count: int) -> list[dict[str, str]]:
         """The `count` worst, the worst first, each by the names of what it says; [] where nothing is known to
         be wrong."""
+
+
+def initial_params(network: nn.Module, key: jax.Array, *inputs: Any, **settings: Any) -> dict:
+    """Random parameters (fp32) of a network that is called with these inputs, `INIT_IDS` for each array of
+    ids, and settings. It is traced once in a process, for their shapes and for every draw."""
+    leaves, structure = jax.tree.flatten((inputs, settings))
+    drawing, params = _traced_init(network, tuple(leaves), structure)
+    return jax.tree.unflatten(params, jaxpr_as_fun(drawing)(key))
+
+
+@functools.cache
+def _traced_init(
+    network: nn.Module, leaves: tuple, structure: jax.tree_util.PyTreeDef
+) -> tuple[ClosedJaxpr, jax.tree_util.PyTreeDef]:
+    inputs, settings = jax.tree.unflatten(structure, leaves)
+
+    def init(key: jax.Array) -> dict:
+        return network.lazy_init(key, *inputs, **settings)['params']
+
+    drawing, shapes = jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
+    return drawing, jax.tree.structure(shapes)

@@ -15,7 +15,16 @@ from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID, VIEWS, Clower, token_mask
 from clower_jax.models.kinds import KINDS, PRETRAINED, kind_of
 from clower_jax.objectives import microbatches
-from clower_jax.objectives.base import COUNT, INIT_IDS, LOSS, LOSS_PART, SCORE, Metric, MetricSums
+from clower_jax.objectives.base import (
+    COUNT,
+    INIT_IDS,
+    LOSS,
+    LOSS_PART,
+    SCORE,
+    Metric,
+    MetricSums,
+    initial_params,
+)
 from clower_jax.ops import dropout, losses
 from clower_jax.ops.fused_cross_entropy import linear_cross_entropy
 from clower_jax.ops.linear import dot, rows_at
@@ -114,7 +123,7 @@ class Pretrain:
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
         batch = dict.fromkeys(self.model.inputs, INIT_IDS)
-        return self.model.lazy_init(key, batch)['params']
+        return initial_params(self.model, key, batch)
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it. Rows that are all padding do not count."""

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import SentenceEncoder
 from clower_jax.objectives import microbatches
-from clower_jax.objectives.base import INIT_IDS, Metric, MetricSums, Objective
+from clower_jax.objectives.base import INIT_IDS, Metric, MetricSums, Objective, initial_params
 from clower_jax.ops import dropout
 from clower_jax.parallel.data_parallel import DataParallel
 
@@ -55,7 +55,7 @@ class SentenceTask:
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
-        return self.model.lazy_init(key, INIT_IDS, INIT_IDS, projected=self.projection)['params']
+        return initial_params(self.model, key, INIT_IDS, INIT_IDS, projected=self.projection)
 
     def evaluate(self, params: dict, batch: dict) -> tuple[MetricSums, dict]:
         """The vectors of one batch, without dropout. There is no loss: an evaluation is of single texts."""

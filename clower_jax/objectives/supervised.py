@@ -14,7 +14,7 @@ from clower_jax.models.clower import PAD_ID, token_mask
 from clower_jax.models.finetuned import Chooser, Classifier, SpanFinder, Tagger
 from clower_jax.models.kinds import kind_of
 from clower_jax.objectives import microbatches
-from clower_jax.objectives.base import INIT_IDS, LOSS, LOSS_PART, SCORE, Metric, MetricSums
+from clower_jax.objectives.base import INIT_IDS, LOSS, LOSS_PART, SCORE, Metric, MetricSums, initial_params
 from clower_jax.objectives.pretraining import encoder_settings
 from clower_jax.ops import dropout, losses
 from clower_jax.parallel.data_parallel import DataParallel
@@ -42,7 +42,7 @@ class _Supervised:
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters (fp32), as BERT draws them."""
-        return self.model.lazy_init(key, *(INIT_IDS for _ in self.model.inputs))['params']
+        return initial_params(self.model, key, *(INIT_IDS for _ in self.model.inputs))
 
     def loss(self, params: dict, batch: dict, key: jax.Array | None) -> tuple[jax.Array, MetricSums]:
         """The loss of one batch and the sums behind it; in training with `r_drop` that of two passes, and how

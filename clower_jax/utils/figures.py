@@ -61,15 +61,16 @@ def drawable(texts: Sequence[str], path: str | Path) -> list[str]:
     ]
 
 
-def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
-    """Writes the figure, at its right side the name of the key, where `drawable` made one."""
+def save(figure: Figure, path: str | Path, dpi: int = 110, crop: bool = True) -> None:
+    """Writes the figure, at its right side the name of the key, where `drawable` made one; `crop`: so large
+    that all there is fits, with no more around it, which is found by drawing twice."""
     key = key_of(path)
     if key.exists():
         # Not below it, where a legend may be: with bbox_inches that keeps to the edge of the picture.
         text = f'labels with a # are in {key.name}'
         figure.text(1, 0.5, text, rotation=90, ha='left', va='center', fontsize=8)
     with output_file.atomic_write(Path(path)) as partial:
-        figure.savefig(partial, dpi=dpi, bbox_inches='tight')
+        figure.savefig(partial, dpi=dpi, bbox_inches='tight' if crop else None)
 
 
 def key_of(path: str | Path) -> Path:

@@ -13,8 +13,8 @@ from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.utils.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[2]
-STEPS = 24
-EVERY = 3
+STEPS = 8
+EVERY = 4
 
 
 def command(workdir, corpus, **settings):
@@ -22,6 +22,7 @@ def command(workdir, corpus, **settings):
     values = {
         'data.corpus': corpus, 'data.text': '', 'total_steps': STEPS, 'batch_size': 8,
         'checkpoint_every': EVERY, 'eval_every': 0, 'log_every': 1, 'optim.warmup_steps': 4,
+        'model.num_layers': 0,
         'model.hidden_size': 32, 'model.intermediate_size': 64, 'model.dropout': 0.1, 'data.eval_examples': 8,
         'data.char_length': 0, 'data.word_length': 0, **settings,
     }  # fmt: skip

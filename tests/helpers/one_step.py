@@ -8,7 +8,6 @@ import sys
 import jax
 import numpy as np
 
-from clower_jax.checkpoints import train_state
 from clower_jax.checkpoints.train_state import sharded_state
 from clower_jax.objectives.pretraining import Pretrain
 from clower_jax.parallel import sharding
@@ -48,7 +47,6 @@ if __name__ == '__main__':
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', 4)
     jax.distributed.initialize(f'localhost:{port}', processes, process)
-    train_state._host = lambda mesh: jax.local_devices()[0]  # as if those of the mesh were no CPUs
     config = shrunk_config(data=data, fsdp=fsdp, tensor=tensor)
     values = loss_and_gradients(config, sharding.make_mesh(config))
     if process == 0:

@@ -12,8 +12,9 @@ import pytest
 
 from clower_jax.objectives.base import ShowsMistakes
 from clower_jax.objectives.registry import from_config
-from clower_jax.reports import environment, examples, page, plots, run_report
+from clower_jax.reports import environment, examples, page, run_report
 from clower_jax.reports.history import History
+from clower_jax.reports.plots import draw_curves
 from helpers import synthetic
 from input_pipeline.datasets.labelled import Example
 from input_pipeline.finetuning.classification import Classification
@@ -59,7 +60,7 @@ def folder(tmp_path_factory, clower):
     workdir.mkdir()
     settings = json.loads(synthetic.tiny_config().to_json())
     settings['history'] = [{'until_step': 2, 'settings': {'optim.learning_rate': 0.25}}]
-    plots.draw_curves(ROWS, workdir / 'curves.png')
+    draw_curves(ROWS, workdir / 'curves.png')
     shown = examples.of_pretraining(VOCABULARY.tokens, [clower[3]])
     run_report.write(workdir, settings, History(ROWS), manifest=MANIFEST, examples=shown)
     return workdir
