@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # Compiling takes most of the time of most tests, and half as long without the last optimisations of
         # machine code; the programs are the same. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has all of them.
         os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+        # Nobody reads which lines of Python an operation of a compiled program came from.
+        os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
     # XLA's older way of making loops takes a third of the time to compile; from 0.11 on this flag is no more.
     if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
         os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')

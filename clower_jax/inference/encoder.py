@@ -35,6 +35,7 @@ from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import POOLINGS, SentenceEncoder
 from clower_jax.models.kinds import KINDS
+from clower_jax.objectives.base import INIT_IDS, initial_params
 from clower_jax.parallel import precision
 from clower_jax.utils import folder_files
 
@@ -65,8 +66,7 @@ def load_params(
 
     Raises ValueError where the folder lacks a part of the encoder.
     """
-    ids = jnp.zeros((1, 3), jnp.int32)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']
+    abstract = jax.eval_shape(lambda key: initial_params(model, key, INIT_IDS, INIT_IDS), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
     vocabulary = vocab_alignment.SourceVocabulary(tokens, info.base_size)

@@ -112,7 +112,7 @@ def test_results_do_not_depend_on_the_workers(text, tmp_path):
     expected = [measure(chunk, 'characters') for chunk in chunks]
     expected_repeats = repeats_of(chunks)
     assert sum(map(len, expected_repeats)) == 19
-    for beam_args in (None, processes(2), processes(4)):
+    for beam_args in (None, processes(3)):
         measured = beam_job.run_chunks(
             functools.partial(measure, unit='characters'), chunks, tmp_path / 'work', beam_args
         )

@@ -190,7 +190,7 @@ def steps(config: ConfigDict, its_batches: list[dict[str, np.ndarray]]) -> tuple
     task = registry.from_config(config)
     optimizer = optim.optimizer(config)
     step = make_train_step(task, optimizer, optim.learning_rate(config))
-    state = TrainState.create(jax.jit(task.init)(jax.random.key(0)), optimizer, config.dtype)
+    state = TrainState.create(task.init(jax.random.key(0)), optimizer, config.dtype)
     *train, held_out = its_batches
     measured: dict[str, list] = {}
     for batch in train:

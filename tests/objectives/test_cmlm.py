@@ -199,7 +199,7 @@ def test_it_learns_to_use_the_right_neighbour():
         }  # fmt: skip
 
     task = task_of(**{'model.initializer_range': 0.2})
-    params = jax.jit(task.init)(jax.random.key(0))
+    params = task.init(jax.random.key(0))
     optimizer = optax.adam(1e-2)
 
     @jax.jit
