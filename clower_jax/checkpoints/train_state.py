@@ -66,8 +66,8 @@ def _abstract(mesh: Mesh, shapes: Tree) -> Tree:
 def sharded_state(mesh: Mesh, create: Callable[[], Tree]) -> Tree:
     """Runs `create`, operation by operation, on the host and puts every array where it belongs.
 
-    As one program a compiler makes a kernel of each of some hundred random arrays, and a GPU's makes a few
-    huge ones: for `:base` it had not compiled after 220 s on an H200 (docs/performance.md).
+    Of one program for some hundred random arrays a CPU's compiler makes as many kernels; a GPU's makes a few
+    huge ones, which for `:base` had not compiled after 220 s on an H200 (docs/performance.md).
     """
     with jax.default_device(_host()):
         state = create()

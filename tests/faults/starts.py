@@ -18,10 +18,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def server():
-    """The context that starts come from. What is compiled is kept for the next start."""
+    """The context that starts come from."""
     before = dict(os.environ)
     os.environ['JAX_PLATFORMS'] = 'cpu'
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     paths = [os.fspath(ROOT), os.fspath(ROOT / 'tests'), os.fspath(ROOT / 'tests' / 'faults')]
     os.environ['PYTHONPATH'] = os.pathsep.join(paths)
     context = multiprocessing.get_context('forkserver')

@@ -4,7 +4,6 @@ A text is a sequence of words; a word is one base token (a character) or a row o
 two to four base tokens. Both views, masks and anchors follow from it as in the real pipeline.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -56,9 +55,8 @@ def tiny_config(**changes) -> ConfigDict:
     return config
 
 
-@functools.cache
 def initial_shapes(objective) -> dict:
-    """Shapes and dtypes of its parameters. Tracing takes half a second, and tests ask for the same ones."""
+    """Shapes and dtypes of its parameters."""
     return jax.eval_shape(objective.init, jax.random.key(0))
 
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from clower_jax.checkpoints.digests import BEST
+from clower_jax.checkpoints.train_state import sharded_state
 from clower_jax.export import bert_folder
 from clower_jax.interop import hf_bert, init_weights, weight_sources
 from clower_jax.objectives import registry
@@ -679,10 +680,9 @@ def test_arrays_stay_where_the_run_has_them(sources):
     """Part of the tree, so that it goes over the host; 8 simulated devices."""
     config = workdirs.config_of('span', **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})
     network = registry.from_config(config)
-    places = sharding.tree_shardings(
-        sharding.make_mesh(config), jax.eval_shape(network.init, jax.random.key(0))
-    )
-    params = jax.jit(network.init, out_shardings=places)(jax.random.key(0))
+    mesh = sharding.make_mesh(config)
+    places = sharding.tree_shardings(mesh, jax.eval_shape(network.init, jax.random.key(0)))
+    params = sharded_state(mesh, lambda: network.init(jax.random.key(0)))
     vocabulary = Vocabulary(workdirs.BASE, len(workdirs.BASE))
     loaded, _ = init_weights.load_initial(params, sources['pretrain'][0], vocabulary, 4)
     assert jax.tree.map(lambda leaf: leaf.sharding, loaded) == places

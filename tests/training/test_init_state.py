@@ -131,8 +131,9 @@ def test_the_host_draws_what_one_program_would():
 
     expected, drawn = jax.jit(create)(), sharded_state(mesh, create)
     assert jax.tree.structure(drawn) == jax.tree.structure(expected)
-    for one, other in zip(*map(jax.tree.leaves, (drawn, expected)), strict=True):
-        assert one.sharding.mesh == mesh and one.committed
+    places = sharding.tree_shardings(mesh, expected)
+    for one, other, place in zip(*map(jax.tree.leaves, (drawn, expected, places)), strict=True):
+        assert one.sharding.is_equivalent_to(place, one.ndim) and one.committed
         assert (one == np.asarray(other)).all()
     buffers = [
         shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(drawn) for shard in x.addressable_shards
