@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
 MetricSums = dict[str, tuple[jax.Array, jax.Array]]  # metric → (sum, count), fp32 scalars
@@ -118,7 +119,8 @@ class ShowsMistakes(Protocol):
 
 def initial_params(network: nn.Module, key: jax.Array, *inputs: Any, **settings: Any) -> dict:
     """Random parameters (fp32) of a network that is called with these inputs, `INIT_IDS` for each array of
-    ids, and settings. It is traced once in a process, for their shapes and for every draw."""
+    ids, and settings. It is traced once in a process, for their shapes and for every draw; what draws
+    nothing is left out, for the host that draws may not have it (cuDNN's attention)."""
     leaves, structure = jax.tree.flatten((inputs, settings))
     drawing, params = _traced_init(network, tuple(leaves), structure)
     return jax.tree.unflatten(params, jaxpr_as_fun(drawing)(key))
@@ -133,5 +135,7 @@ def _traced_init(
     def init(key: jax.Array) -> dict:
         return network.lazy_init(key, *inputs, **settings)['params']
 
-    drawing, shapes = jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
-    return drawing, jax.tree.structure(shapes)
+    traced, shapes = jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
+    params = jax.tree.structure(shapes)
+    drawing, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * params.num_leaves, instantiate=True)
+    return ClosedJaxpr(drawing, traced.consts), params

@@ -18,7 +18,11 @@ from clower_jax.training.train_step import make_train_step
 from configs import pretrain
 from helpers import synthetic
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # Pallas's part for Triton is announced to leave JAX; `model.attention=auto` is `own` then.
+    pytest.mark.filterwarnings('ignore:The Pallas Triton backend:DeprecationWarning'),
+]
 
 # Of a tensor's largest entry: a rounding error of the type, and what 2 layers make of it.
 TOLERANCE = {'float32': 1e-4, 'float16': 2e-2, 'bfloat16': 1e-1}
@@ -49,8 +53,6 @@ def test_loss_and_gradient_are_those_of_a_cpu_in_fp32(dtype):
         assert np.abs(other - leaf).max() <= TOLERANCE[dtype] * scale, jax.tree_util.keystr(path)
 
 
-# Pallas's part for Triton is announced to leave JAX; `model.attention=auto` is `own` then.
-@pytest.mark.filterwarnings('ignore:The Pallas Triton backend:DeprecationWarning')
 @pytest.mark.parametrize('rate', [0.0, 0.1])
 @pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
