@@ -57,6 +57,7 @@ finally:
 NUM_BUCKETS = 64  # of digests; each is searched for duplicates as a whole, by one worker
 POLL_SECONDS = 0.5
 Share = tuple[int, Sequence[tuple[int, Any]]]  # its number and tasks, each a chunk and its index
+DONE = 70  # the status of a worker that ended as it was told to; code that leaves by itself says 0 or 1
 READERS = ('beam_control_read', 'read_grpc_client_inputs')  # Beam's threads that read from a worker
 
 
@@ -232,7 +233,6 @@ class _Workers:
         self._lock = threading.Lock()
         self._ended = False
         self._processes: list[subprocess.Popen] = []
-        self.done: set[int] = set()  # process ids of those that have been told that all work is done
 
     def start(self, variables: dict[str, str]) -> subprocess.Popen:
         """Starts a worker; `variables` of its environment are added, by which Beam tells it what to do."""
@@ -275,7 +275,7 @@ class _Workers:
         """Raises ChildProcessError where a worker is gone."""
         for process in list(self._processes):
             code = process.poll()
-            if code or (code == 0 and process.pid not in self.done):
+            if code not in (None, DONE):
                 ending = (
                     f'by signal {-code} ({signal.strsignal(-code)})' if code < 0 else f'with status {code}'
                 )
@@ -329,11 +329,6 @@ class _WorkerHandler(GrpcWorkerHandler):
                 'WORKER_ID': self.worker_id,
             }
         )
-
-    def close(self) -> None:
-        """Tells the process that it is done, and waits for it."""
-        self._workers.done.add(self._process.pid)
-        super().close()
 
     def stop_worker(self) -> None:
         """Waits for the process, which has been told that it is done."""
@@ -501,3 +496,4 @@ def load(path: epath.Path | Path) -> Any:
 if __name__ == '__main__':  # a worker process, told by its environment what to do
     logging.root.addHandler(logging.NullHandler())
     sdk_worker_main.main(sys.argv)
+    sys.exit(DONE)

@@ -194,6 +194,17 @@ def test_a_worker_that_is_gone_ends_the_work(tmp_path, capfd, work, how, told):
     assert_one_line_and_no_process(capfd)
 
 
+@pytest.mark.slow
+def test_a_worker_that_has_left_is_told_of_also_where_beam_knows_first(tmp_path, capfd, monkeypatch):
+    """Beam ends by an error of its own, and then tells all workers that they are done."""
+    monkeypatch.setattr(beam_job, 'POLL_SECONDS', 20)
+    with pytest.raises(ChildProcessError, match=LOST.format('with status 0')):
+        find_repeats(
+            functools.partial(lose_process, how=leave), range(6), tmp_path, processes(2), label='chunks'
+        )
+    assert_one_line_and_no_process(capfd)
+
+
 @pytest.mark.parametrize('number', [1, 2])
 def test_a_worker_that_is_gone_before_it_has_connected_ends_the_work(tmp_path, capfd, monkeypatch, number):
     start, started = beam_job._Workers.start, []
