@@ -10,8 +10,9 @@ same Hugging Face folder, pool by the mean (a folder of sentence-transformers: a
 list and give an array in the same order. What is timed is that call, after both have encoded 64 other texts;
 `first call` is that of those. Nothing that ours compiles is cached, but for `ours, again` of --whole, which
 finds what an earlier process has left. sentence-transformers, which sorts by length too, has its default
-batch of 32 and one of 128. `CPU` is the process's own, of the call; of --whole the whole's. `difference` is
-the largest between a number of a vector and the same of sentence-transformers' in fp32.
+batch of 32 and one of 128 (--batches). `CPU` is the process's own, of the call; of --whole the whole's.
+`difference` is the largest between a number of a vector and the same of sentence-transformers' in the first
+dtype.
 """
 
 import argparse
@@ -32,7 +33,6 @@ from bench import harness  # noqa: E402
 from bench.finetune import write_model  # noqa: E402
 
 SOURCES = ('thucnews/train_45k_clean.txt', 'thucnews/dev_10k.txt', 'tnews/train.json')  # in finetune/
-PEER_BATCHES = (32, 128)
 WARM_UP = 64  # texts that are encoded before the clock starts
 NO_CACHE = {'JAX_COMPILATION_CACHE_DIR': ''}
 
@@ -117,6 +117,12 @@ def main() -> None:
     parser.add_argument('--dtypes', default='float32,bfloat16')
     parser.add_argument('--sentences', type=Path, help='a file with a sentence a line, instead of titles')
     parser.add_argument('--whole', action='store_true', help='time whole processes')
+    parser.add_argument(
+        '--batches',
+        type=lambda text: tuple(map(int, text.split(','))),
+        default=(32, 128),
+        help='of sentence-transformers',
+    )
     parser.add_argument('--json')
     # Of one launch.
     parser.add_argument('--folder', help=argparse.SUPPRESS)
@@ -145,7 +151,7 @@ def main() -> None:
         source.write_text('\n\n'.join(map('\n'.join, parts)), encoding='utf-8')
         reference = None
         for dtype in flags.dtypes.split(','):
-            sides = {'ours': 0} | {f'sentence-transformers, {n} in a batch': n for n in PEER_BATCHES}
+            sides = {'ours': 0} | {f'sentence-transformers, {n} in a batch': n for n in flags.batches}
             common = [f'--input={source}', f'--dtype={dtype}']
             outputs = {name: Path(folder, f'{dtype}-{batch}.npy') for name, batch in sides.items()}
             commands = {

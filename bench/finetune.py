@@ -255,6 +255,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--training-only', action='store_true', help='without whole commands')
     parser.add_argument('--compile', action='store_true', help='also the Trainer with torch.compile')
     parser.add_argument('--rounds', type=int, default=3, help='launches of each contender')
+    parser.add_argument('--cache', type=Path, help='where what is compiled is kept, and found the next time')
     parser.add_argument(
         '--data', type=Path, default=os.environ.get('CLOWER_DATA'), help='default $CLOWER_DATA'
     )
@@ -294,7 +295,7 @@ def main() -> None:
                 place = folder / f'{job}-{dtype}'
                 place.mkdir()
                 case = write_case(place, job, dtype, model, flags.data / 'finetune', flags)
-                cells[f'{job} {dtype}'] = compare(case, flags, folder / 'cache')
+                cells[f'{job} {dtype}'] = compare(case, flags, flags.cache or folder / 'cache')
                 ratios = {cell: figures['training']['ratios'] for cell, figures in cells.items()}
                 harness.save(flags.json, ratios=ratios, cells=cells)
     faster = '× as fast as the Trainer'

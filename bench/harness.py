@@ -20,7 +20,7 @@ Launches = dict[str, list[dict]]
 
 
 def alternate(contenders: Mapping[str, Sequence[str]], rounds: int, seed: int = 0, env=None) -> Launches:
-    """Runs every contender once a round; returns what each launch printed.
+    """Runs every contender once a round; returns what each launch printed, which stderr has at once.
 
     Args:
       contenders: name → command line.
@@ -37,6 +37,7 @@ def alternate(contenders: Mapping[str, Sequence[str]], rounds: int, seed: int = 
             for name in order.sample(list(contenders), len(contenders)):
                 bar.set_postfix_str(name)
                 launches[name].append(launch(name, contenders[name], env))
+                bar.write(f'{name}: {json.dumps(launches[name][-1])}', file=sys.stderr)
                 bar.update()
     return launches
 

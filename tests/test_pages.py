@@ -86,7 +86,7 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
             check_arguments(module, rest, monkeypatch)
         case ['python', script, *rest] if script.startswith(('bench/', 'tests/')):
             source = (ROOT / script).read_text('utf-8')
-            for flag in re.findall(r'(?:^|\s)(--\w+)', ' '.join(rest)):
+            for flag in re.findall(r'(?:^|\s)(--[\w-]+)', ' '.join(rest)):
                 assert f"'{flag}'" in source, f'{script} has no {flag}'
         case _:
             assert not words or words[0] in FOREIGN, f'{command}: what is {words[0]}?'

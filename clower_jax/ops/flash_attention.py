@@ -18,15 +18,16 @@ from clower_jax.ops import dropout
 
 TILE = 64  # queries, and keys, of a tile; fewer where rows are shorter
 MIN_SIDE = 16  # of a product on tensor cores, whose sides are powers of two
-WARPS = 4  # of 32 threads, for a tile
+WARPS, STAGES = 4, 3  # of 32 threads, for a tile; of what is loaded while products run
+LOG2_E = 1.4426950408889634  # exp(x) is 2^(x · LOG2_E), and a GPU has powers of 2 only
 
-# query, key, value, mask, seeds or None; output, the maximum and the sum of each row.
+# query, key, value, mask, seeds or None; output, the maximum and 1 / the sum of each row.
 _Residuals = tuple[Any, ...]
 _Ref = Any  # an array in the GPU's memory
 
 
 class _Weights(NamedTuple):
-    """How weights are made of queries and keys: rows without what fills their last tile, what scores are
+    """How weights are made of queries and keys: rows without what fills their last tile, what products are
     multiplied by, the rate of dropout."""
 
     length: int
@@ -68,17 +69,17 @@ def _forward(
     interpret: bool,
 ) -> tuple[jax.Array, _Residuals]:
     inputs = query, key, value, attention_mask, dropout_seeds
-    out, row_max, row_sum = _call(_forward_kernel, inputs, (), (4, 3, 3), dropout_rate, interpret)
-    return out, (*inputs, out, row_max, row_sum)
+    out, row_max, row_factor = _call(_forward_kernel, inputs, (), (4, 3, 3), dropout_rate, interpret)
+    return out, (*inputs, out, row_max, row_factor)
 
 
 def _backward(
     dropout_rate: float, interpret: bool, residuals: _Residuals, g: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    *inputs, out, row_max, row_sum = residuals
+    *inputs, out, row_max, row_factor = residuals
     # Σ_s weights·d_weights, as in `attention.attention`.
     shift = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
-    more = g, row_max, row_sum, shift
+    more = g, row_max, row_factor, shift
     return *_call(_backward_kernel, inputs, more, (4, 4, 4), dropout_rate, interpret), None, None
 
 
@@ -96,8 +97,8 @@ def _call(
     """Runs a kernel for each tile of the rows of each head.
 
     Args:
-      kernel: of refs to the head's query, key, value [L, H], mask [1 or L, L], seeds [2] and `more`, and to
-        the tile's rows of the outputs.
+      kernel: of refs to the head's query, key, value [L, H], what is added to scores [1 or L, L], seeds [2]
+        and `more`, and to the tile's rows of the outputs.
       inputs: as `flash_attention` has them.
       more, outputs: arrays, and the axes of arrays: 4, [B, N, L, H], or 3, fp32 [B, N, L].
     """
@@ -117,11 +118,13 @@ def _call(
         return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, rows - length), (0, 0), (0, columns - width)))
 
     def cut(x: jax.Array) -> jax.Array:
-        """As callers have it; what the next kernel reads keeps whole tiles, for a sum of 0 is none."""
+        """As callers have it; what the next kernel reads keeps whole tiles."""
         return x if x.ndim == 3 else x[:, :length, :, :width].swapaxes(1, 2)
 
-    mask = attention_mask.astype(jnp.int8)
-    mask = jnp.pad(mask, ((0, 0), (0, rows - length if mask.shape[1] > 1 else 0), (0, rows - length)))
+    # What fills the last tile is not attended to, not even by a token that attends to nothing.
+    added = jnp.where(attention_mask, 0, jnp.finfo(jnp.bfloat16).min).astype(jnp.bfloat16)
+    added = jnp.pad(added, ((0, 0), (0, 0), (0, rows - length)), constant_values=-np.inf)
+    added = jnp.pad(added, ((0, 0), (0, rows - length if added.shape[1] > 1 else 0), (0, 0)))
     of_head = {
         4: pl.BlockSpec((None, rows, None, columns), lambda i, n, b: (b, 0, n, 0)),
         3: pl.BlockSpec((None, None, rows), lambda i, n, b: (b, n, 0)),
@@ -139,7 +142,7 @@ def _call(
         grid=(rows // tile, heads, batch),
         in_specs=[
             *(of_head[4],) * 3,
-            pl.BlockSpec((None, *mask.shape[1:]), lambda i, n, b: (b, 0, 0)),
+            pl.BlockSpec((None, *added.shape[1:]), lambda i, n, b: (b, 0, 0)),
             pl.BlockSpec((None, dropout.SEEDS_PER_ROW), lambda i, n, b: (b, 0)),
             *(of_head[x.ndim] for x in more),
         ],
@@ -148,7 +151,7 @@ def _call(
         interpret=interpret,
         compiler_params=None if interpret else _compiler_params(),
         name=f'flash_attention{kernel.__name__.removesuffix("_kernel")}',
-    )(*map(filled, (query, key, value)), mask, seeds, *map(filled, more))
+    )(*map(filled, (query, key, value)), added, seeds, *map(filled, more))
     return [cut(x) for x in results]
 
 
@@ -156,7 +159,7 @@ def _compiler_params() -> Any:
     # Imported late: a future JAX is announced to be without it.
     from jax.experimental.pallas import triton
 
-    return triton.CompilerParams(num_warps=WARPS, num_stages=2)
+    return triton.CompilerParams(num_warps=WARPS, num_stages=STAGES)
 
 
 def _power_of_two(size: int) -> int:
@@ -168,11 +171,11 @@ def _forward_kernel(
     query_ref: _Ref,
     key_ref: _Ref,
     value_ref: _Ref,
-    mask_ref: _Ref,
+    added_ref: _Ref,
     seeds_ref: _Ref,
     out_ref: _Ref,
     max_ref: _Ref,
-    sum_ref: _Ref,
+    factor_ref: _Ref,
     *,
     weights: _Weights,
 ) -> None:
@@ -183,10 +186,10 @@ def _forward_kernel(
     def step(j: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         out, row_max, row_sum = sums
         key, value = key_ref[_rows(j, tile), :], value_ref[_rows(j, tile), :]
-        scores, keep = _scores(query, key, i, j, head, mask_ref, seeds_ref, weights)
+        scores, keep = _scores(query, key, i, j, head, added_ref, seeds_ref, weights)
         new_max = jnp.maximum(row_max, scores.max(1))
-        exponentials = jnp.exp(scores - new_max[:, None])
-        shrink = jnp.exp(row_max - new_max)
+        exponentials = jnp.exp2(scores - new_max[:, None])
+        shrink = jnp.exp2(row_max - new_max)
         row_sum = shrink * row_sum + exponentials.sum(1)
         dropped = _kept(keep, exponentials).astype(value.dtype)
         return shrink[:, None] * out + _dot(dropped, value), new_max, row_sum
@@ -194,19 +197,20 @@ def _forward_kernel(
     nothing = jnp.zeros((tile, width), jnp.float32)
     start = nothing, jnp.full(tile, -jnp.inf, jnp.float32), jnp.zeros(tile, jnp.float32)
     out, row_max, row_sum = jax.lax.fori_loop(0, key_ref.shape[0] // tile, step, start)
-    out_ref[...] = (out * (_factor(weights, query.dtype) / row_sum)[:, None]).astype(out_ref.dtype)
-    max_ref[...], sum_ref[...] = row_max, row_sum
+    row_factor = 1 / row_sum
+    out_ref[...] = (out * (_factor(weights, query.dtype) * row_factor)[:, None]).astype(out_ref.dtype)
+    max_ref[...], factor_ref[...] = row_max, row_factor
 
 
 def _backward_kernel(
     query_ref: _Ref,
     key_ref: _Ref,
     value_ref: _Ref,
-    mask_ref: _Ref,
+    added_ref: _Ref,
     seeds_ref: _Ref,
     g_ref: _Ref,
     max_ref: _Ref,
-    sum_ref: _Ref,
+    factor_ref: _Ref,
     shift_ref: _Ref,
     d_query_ref: _Ref,
     d_key_ref: _Ref,
@@ -233,12 +237,12 @@ def _backward_kernel(
         keys_first: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """The dropped weights of queries i and keys j, and the derivative by their scores."""
-        row_max, row_sum, shift = (
+        row_max, row_factor, shift = (
             ref[_rows(i, tile)][None] if keys_first else ref[_rows(i, tile)][:, None]
-            for ref in (max_ref, sum_ref, shift_ref)
+            for ref in (max_ref, factor_ref, shift_ref)
         )
-        scores, keep = _scores(query, key, i, j, head, mask_ref, seeds_ref, weights, keys_first)
-        soft = jnp.exp(scores - row_max) / row_sum
+        scores, keep = _scores(query, key, i, j, head, added_ref, seeds_ref, weights, keys_first)
+        soft = jnp.exp2(scores - row_max) * row_factor
         d_weights = _products(g, value, keys_first) * _factor(weights, jnp.float32)
         d_scores = soft * (_kept(keep, d_weights) - shift) * np.float32(weights.scale)
         dropped = _kept(keep, soft * _factor(weights, dtype))
@@ -270,25 +274,21 @@ def _scores(
     i: jax.Array,
     j: jax.Array,
     head: jax.Array,
-    mask_ref: _Ref,
+    added_ref: _Ref,
     seeds_ref: _Ref,
     weights: _Weights,
     keys_first: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """fp32 scores of the tiles of queries i and keys j, [queries, keys] or, with `keys_first`, [keys,
-    queries]; and which of their weights dropout keeps, None: all."""
+    """fp32 scores · LOG2_E of the tiles of queries i and keys j, [queries, keys] or, with `keys_first`,
+    [keys, queries]; and which of their weights dropout keeps, None: all."""
     tile = query.shape[0]
     query_places, key_places = (
         place * tile + jax.lax.broadcasted_iota(jnp.int32, (tile, tile), axis)
         for place, axis in zip((i, j), (1, 0) if keys_first else (0, 1))
     )
-    mask_rows = _rows(i, tile) if mask_ref.shape[0] > 1 else pl.ds(0, 1)
-    attends = mask_ref[mask_rows, _rows(j, tile)]
-    attends = (attends.T if keys_first else attends) != 0
-    scores = _products(query, key, keys_first) * np.float32(weights.scale)
-    scores = jnp.where(attends, scores, np.finfo(np.float32).min)
-    # What fills the last tile is not attended to, not even by a token that attends to nothing.
-    scores = jnp.where(key_places < weights.length, scores, -np.inf)
+    added = added_ref[_rows(i, tile) if added_ref.shape[0] > 1 else pl.ds(0, 1), _rows(j, tile)]
+    scores = _products(query, key, keys_first) * np.float32(weights.scale * LOG2_E)
+    scores += (added.T if keys_first else added).astype(jnp.float32)
     if weights.rate == 0:
         return scores, None
     length = np.uint32(weights.length)
