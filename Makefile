@@ -46,6 +46,10 @@ help:  ## list the targets
 demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into WORKDIR
 	$(BIN)/python run.py --config=configs/pretrain.py$(DEMO_FLAGS)
 
+.PHONY: environment
+environment: $(TEST_STAMP)  ## install what docs, lint and test need
+	@$(MAKE) $(DOCS_STAMP)
+
 .PHONY: test-fast
 test-fast: $(TEST_STAMP)  ## run the tests that take little time
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not gpu and not slow and not devices'
