@@ -52,6 +52,7 @@ DEFAULT_BATCHES = (32_768, 1e14)
 FIRST_WIDTH, FIRST_TOKENS = 64, 512
 
 T = TypeVar('T')
+_Text = tuple[int, list[int]]  # its place in a list; its ids
 # Texts → the ids of each, special ones included, at most `max_length` of them; how many texts were cut.
 Tokenize = Callable[[Sequence[str]], tuple[list[list[int]], int]]
 
@@ -232,21 +233,21 @@ class Encoder:
     def _make_batches(self, texts: Sequence[str], batch_size: int | None) -> Iterator['_Batch']:
         """Batches of all texts, the longest first."""
         widths: list[int] = []
-        waiting: list[_Text] = []  # the longest last
+        waiting = _Waiting()
         had_full_batch = False
         remaining = len(texts)
         for tokenised in self._tokenise_ahead(texts):
             widths = widths or self._choose_widths(self._estimate_lengths(texts, tokenised))
             remaining -= len(tokenised)
-            waiting = sorted([*waiting, *tokenised], key=_num_tokens)
-            while waiting:
-                width = self._select_width(_num_tokens(waiting[-1]), widths)
+            waiting.add(tokenised)
+            while waiting.longest:
+                width = self._select_width(waiting.longest, widths)
                 max_rows = max(1, self._batch_tokens // width)
                 rows = _pack(waiting, width, max_rows, batch_size or len(texts))
                 num_texts = sum(map(len, rows))
                 is_full = len(rows) == max_rows or num_texts == batch_size
                 if remaining and not is_full:  # more will come that are as long
-                    waiting = sorted([*waiting, *chain.from_iterable(rows)], key=_num_tokens)
+                    waiting.add(chain.from_iterable(rows))
                     break
                 # What is less than a full batch has one of a few sizes, for every size is compiled; that of
                 # full ones where there were any.
@@ -258,11 +259,11 @@ class Encoder:
         """int64 [N]: how many tokens each of N texts has, if those that are not yet tokenised have as many a
         character as those that are."""
         num_chars = np.fromiter(map(len, texts), np.int64, len(texts))
-        numbers = [text.number for text in tokenised]
-        num_tokens = np.array(list(map(_num_tokens, tokenised)), np.int64)
-        tokens_per_char = (num_tokens - 2).sum() / max(1, num_chars[numbers].sum())
+        numbers, rows = zip(*tokenised)
+        num_tokens = np.array(list(map(len, rows)), np.int64)
+        tokens_per_char = (num_tokens - 2).sum() / max(1, num_chars[[*numbers]].sum())
         lengths = np.ceil(num_chars * tokens_per_char).astype(np.int64) + 2  # [CLS], [SEP]
-        lengths[numbers] = num_tokens
+        lengths[[*numbers]] = num_tokens
         return np.minimum(lengths, self.max_length)
 
     def _choose_widths(self, lengths: np.ndarray) -> list[int]:
@@ -316,7 +317,7 @@ class Encoder:
             for part, future in zip(parts, _prefetch(pending, 1), strict=True):
                 rows, part_cut = future.result()
                 num_cut += part_cut
-                yield list(map(_Text, part, rows))
+                yield list(zip(part, rows))
         if num_cut:
             log.warning('%d of %d texts were cut to %d tokens', num_cut, len(texts), self.max_length)
 
@@ -337,11 +338,36 @@ def _round_up_width(length: int, longest: int) -> int:
     return min(-(-length // step) * step, longest)
 
 
-class _Text(NamedTuple):
-    """The place of a text in a list, and its ids."""
+class _Waiting:
+    """Texts by how many tokens they have."""
 
-    number: int
-    ids: list[int]
+    def __init__(self) -> None:
+        self._texts: dict[int, list[_Text]] = {}
+        self._lengths: list[int] = []  # ascending, of those that are there
+
+    def add(self, texts: Iterable[_Text]) -> None:
+        for text in texts:
+            length = len(text[1])
+            if length not in self._texts:
+                self._texts[length] = []
+                bisect.insort(self._lengths, length)
+            self._texts[length].append(text)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest; 0: there is none."""
+        return self._lengths[-1] if self._lengths else 0
+
+    def take(self, most: int) -> _Text | None:
+        """The longest text of at most so many tokens."""
+        index = bisect.bisect_right(self._lengths, most) - 1
+        if index < 0:
+            return None
+        length = self._lengths[index]
+        text = self._texts[length].pop()
+        if not self._texts[length]:
+            del self._texts[length], self._lengths[index]
+        return text
 
 
 class _Batch(NamedTuple):
@@ -353,29 +379,21 @@ class _Batch(NamedTuple):
     places: tuple[np.ndarray, np.ndarray]
 
 
-def _num_tokens(text: _Text) -> int:
-    return len(text.ids)
-
-
 def _max_texts(width: int) -> int:
     """Texts in a row, at most."""
     return max(1, width // 4)
 
 
-def _pack(waiting: list[_Text], width: int, max_rows: int, max_texts: int) -> list[list[_Text]]:
-    """Takes from `waiting`, whose longest come last, at most `max_texts` for at most `max_rows` rows of
-    `width` tokens: the longest of all begins a row, the longest that still fits goes on with it."""
+def _pack(waiting: _Waiting, width: int, max_rows: int, max_texts: int) -> list[list[_Text]]:
+    """Takes from `waiting` at most `max_texts` for at most `max_rows` rows of `width` tokens: the longest of
+    all begins a row, the longest that still fits goes on with it."""
     rows: list[list[_Text]] = []
-    while waiting and len(rows) < max_rows and max_texts:
+    while waiting.longest and len(rows) < max_rows and max_texts:
         row: list[_Text] = []
         room = width
-        while (
-            max_texts
-            and len(row) < _max_texts(width)
-            and (fitting := bisect.bisect_right(waiting, room, key=_num_tokens))
-        ):
-            row.append(waiting.pop(fitting - 1))
-            room -= _num_tokens(row[-1])
+        while max_texts and len(row) < _max_texts(width) and (text := waiting.take(room)):
+            row.append(text)
+            room -= len(text[1])
             max_texts -= 1
         rows.append(row)
     return rows
@@ -383,21 +401,23 @@ def _pack(waiting: list[_Text], width: int, max_rows: int, max_texts: int) -> li
 
 def _lay_out(rows: Sequence[Sequence[_Text]], height: int, width: int) -> _Batch:
     """The rows and, up to `height`, empty ones."""
+    counts = np.array([len(row) for row in rows])
+    numbers, token_lists = zip(*chain.from_iterable(rows))
+    lengths = np.array(list(map(len, token_lists)))
+    total = int(lengths.sum())
+    places = np.repeat(np.arange(len(rows)), counts)
+    slots = np.arange(len(numbers)) - np.repeat(counts.cumsum() - counts, counts)
+    before = lengths.cumsum() - lengths  # tokens of the batch
+    starts = before - np.repeat(before[slots == 0], counts)
+    # Where in the rows, put end to end, each token is.
+    tokens = np.repeat(places * width + starts - before, lengths) + np.arange(total)
     ids = np.full((height, width), PAD_ID, np.int32)
     segment_ids = np.zeros((height, width), np.int32)
     text_starts = np.zeros((height, _max_texts(width)), np.int32)
-    for row, texts in enumerate(rows):
-        start = 0
-        for slot, text in enumerate(texts):
-            end = start + len(text.ids)
-            ids[row, start:end] = text.ids
-            segment_ids[row, start:end] = slot + 1
-            text_starts[row, slot] = start
-            start = end
-    numbers = [text.number for texts in rows for text in texts]
-    places = np.repeat(np.arange(len(rows)), list(map(len, rows)))
-    slots = np.concatenate([np.arange(len(texts)) for texts in rows])
-    return _Batch((ids, segment_ids, text_starts), numbers, (places, slots))
+    ids.flat[tokens] = np.fromiter(chain.from_iterable(token_lists), np.int32, total)
+    segment_ids.flat[tokens] = np.repeat(slots + 1, lengths)
+    text_starts[places, slots] = starts
+    return _Batch((ids, segment_ids, text_starts), list(numbers), (places, slots))
 
 
 def _check_texts(texts: Sequence[str]) -> list[str]:

@@ -137,5 +137,6 @@ def _traced_init(
 
     traced, shapes = jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
     params = jax.tree.structure(shapes)
-    drawing, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * params.num_leaves, instantiate=True)
+    used = [True] * len(traced.jaxpr.outvars)
+    drawing, _ = partial_eval.dce_jaxpr(traced.jaxpr, used, instantiate=True)
     return ClosedJaxpr(drawing, traced.consts), params
