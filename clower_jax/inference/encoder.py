@@ -259,11 +259,11 @@ class Encoder:
         """int64 [N]: how many tokens each of N texts has, if those that are not yet tokenised have as many a
         character as those that are."""
         num_chars = np.fromiter(map(len, texts), np.int64, len(texts))
-        numbers, rows = zip(*tokenised)
-        num_tokens = np.array(list(map(len, rows)), np.int64)
-        tokens_per_char = (num_tokens - 2).sum() / max(1, num_chars[[*numbers]].sum())
+        numbers = [number for number, _ in tokenised]
+        num_tokens = np.array([len(ids) for _, ids in tokenised], np.int64)
+        tokens_per_char = (num_tokens - 2).sum() / max(1, num_chars[numbers].sum())
         lengths = np.ceil(num_chars * tokens_per_char).astype(np.int64) + 2  # [CLS], [SEP]
-        lengths[[*numbers]] = num_tokens
+        lengths[numbers] = num_tokens
         return np.minimum(lengths, self.max_length)
 
     def _choose_widths(self, lengths: np.ndarray) -> list[int]:
