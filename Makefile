@@ -12,9 +12,9 @@ CONSTRAINTS ?= constraints.txt
 TEXT ?=
 # Where a demo on your own text goes; the embedded one goes to the default, runs/pretrain.
 WORKDIR ?= runs/my-text
-# Three processes for two cores: they wait for disks and for each other. A file's tests stay together, so that
-# they share what its fixtures build.
-PYTEST_FLAGS ?= -n 3 --dist loadfile --no-loadscope-reorder --timeout 600
+# Two processes for two cores: a third makes them all slower. A file's tests stay together, so that they share
+# what its fixtures build.
+PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder --timeout 600
 # Of bench-gpu: an interpreter that has jax[cuda13] and torch for CUDA (this Makefile installs neither).
 GPU_PYTHON ?= $(PYTHON)
 PARTS ?=
@@ -35,6 +35,7 @@ DEMO_FLAGS := $(if $(TEXT), --config.data.text='$(TEXT)' --workdir='$(WORKDIR)')
 DEMO_STAMP := $(VENV)/.installed-demo
 TEST_STAMP := $(VENV)/.installed-test
 DOCS_STAMP := $(VENV)/.installed-docs
+ENVIRONMENT_STAMP := $(VENV)/.installed-environment
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -47,8 +48,7 @@ demo: $(DEMO_STAMP)  ## train on the embedded corpus, or on TEXT='my/*.txt' into
 	$(BIN)/python run.py --config=configs/pretrain.py$(DEMO_FLAGS)
 
 .PHONY: environment
-environment: $(TEST_STAMP)  ## install what docs, lint and test need
-	@$(MAKE) $(DOCS_STAMP)
+environment: $(ENVIRONMENT_STAMP)  ## install at once what docs, lint and test need
 
 .PHONY: test-fast
 test-fast: $(TEST_STAMP)  ## run the tests that take little time
@@ -110,3 +110,8 @@ $(DOCS_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo 'Installing into $(VENV) what the site is built with.'
 	$(INSTALL) -e '.[docs]'
 	@touch $@
+
+$(ENVIRONMENT_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	@echo 'Installing into $(VENV): about 4 GB, some minutes, once.'
+	$(INSTALL) -e '.[beam,rjieba,test,lint,docs]'
+	@touch $(TEST_STAMP) $(DOCS_STAMP) $@

@@ -29,24 +29,29 @@ def pytest_configure(config: pytest.Config) -> None:
     """Chooses JAX's devices before a test touches one: 8 simulated CPUs, or under `-m gpu` the GPU; where no
     test is chosen that needs them, one CPU, for which programs compile sooner. What the tests and the
     processes that they start compile is kept for each other, and for the next run."""
+    settings: dict[str, str | int | bool] = {}
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ and hasattr(config, 'cache'):
-        os.environ['JAX_COMPILATION_CACHE_DIR'] = str(config.cache.mkdir(f'jax-{platform.node()}'))
-        os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+        settings['jax_compilation_cache_dir'] = str(config.cache.mkdir(f'jax-{platform.node()}'))
+        settings['jax_persistent_cache_min_compile_time_secs'] = 0
     wants_gpu = 'gpu' in config.option.markexpr.replace('not gpu', '')
     if not wants_gpu:
-        # Compiling takes most of the time of most tests, and half as long without the last optimisations of
-        # machine code; the programs are the same. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has all of them.
-        os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+        settings['jax_platforms'] = 'cpu'
+        # A program compiles in a quarter of the time without the last optimisations of machine code, and is
+        # the same. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has all of them.
+        settings['jax_disable_most_optimizations'] = True
         # Nobody reads which lines of Python an operation of a compiled program came from.
-        os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
+        settings['jax_traceback_in_locations_limit'] = 0
     # XLA's older way of making loops takes a third of the time to compile; from 0.11 on this flag is no more.
     if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
         os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
     import jax
 
-    if not wants_gpu and 'JAX_PLATFORMS' not in os.environ:
-        os.environ['JAX_PLATFORMS'] = 'cpu'  # for the processes that tests start
-        jax.config.update('jax_platforms', 'cpu')
+    # JAX reads its variables when it is imported, and the conftest.py of a folder that is named on the
+    # command line has imported it by now; the processes that tests start read them.
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            os.environ[name.upper()] = str(value)
+            jax.config.update(name, value)
     jax.config.update('jax_num_cpu_devices', 1 if 'not devices' in config.option.markexpr else 8)
 
 
@@ -67,11 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def undrawn_curves() -> Iterator[None]:
-    """Runs in the tests' own process leave an empty curves.png: to draw takes longer than their steps. Tests
-    of `draw_curves` import it by its name."""
+def undrawn_pictures() -> Iterator[None]:
+    """Runs in the tests' own process draw no curves and no confusion of classes, which takes longer than
+    their steps. Tests of `draw_curves` and `draw_confusion` import them by their names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('clower_jax.reports.plots.draw_curves', lambda rows, path: Path(path).touch())
+        for name in ('draw_curves', 'draw_confusion'):
+            patch.setattr(
+                f'clower_jax.reports.plots.{name}', lambda *args: Path(args[-1]).write_text('undrawn')
+            )
         yield
 
 

@@ -328,6 +328,7 @@ def test_check_compares_with_the_reference(tmp_path, capsys, measured, good, lin
     assert fine is good and line in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mirror_berts_recipe_has_our_loss_and_our_spans():
     a, b = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
     ours = losses.info_nce(jnp.asarray(a), jnp.asarray(b), jnp.ones(6, bool), 0.2)

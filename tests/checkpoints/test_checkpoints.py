@@ -306,6 +306,7 @@ def test_checkpoints_of_before_there_were_digests(tmp_path, caplog):
     assert '\n' not in str(e.value)
 
 
+@pytest.mark.slow
 def test_arrays_that_cannot_be_read_are_one_error(tmp_path, caplog):
     """Of many, the first ends the reading; what came of the others were tracebacks on stderr: log records,
     and warnings, which fail a test."""

@@ -269,6 +269,7 @@ def test_a_command_that_is_stopped_cleans_up(tmp_path, capsys, sent, code, reque
     assert capsys.readouterr().err == ('stopped; nothing was written\n' if code == 130 else '')
 
 
+@pytest.mark.slow
 def test_import_is_quiet_and_leaves_logging_alone():
     code = 'import logging, input_pipeline.corpus.beam_runner; logging.warning("heard")'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -197,6 +197,7 @@ def test_no_time_place_or_process_in_the_files(text, vocab, tmp_path, monkeypatc
     assert 'python run.py --config=configs/pretrain.py:cpu --config.data.corpus=corpus' in ran.stdout
 
 
+@pytest.mark.slow
 def test_a_small_corpus_still_has_a_validation_split(text, vocab, tmp_path):
     """The document with the smallest hash, where the fraction chooses none; none at all where it is 0."""
     (tmp_path / 'few.txt').write_text('\n\n'.join(map(document, range(3))), encoding='utf-8')

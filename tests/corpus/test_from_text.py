@@ -11,6 +11,7 @@ from input_pipeline.corpus import from_text
 from input_pipeline.pretraining import batches
 
 
+@pytest.mark.slow
 def test_a_corpus_is_made_once_and_again_when_the_text_or_a_setting_changes(tmp_path, caplog):
     (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')
     config = make_config(text=str(tmp_path / '*.txt'))

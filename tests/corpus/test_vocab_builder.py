@@ -103,6 +103,7 @@ def test_a_part_of_the_base_given(text, base, tmp_path):
     assert {*'我们爱学习的很大京北'} <= set(again.tokens) and '[unused1]' not in again.tokens
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_the_papers_size(data_dir, tmp_path):
     """Of Google's, with real text: far fewer rows, and the same tokens for what is frequent."""
     path = data_dir / 'vocab' / 'bert_base_chinese_vocab.txt'

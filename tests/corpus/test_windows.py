@@ -235,6 +235,7 @@ def test_rows_too_short_are_refused():
         corpus_windows.check_lengths(16, 15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('row', [(512, 384), (64, 32)])
 def test_real_text(data_dir, cut, row):
     base = read_tokens(data_dir / 'vocab/bert_base_chinese_vocab.txt')

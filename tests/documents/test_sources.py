@@ -64,6 +64,7 @@ def documents_of(data: bytes) -> list[tuple[list[str], int]]:
 LINES = st.lists(st.sampled_from(['春眠', 'a', '处处闻啼鸟。 x', '', '', ' ', '\u3000', '\t']), max_size=12)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, newline=st.sampled_from(['\n', '\r\n']), bom=st.booleans(), last_newline=st.booleans())
 def test_every_cut_of_a_txt_gives_the_same_documents(tmp_path, lines, newline, bom, last_newline):

@@ -100,6 +100,7 @@ def test_distances_are_the_formula(workdir, resolved):
             assert 0 < len(found[group][name + CONTROL]) <= len(values)
 
 
+@pytest.mark.slow
 def test_a_control_is_another_word(workdir, resolved, monkeypatch):
     """Of a batch in which all words are the same none is left."""
     made = [

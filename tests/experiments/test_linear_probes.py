@@ -80,6 +80,7 @@ def test_logistic_is_the_optimum_that_torch_finds(rows, size):
         np.testing.assert_allclose(torch.softmax(logits, dim=1).numpy(), probabilities, atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('probe', PROBES)
 def test_the_penalty_is_the_one_that_gets_most_of_the_selection_right(probe):
     train, selection, reported = problem(40, 20, 3), problem(300, 20, 3, 1), problem(300, 20, 3, 2)
@@ -100,6 +101,7 @@ def test_the_penalty_is_the_one_that_gets_most_of_the_selection_right(probe):
     assert found.predicted.tolist() == predictions[best]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('probe', PROBES)
 def test_reported_rows_have_no_say(probe):
     """Each row's prediction stays what it is whatever rows are reported beside it."""

@@ -239,6 +239,7 @@ def test_what_the_papers_tables_have_no_place_for_is_shown(tmp_path):
     assert '| 50.00 [86.00] |' in three[6]  # no_contrast is MM-BERT-sop
 
 
+@pytest.mark.slow
 def test_averages_are_over_the_papers_columns(tmp_path):
     """Five of table 2, whatever else the grid has; the same in table 5, of the columns that it has."""
     columns = ['tnews dev', 'thucnews dev', 'thucnews test', 'chnsenticorp dev', 'chnsenticorp test']
@@ -322,6 +323,7 @@ def drawn(grid, path, monkeypatch):
     return [axis for axis in figure.axes if axis.get_visible()]
 
 
+@pytest.mark.slow
 def test_figure_2_is_of_the_ablations(tmp_path, monkeypatch):
     columns = ['tnews dev', 'ocnli dev', 'bq dev', 'bq test', 'afqmc dev', 'cmrc dev EM', 'cmrc dev F1']
     grid = {
@@ -368,6 +370,7 @@ def test_without_ablations_there_is_no_figure_2(tmp_path):
 # ---- the grid ----
 
 
+@pytest.mark.slow
 def test_the_grid_goes_on_where_it_was(tmp_path):
     asked, ran = [], []
 
@@ -446,6 +449,7 @@ def test_all_tasks_of_a_grid_read_the_same_vector():
     assert {one.model.classify_from for one in classification} == {'pooler'} == {config.classify_from}
 
 
+@pytest.mark.slow
 def test_settings_that_there_were_not_yet(tmp_path):
     """A finished cell is read, though a config has got another key since."""
 

@@ -43,6 +43,7 @@ def hidden(folder, ids):
         return model(torch.tensor(ids)[None].long()).last_hidden_state[0].numpy()
 
 
+@pytest.mark.slow
 def test_spans_are_means_of_transformers_hidden_states(folders, states):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders[0])
     texts = [*workdirs.TEXTS, '今天', '今天天气很好。' * 3]

@@ -86,6 +86,7 @@ def ours(task, params, method, *args, **changes):
 # ---- transformers loads them ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('encoder', VIEWS)
 @pytest.mark.parametrize(
     ('heads', 'architecture'),
@@ -392,6 +393,7 @@ def test_the_user_knows_better_what_the_base_model_is(tmp_path):
     assert huggingface_hub.ModelCard(text).data.base_model == 'me/bert'
 
 
+@pytest.mark.slow
 def test_the_card_says_for_which_bert_a_model_stands_in(tmp_path):
     """Where it is at hand, be it over another run, and has these ids; else for none."""
     bert = workdirs.saved(workdirs.bert(transformers.BertModel), tmp_path / 'their-bert')

@@ -203,6 +203,7 @@ def test_targets_by_their_definition(text, room, stride, data):
         assert span.tolist() == ([4 + covering[0] - first, 4 + covering[-1] - first] if held else [0, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('file', 'num_windows', 'num_cut', 'inexact'),
     [('cmrc2018/trial.json', 1746, 0, 3), ('drcd/DRCD_dev.json', 5422, 2, 2)],

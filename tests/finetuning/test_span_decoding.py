@@ -59,6 +59,7 @@ def windowed(draw):
     return question(context), windows, *logits
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(windowed(), st.integers(1, 40), st.integers(1, 12))
 def test_the_best_spans(drawn, n_best, max_answer_length):

@@ -71,6 +71,7 @@ def test_pooling_is_that_of_training_where_it_is_known(folders, tmp_path):
         np.testing.assert_array_equal(vectors, Encoder.load(one, expected).encode(TEXTS))
 
 
+@pytest.mark.slow
 def test_several_poolings_stand_side_by_side(folders):
     made = Encoder.load(folders[1], 'cls,mean,embeddings')
     found = made.encode(TEXTS)
@@ -88,6 +89,7 @@ def test_several_poolings_stand_side_by_side(folders):
     np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('pooling', 'max_length'), [('mean', None), ('cls', 9)])
 def test_vectors_are_those_of_transformers(folders, pooling, max_length):
     expected = reference(folders[1], TEXTS, pooling, max_length or workdirs.MODEL['max_positions'])
@@ -104,10 +106,12 @@ def test_what_is_too_long_loses_its_end_but_not_its_sep(folders, caplog):
     np.testing.assert_array_equal(cut, same)
 
 
+@pytest.mark.slow
 def test_a_workdir_is_its_export(folders, exported):
     np.testing.assert_array_equal(Encoder.load(folders[0]).encode(TEXTS), exported.encode(TEXTS))
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_workdir(tmp_path):
     workdirs.make(tmp_path / 'run', 'classify')
     folder = export(tmp_path / 'run', tmp_path / 'exported')
@@ -122,6 +126,7 @@ def test_a_folder_without_tokenizer_json(folders, exported, tmp_path):
     np.testing.assert_array_equal(Encoder.load(tmp_path).encode(TEXTS), exported.encode(TEXTS))
 
 
+@pytest.mark.slow
 def test_capitals_stay_where_the_folder_keeps_them(folders, exported, tmp_path):
     """And no warning, for nothing is lower-cased."""
     for path in folders[1].iterdir():

@@ -249,6 +249,7 @@ def test_a_word_encoder_is_no_source_of_characters(tmp_path):
     assert weight_sources.source_info(folder).kind == 'word'
 
 
+@pytest.mark.slow
 def test_a_decoder_of_its_own_leaves_the_head_behind(tmp_path):
     model = workdirs.bert(transformers.BertForMaskedLM, tie_word_embeddings=False)
     report = convert.import_weights(workdirs.saved(model, tmp_path / 'bert'), tmp_path / 'run')

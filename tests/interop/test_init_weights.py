@@ -552,6 +552,7 @@ def sources(tmp_path_factory):
     return {task: (folder / task, workdirs.make(folder / task, task)) for task in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['classify', 'span', 'tag'])
 def test_fine_tuning_takes_the_base_rows_and_the_character_encoder(sources, task):
     workdir, params = sources['pretrain']
@@ -626,6 +627,7 @@ def test_a_new_pooler_is_the_runs_own(sources, task):
                if not path.startswith('classifier'))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_head_that_reads_something_else_is_not_taken(sources, tmp_path):
     """A workdir of before one could choose has a head that reads the pooler."""
     config = json.loads((sources['classify'][0] / 'config.json').read_text('utf-8'))

@@ -37,6 +37,7 @@ def server(tmp_path, monkeypatch):
     model_hub._fetch.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_name_stands_for_its_folder(server):
     info = weight_sources.source_info(NAME)
     assert info.folder.name == server.revisions[0] and info.tokens == weight_sources.source_info(SMALL).tokens

@@ -79,6 +79,7 @@ def test_a_folder_gives_its_own_vectors(bert, tmp_path, pooling, normalize, leng
     assert (encoder.max_length, encoder.normalizes) == (length or 64, normalize)
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_librarys_early_days(bert, tmp_path):
     folder = as_before(saved(bert, tmp_path / 'model', Pooling(32, 'mean'), Normalize()))
     encoder = check(folder)
@@ -87,6 +88,7 @@ def test_a_folder_of_the_librarys_early_days(bert, tmp_path):
     assert np.abs(longer - encoder.encode(TEXTS)).max() > 0.1  # what the caller says counts more
 
 
+@pytest.mark.slow
 def test_the_default_prompt_stands_before_every_text(bert, tmp_path):
     folder = saved(bert, tmp_path / 'model', Pooling(32, 'mean'))
     plain = check(folder).encode(TEXTS)
@@ -165,6 +167,7 @@ def test_our_sentence_encoders_are_folders_of_sentence_transformers(tmp_path, po
         export(tmp_path / 'run', folder, overwrite=True)
 
 
+@pytest.mark.slow
 def test_it_is_judged_as_long_as_it_reads(tmp_path):
     workdirs.make(tmp_path / 'run', 'mirror')
     folder = export(tmp_path / 'run', tmp_path / 'exported')
@@ -178,6 +181,7 @@ def test_it_is_judged_as_long_as_it_reads(tmp_path):
     assert json.loads(first)['cosine'] == pytest.approx(float(a @ b), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pooler_that_nothing_trained_is_zeros_and_not_read(tmp_path):
     workdirs.make(tmp_path / 'run', 'mirror')
     folder = export(tmp_path / 'run', tmp_path / 'exported')

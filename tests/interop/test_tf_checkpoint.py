@@ -65,6 +65,7 @@ def pretrained(tmp_path_factory):
     return model, write(tmp_path_factory.mktemp('tf') / 'chinese_L-2_H-32_A-4', model)
 
 
+@pytest.mark.slow
 def test_every_variable_comes_back(pretrained, tmp_path):
     model, folder = pretrained
     report = convert.import_weights(folder, tmp_path / 'run')

@@ -273,6 +273,7 @@ def test_drcd_tells_the_two_scores_apart():
 # ---- real answers ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file', ['cmrc2018/trial.json', 'drcd/DRCD_dev.json'])
 def test_real_answers(data_dir, file):
     """Predictions as models make them: too long, too short, shifted, or missing, out of the real contexts."""

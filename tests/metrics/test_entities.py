@@ -34,6 +34,7 @@ def test_any_tags_mean_what_they_mean_to_seqeval(tags):
     assert [(span.type, span.start, span.end - 1) for span in tag_schemes.entities(tags)] == theirs
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(SENTENCES)
 def test_scores_are_seqevals(sentences):

@@ -36,6 +36,7 @@ def test_f1_is_scikit_learns(case):
     assert found == pytest.approx({f'{average}_f1': value for average, value in expected.items()})
 
 
+@pytest.mark.slow
 @given(decisions())
 def test_no_threshold_is_better(case):
     gold, probabilities = case

@@ -100,6 +100,7 @@ def test_ambert_is_one_bert_on_two_tables(ambert):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ambert_drops_other_elements_of_each_view(ambert):
     """The same text in both views, the same tables: with dropout the vectors differ, without they do not."""
     params, batch = ambert
@@ -202,6 +203,7 @@ def test_lichee_classifies_from_cls(lichee):
     np.testing.assert_allclose(task.evaluate(params, batch)[1]['logits'], expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_lichee_with_a_head(lichee):
     _, batch = lichee
     task = classifier_of('lichee')
@@ -221,6 +223,7 @@ def test_lichee_with_a_head(lichee):
         np.testing.assert_allclose(out[name][real], expected[..., part][real], **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_lichees_gradient_reaches_the_rows_of_characters_and_of_words(lichee):
     """Of words through what is read alone: they are no candidates."""
     params, batch = lichee

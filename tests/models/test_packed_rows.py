@@ -67,6 +67,7 @@ def task_and_params(packed_config):
     return task, synthetic.random_params(task)
 
 
+@pytest.mark.slow
 def test_rows_really_hold_several_texts(packed):
     assert (packed['sop_labels'] >= 0).sum(1).max() >= 3
     assert packed['char_ids'].shape[1] == 96

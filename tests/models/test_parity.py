@@ -215,6 +215,7 @@ def with_vocabulary_axis(task, params, batch) -> list[tuple[int, ...]]:
     return [shape for shape in shapes if synthetic.VOCAB_SIZE in shape]
 
 
+@pytest.mark.slow
 def test_logits_are_computed_at_the_masked_positions_only(case):
     params, batch, _ = case
     task = shallow_task(**{'model.dropout': 0.1, 'model.attention_dropout': 0.1})

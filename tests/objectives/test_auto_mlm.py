@@ -93,6 +93,7 @@ def params():
     return jax.tree.map(lambda x: rng.normal(0.5, 1, x.shape).astype(np.float32), shapes)
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_are_the_formula(batch, params):
     task = task_of(**{'loss.mlm_weight': 0.5, 'loss.temperature': 0.1})
     run_task = jax.jit(jax.value_and_grad(lambda params: task.loss(params, batch, None), has_aux=True))

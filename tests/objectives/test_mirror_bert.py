@@ -135,6 +135,7 @@ def test_a_latin_word_that_is_cut():
 # ---- drophead ----
 
 
+@pytest.mark.slow
 def test_drophead_drops_whole_heads_of_rows():
     keys = dropout.row_seeds(jax.random.key(0), 500)
     x = np.random.default_rng(0).normal(size=(500, 8, 3, 4)).astype(np.float32)

@@ -113,6 +113,7 @@ def test_loss_and_gradient_are_the_formula(kind, source, batch, params):
         np.testing.assert_allclose(got[place], (losses[0] - losses[1]) / 2e-6, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_padded_rows_change_nothing(batch, params):
     loss = jax.jit(lambda batch: task_of().loss(params, batch, None))
     padded, alone = loss(batch), loss({name: value[:3] for name, value in batch.items()})

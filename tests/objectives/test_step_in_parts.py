@@ -1,5 +1,6 @@
 """Micro-batches and the loss over a large vocabulary: the same numbers as in one piece, in less memory."""
 
+import os
 import sys
 
 import jax
@@ -48,6 +49,13 @@ def at_once(params, batch):
 @pytest.mark.parametrize('microbatches', [2, 16])
 def test_micro_batches_equal_the_whole_batch(params, batch, at_once, microbatches):
     assert_close(step_of(microbatches=microbatches)(params, batch), at_once)
+
+
+@pytest.mark.devices
+def test_programs_are_compiled_as_those_of_the_processes_that_tests_start():
+    """Also where this folder, whose conftest.py imports JAX, is named on the command line."""
+    for name in ('jax_disable_most_optimizations', 'jax_compilation_cache_dir', 'jax_platforms'):
+        assert str(jax.config.values[name]) == os.environ[name.upper()]
 
 
 @pytest.mark.devices

@@ -85,6 +85,7 @@ EQUAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rows', [TRIPLETS, EQUAL, [row._replace(negative=None) for row in EQUAL]])
 def test_loss_is_equation_5(rows):
     task, params = small_task()

@@ -63,6 +63,7 @@ def test_value_and_derivatives(length, width, mask, rate, seeds, dtype, toleranc
         np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.slow
 def test_the_mask_is_the_hash_of_places():
     """Of equal weights, whose values are unit vectors, the output is the mask."""
     length, rate = 70, 0.4

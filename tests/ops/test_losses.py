@@ -34,6 +34,7 @@ def test_masked_cross_entropy(shape):
     assert (got.correct, got.count) == (correct, count) and 0 < correct < count
 
 
+@pytest.mark.slow
 def test_masked_cross_entropy_sees_real_labels_only():
     logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     labels = np.array([2, -100, 0, -1])

@@ -161,6 +161,7 @@ def test_same_word_is_no_negative_and_the_positive_stays(tile):
     assert sums.tolist() == [0, N, N] and np.all(gradient == 0)
 
 
+@pytest.mark.slow
 def test_groups_are_separate_batches():
     p, w = pairs(4)
     real = np.arange(N) != 5
@@ -220,6 +221,7 @@ def test_many_items(tile, same_word_negatives):
     assert_same_gradient(gradient, expected_gradient)
 
 
+@pytest.mark.slow
 def test_a_temperature_that_overflows_a_plain_exponential():
     p, w = pairs(13)
     real = np.ones(N, bool)
@@ -229,6 +231,7 @@ def test_a_temperature_that_overflows_a_plain_exponential():
     assert_same_gradient(gradient, expected_gradient)
 
 
+@pytest.mark.slow
 def test_operands_of_bf16():
     """Vectors of ±½ are exact in bf16, so that only the derivatives of the scores are rounded."""
     rng = np.random.default_rng(14)
@@ -412,6 +415,7 @@ def test_hard_negatives(seed, real, tile, symmetric):
     assert np.all(np.array(gradient)[2][~has_negative] == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('symmetric', [True, False])
 def test_without_a_hard_negative_nothing_changes(symmetric):
     p, w = pairs(19)

@@ -54,6 +54,7 @@ def test_little_text_is_said(config, monkeypatch, caplog):
     assert 'holds nothing out, so there is no evaluation: that takes a second document' in caplog.text
 
 
+@pytest.mark.slow
 def test_training_batches_are_the_shuffled_records_with_masks(config):
     size = len(record_source.open_split(config.data.corpus, 'train'))
     steps = 2 * size // config.batch_size  # two epochs, the last batch aside
@@ -176,6 +177,7 @@ def test_no_text_and_no_corpus_gives_the_two_commands(tmp_path):
         batches.resolve(make_config(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_part_of_a_base_vocabulary(config, tmp_path):
     """So many of its Chinese characters; another number is another corpus."""
     (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')

@@ -110,6 +110,7 @@ def test_seeds_differ_and_equal_seeds_agree():
     assert (first['char_ids'] != other['char_ids']).any()
 
 
+@pytest.mark.slow
 def test_validation_is_one_pass_completed_with_empty_rows():
     batches = take(loader.validation_batches(source(10), masks(0), 4, (0, 4), FILL), 100)
     assert len(batches) == 3
@@ -132,6 +133,7 @@ def test_validation_sees_every_record_once_in_order_whatever_the_rows():
     assert records((0, 4), limit=99).ravel().tolist() == whole.ravel().tolist()
 
 
+@pytest.mark.slow
 def test_validation_can_start_later():
     whole, late = (
         take(loader.validation_batches(source(10), masks(0), 4, (0, 4), FILL, start_step=k), 100)

@@ -32,6 +32,7 @@ def assert_plan_holds(plan, lengths, capacity, max_texts):
     np.testing.assert_allclose(plan.filled(), lengths.sum(0) / (len(plan) * np.array(capacity)))
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(1, 60), st.integers(1, 60), st.integers(1, 6))
 def test_every_text_is_in_one_row_that_holds_it(data, chars, words, max_texts):
     text = st.tuples(st.integers(1, chars), st.integers(1, words))
@@ -213,6 +214,7 @@ def test_a_text_in_a_row_is_the_text_alone(kwargs):
             assert not batch[f'{view}_starts'][texts < 0].any()
 
 
+@pytest.mark.slow
 def test_shapes_are_the_widths():
     widths = packed(200).widths
     batch = take(train(), 1)[0]
@@ -248,6 +250,7 @@ def test_any_start_and_any_rows_give_the_same_batches():
         assert_same({name: np.concatenate([part[k][name] for part in parts]) for name in batch}, batch)
 
 
+@pytest.mark.slow
 def test_an_epoch_shuffles_the_rows_and_masks_anew():
     rows = len(packed(200).plan)
     stream = np.concatenate([batch['char_ids'] for batch in take(train(), -(-2 * rows // 4))])

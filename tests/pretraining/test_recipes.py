@@ -59,6 +59,7 @@ def in_ngrams(sizes, u, length_u, limit):
     return chosen
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_ngrams_are_taken_as_a_loop_would(sizes, limit, seed):
@@ -107,6 +108,7 @@ def similar_table():
     return table
 
 
+@pytest.mark.slow
 def test_macbert_replaces_whole_words():
     """80 % of the words that have a similar one become that as a whole, 10 % are random, 10 % kept."""
     table, records = similar_table(), random_records(11, 400)
@@ -141,6 +143,7 @@ def test_macbert_replaces_whole_words():
         assert abs(share[name] / total - expected) < 4 * np.sqrt(expected * (1 - expected) / total), name
 
 
+@pytest.mark.slow
 def test_a_word_without_a_similar_one_is_replaced_at_random_and_each_word_as_one():
     none = np.full((SIZE, 4), -1, np.int32)
     records = [
@@ -189,6 +192,7 @@ def greedy_sets(sizes, u, limit):
     return sets
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=4, max_size=40), st.integers(1, 8), st.integers(0, 2**32 - 1))
 def test_sets_are_those_of_a_loop(sizes, limit, seed):

@@ -99,6 +99,7 @@ def parsed(folder):
     return Text((folder / page.NAME).read_text('utf-8'))
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_runs_nothing(parsed, folder):
     assert all(load.startswith('data:image/png;base64,') for load in parsed.loads) and parsed.loads
     assert all(link.startswith('#') for link in parsed.links if 'arxiv' not in link)

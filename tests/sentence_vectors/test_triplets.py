@@ -108,6 +108,7 @@ def test_natural_language_inference(tmp_path, caplog):
     assert '4 pairs, 3 of them with a hard negative; ' in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif('CLOWER_DATA' not in os.environ, reason='CLOWER_DATA names no folder of real data')
 def test_ocnli():
     path = Path(os.environ['CLOWER_DATA'], 'finetune', 'ocnli', 'train.50k.json')

@@ -104,6 +104,7 @@ def test_real_text(data_dir):
             assert cut('\0'.join([*lines, ''])) == joined
 
 
+@pytest.mark.slow
 def test_the_dictionaries_are_the_same(dictionary):
     """Every word; and (of one in seven) how often it occurs, which `suggest_freq` tells: a product of floats
     rounded down, so that the order of the factors shows in the last place."""

@@ -115,6 +115,7 @@ def test_whatever_the_segmentation(tiny, words):
     check_views(tiny.vocabulary, encoded)
 
 
+@pytest.mark.slow
 def test_real_text_with_berts_vocabulary(data_dir, cut):
     base = read_tokens(data_dir / 'vocab/bert_base_chinese_vocab.txt')
     assert len(base) == 21128

@@ -15,7 +15,7 @@ from clower_jax import jobs
 from clower_jax.checkpoints.digests import BEST
 from clower_jax.checkpoints.orbax_store import Checkpoints
 from clower_jax.interop import init_weights
-from clower_jax.reports import plots
+from clower_jax.reports.plots import draw_confusion
 from clower_jax.training import finetune, inherited_settings, init_state
 from clower_jax.training.early_stopping import EarlyStopping
 from clower_jax.training.inherited_settings import with_trained_settings
@@ -402,5 +402,5 @@ def test_an_unknown_metric_to_select_by():
 @pytest.mark.parametrize('labels', [['0', '1'], ['好', '坏'], ['$a', 'b$_^']])
 def test_a_confusion_matrix_of_any_labels(tmp_path, labels):
     """A missing glyph would be a warning, and so an error here."""
-    plots.draw_confusion(np.array([[3, 1], [0, 0]]), labels, tmp_path / 'confusion.png')
+    draw_confusion(np.array([[3, 1], [0, 0]]), labels, tmp_path / 'confusion.png')
     assert (tmp_path / 'confusion.png').stat().st_size > 1000

@@ -105,6 +105,7 @@ def test_going_on_with_other_settings_says_so(begun, caplog):
     assert scale == 2.0**15  # a scale of its own, not the 1 of fp32
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_finite_is_not_trained_on(begun):
     programs = make_programs(synthetic.tiny_config(**SHORT))
 

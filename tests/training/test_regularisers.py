@@ -81,6 +81,7 @@ def test_updates_are_those_of_one_rate_times_the_layers():
         np.testing.assert_allclose(leaves(other)[path], update * rates[path], rtol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_by_default_the_optimiser_is_clipped_adamw_bit_for_bit():
     config = synthetic.tiny_config(**{'optim.warmup_steps': 0})
     reference = optax.chain(

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from clower_jax.experiments import figure3
 from clower_jax.experiments.figure3 import CONTROL, GROUPS, MEASURES
-from clower_jax.reports import plots
+from clower_jax.reports.plots import draw_confusion
 from clower_jax.utils import figures
 
 MADE_UP = '\ue123\ue124'  # private characters, in no font but the one that a test makes
@@ -65,12 +65,12 @@ def test_an_installed_font_stands_in(tmp_path, monkeypatch):
     )
     texts = [f'{MADE_UP} and more', 'plain']
     assert figures.drawable(texts, tmp_path / 'a.png') == texts
-    plots.draw_confusion(COUNTS, texts, tmp_path / 'a.png')  # a missing glyph is a warning, an error here
+    draw_confusion(COUNTS, texts, tmp_path / 'a.png')  # a missing glyph is a warning, an error here
     assert not (tmp_path / 'a-key.txt').exists()
 
 
 def confusion(name, path):
-    plots.draw_confusion(COUNTS, [name, 'other'], path)
+    draw_confusion(COUNTS, [name, 'other'], path)
 
 
 def figure_3(name, path):
@@ -78,6 +78,7 @@ def figure_3(name, path):
     figure3.draw({name: dict.fromkeys(GROUPS, values)}, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('draw', [confusion, figure_3])
 def test_every_figure_has_its_key(tmp_path, draw):
     """And says so: the picture with a key is wider by the line that names it."""

@@ -250,6 +250,7 @@ def test_export_refuses_what_is_not_finite(spoilt, tmp_path):
     assert bert_folder.export(spoilt, tmp_path / 'out', heads='none')  # which has no such parameter
 
 
+@pytest.mark.slow
 def test_a_run_does_not_start_from_what_is_not_finite(spoilt):
     drawn = synthetic.random_params(registry.from_config(workdirs.config_of('pretrain')))
     params = jax.tree.map(jax.numpy.asarray, drawn)
