@@ -59,6 +59,7 @@ def test_a_run_builds_a_corpus_of_any_fields(tmp_path, caplog):
     assert 'changed' in caplog.text and words > len(fewer) == fewer.base_size
 
 
+@pytest.mark.slow
 def test_an_old_run_goes_on_with_its_own_words(tmp_path, caplog):
     """Its corpus was made when every word was one; another run there takes the words of today."""
     (tmp_path / 'a.txt').write_text(text(range(20)), 'utf-8')

@@ -205,6 +205,7 @@ def test_the_job_compares_models(workdir, small_corpus, tmp_path):
     assert (tmp_path / 'figure' / 'similarity.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_explained(workdir, small_corpus, tmp_path):
     def job(**changes):
         return jobs.similarity(jobs.Job(config_of(**changes), 'configs/similarity.py', tmp_path / 'figure'))

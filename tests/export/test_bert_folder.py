@@ -99,6 +99,7 @@ def test_each_class_has_a_folder_that_it_loads_without_a_word(folders, encoder, 
     assert workdirs.settings(folder)['architectures'] == [type(model).__name__]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('architecture', 'unused'),
     [(AutoModel, {'cls'}), (AutoModelForMaskedLM, {'cls.seq_relationship', 'bert.pooler.dense'})],
@@ -163,6 +164,7 @@ def test_a_pre_trained_encoder_is_the_same_function(folders, view, options, rows
     np.testing.assert_allclose(plain.last_hidden_state[real], hidden[real], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('task', 'architecture'), FINE_TUNED.items())
 def test_a_fine_tuned_model_is_the_same_function(folders, task, architecture):
     folder, params = folders(task)
@@ -622,6 +624,7 @@ def test_an_empty_folder_stays_the_same_folder(runs, tmp_path):
         export(runs['span'][0], tmp_path / 'disk' / 'config.json' / 'out')
 
 
+@pytest.mark.slow
 def test_without_words_there_is_no_word_encoder(tmp_path):
     folder = workdirs.saved(workdirs.bert(transformers.BertForMaskedLM), tmp_path / 'bert')
     convert.import_weights(folder, tmp_path / 'run')

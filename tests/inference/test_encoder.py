@@ -98,6 +98,7 @@ def test_vectors_are_those_of_transformers(folders, pooling, max_length):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_too_long_loses_its_end_but_not_its_sep(folders, caplog):
     short = Encoder.load(folders[1], max_length=9)
     with workdirs.warnings_of('clower_jax.inference.encoder') as logged:

@@ -73,6 +73,7 @@ def test_hugging_face_to_a_workdir_and_back(imported, tmp_path, name):
     assert (back / 'vocab.txt').read_bytes() == (folder / 'vocab.txt').read_bytes()
 
 
+@pytest.mark.slow
 def test_a_next_sentence_head_is_listed_and_left(imported, tmp_path):
     _, folder, workdir, report = imported('BertForPreTraining')
     assert report.unused == ['cls.seq_relationship.bias', 'cls.seq_relationship.weight']
@@ -157,6 +158,7 @@ def test_runs_start_from_an_imported_workdir_as_from_its_source(imported, name):
     assert_same(*loaded)
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_not_taken_though_all_the_shapes_are_the_same(imported):
     _, _, workdir, report = imported('BertModel')
     changes = {'model.vocab_size': len(workdirs.BASE)}
@@ -241,6 +243,7 @@ def test_a_classifier_of_another_kind_is_no_classifier(tmp_path, change, message
     assert [path.name for path in tmp_path.iterdir()] == ['bert']
 
 
+@pytest.mark.slow
 def test_a_word_encoder_is_no_source_of_characters(tmp_path):
     workdirs.make(tmp_path / 'run', 'pretrain')
     folder = export(tmp_path / 'run', tmp_path / 'words', encoder='word')

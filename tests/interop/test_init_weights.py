@@ -567,6 +567,7 @@ def test_fine_tuning_takes_the_base_rows_and_the_character_encoder(sources, task
     assert any('char_encoder/pooler' in path for path in unused) == (task != 'classify')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('task', 'other'), [('tag', 'classify'), ('classify', 'tag')])
 def test_a_head_over_texts_is_none_over_tokens(sources, tmp_path, task, other):
     """Though both are called 'classifier' in a Hugging Face folder, and have a logit for each of three."""
@@ -656,6 +657,7 @@ def test_a_fine_tuned_model_goes_into_both_encoders(sources):
     np.testing.assert_allclose(table[base], table[list(pieces[0])].mean(axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_head_is_taken_where_the_labels_are_the_same(sources):
     workdir, params = sources['classify']
     for labels in (None, workdirs.LABELS):

@@ -198,6 +198,7 @@ def test_other_exports_say_nothing_of_pooling(tmp_path):
     assert not (folder / 'modules.json').exists()
 
 
+@pytest.mark.slow
 def test_a_bert_where_such_folders_have_it(bert, tmp_path):
     shutil.copytree(bert, tmp_path / 'model' / '0_Transformer')
     found = Encoder.load(tmp_path / 'model').encode(TEXTS)

@@ -157,6 +157,7 @@ def test_frozen_words_depend_on_each_entry(monkeypatch, table):
         assert any(metrics_nltk_words.word_tokenize(text) != words for text, words in with_it), entry
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(texts)
 @example("x cannot'tis y")
@@ -176,6 +177,7 @@ def test_words_want_lower_case():
 # ---- CMRC 2018 ----
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(texts)
 @example('《红楼梦》第１回 The U.S. Army’s…… 3.14%')

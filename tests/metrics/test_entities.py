@@ -26,6 +26,7 @@ SENTENCES = st.lists(st.integers(0, 9), min_size=1, max_size=5).flatmap(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(ANY_TAG, max_size=12))
 def test_any_tags_mean_what_they_mean_to_seqeval(tags):

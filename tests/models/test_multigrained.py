@@ -184,6 +184,7 @@ def by_hand(params, batch):
     return encoder.apply({'params': params['char_encoder']}, x, attends, None), encoder
 
 
+@pytest.mark.slow
 def test_lichee_reads_the_larger_of_two_rows(lichee):
     params, batch = lichee
     hidden, _ = by_hand(params, batch)
@@ -193,6 +194,7 @@ def test_lichee_reads_the_larger_of_two_rows(lichee):
     np.testing.assert_allclose(out['char']['hidden'][real], hidden[real], **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_lichee_classifies_from_cls(lichee):
     _, batch = lichee
     task = classifier_of('lichee', **{'model.classify_from': 'cls'})

@@ -73,6 +73,7 @@ def test_rows_really_hold_several_texts(packed):
     assert packed['char_ids'].shape[1] == 96
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('view', VIEWS)
 def test_vectors_of_a_text_are_those_it_has_alone(packed, task_and_params, view):
     task, params = task_and_params

@@ -89,6 +89,7 @@ def test_outputs_equal_transformers(reference, params, view):
     np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mlm_logits_equal_bert_for_masked_lm(reference, params, tmp_path):
     reference.save_pretrained(tmp_path)
     masked_lm = transformers.BertForMaskedLM.from_pretrained(tmp_path).eval()

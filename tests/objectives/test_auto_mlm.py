@@ -133,6 +133,7 @@ def test_eight_devices_equal_one(batch, params):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), one, eight)
 
 
+@pytest.mark.slow
 def test_the_two_views_differ_by_dropout_alone(batch, params):
     """Without it the vectors of a text are the same one."""
     task = task_of()

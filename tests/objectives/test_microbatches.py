@@ -107,6 +107,7 @@ def test_the_gradient_is_that_of_the_whole_batch_where_data_and_tensors_are_spli
     assert_equal_steps(whole, step(config, batch, 2, mesh_of(2, 1, 2), spread=0.6))
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(cases):
     for name in (*NAMES, 'supervised_vectors'):
         with pytest.raises(ValueError, match='batch_size=8 does not divide into microbatches=3 on 1 device'):

@@ -261,6 +261,7 @@ def test_padding_changes_no_vector(pooling):
 # ---- SimCSE and ConSERT ----
 
 
+@pytest.mark.slow
 def test_simcse_is_the_cross_entropy_between_the_sides():
     """Negatives are the other side's texts alone, and the vectors go through a dense layer and tanh; both
     directions, where the authors take one."""

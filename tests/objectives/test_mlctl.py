@@ -120,6 +120,7 @@ def test_padded_rows_change_nothing(batch, params):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), padded, alone)
 
 
+@pytest.mark.slow
 def test_a_batch_of_padding_has_loss_0_and_no_gradient(batch, params):
     empty = {name: np.zeros_like(value) for name, value in batch.items()}
     step = jax.jit(jax.value_and_grad(lambda params: task_of().loss(params, empty, None)[0]))

@@ -112,6 +112,7 @@ def test_dropout_depends_on_the_row_and_the_place_only():
         assert abs(product.mean()) < 5 * 0.09 / np.sqrt(product.size)
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_its_derivative_is_its_mask():
     from clower_jax.ops import dropout
 
@@ -191,6 +192,7 @@ def test_linear_cross_entropy_keeps_one_block_of_logits():
     assert bytes_of(32 * 4096) < bytes_of(2**26) / 4
 
 
+@pytest.mark.slow
 def test_a_prediction_is_right_where_no_other_is_better():
     vectors, table = jnp.ones((2, 1)), jnp.asarray([[1.0], [3.0], [2.0]])
     sums = linear_cross_entropy(vectors, table, jnp.zeros(3), jnp.asarray([1, 2]))

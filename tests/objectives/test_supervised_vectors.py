@@ -101,6 +101,7 @@ def test_loss_is_equation_5(rows):
     assert {'loss', *sums} - {'examples', 'tokens'} == set(task.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('symmetric', [False, True])
 def test_loss_is_that_of_sentence_transformers(tmp_path, symmetric):
     """On the same vectors, of a file without equal texts, for which theirs has no rule."""

@@ -57,6 +57,7 @@ def test_value_and_derivative_are_the_textbooks(attention_mask, rate):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('attention_mask', [padding, two_texts])
 def test_the_library_is_given_the_same(attention_mask):
     *inputs, _ = arrays()

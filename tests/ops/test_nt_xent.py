@@ -121,6 +121,7 @@ def test_contrast(seed, real, groups_and_tile, ids):
     assert np.all(gradient[:, ~np.array(real)] == 0)
 
 
+@pytest.mark.slow
 @given(
     p=st.lists(st.integers(0, 2), min_size=N, max_size=N),
     w=st.lists(st.integers(0, 2), min_size=N, max_size=N),

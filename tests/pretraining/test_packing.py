@@ -230,6 +230,7 @@ def test_shapes_are_the_widths():
     }
 
 
+@pytest.mark.slow
 def test_more_than_the_widths_allow_is_an_error_not_a_loss():
     plan, widths = packed(200)
     texts = plan.rows[plan.rows.max(1).argmax()]

@@ -107,6 +107,7 @@ def test_the_page_loads_nothing_and_runs_nothing(parsed, folder):
     assert "default-src 'none'; img-src data:" in source and not re.search(r'url\(|@import', source)
 
 
+@pytest.mark.slow
 def test_what_files_say_is_shown_not_used(folder):
     source = (folder / page.NAME).read_text('utf-8')
     assert '<i>' not in source and '&lt;i&gt;run' in source

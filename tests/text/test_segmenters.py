@@ -78,6 +78,7 @@ def test_any_text(text):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', range(4))
 def test_many_runs(seed):
     """Ideographs at random: those that jieba has probabilities for, and any, with runs of all lengths."""
@@ -114,6 +115,7 @@ def test_the_dictionaries_are_the_same(dictionary):
         assert abs(ours.suggest_freq(word) - theirs.suggest_freq(word)) <= 1, word
 
 
+@pytest.mark.slow
 def test_the_whole_dictionary_as_text(dictionary):
     """Words beside words that they overlap with or run into, where a frequency that differs would show."""
     shuffled = random.Random(0).sample(dictionary, 30_000)

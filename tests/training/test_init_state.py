@@ -84,6 +84,7 @@ def test_going_on_with_another_vocabulary_is_refused(begun):
     assert (begun / 'vocab.txt').read_text('utf-8').split('\n')[-2] != '另一个词'  # nothing was overwritten
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('changes', [{'seed': 1}, {'batch_size': 16}, {'data.mask_rate': 0.2}], ids=str)
 def test_going_on_with_other_batches_is_refused(begun, changes):
     (key,) = changes

@@ -52,6 +52,7 @@ def load(source, kind, encoder='pretrain'):
     return flax.traverse_util.flatten_dict(params, sep='/'), report
 
 
+@pytest.mark.slow
 def test_both_embedding_layers_begin_as_those_of_a_bert(tmp_path):
     bert = workdirs.bert(transformers.BertForPreTraining)
     theirs = workdirs.tensors(workdirs.saved(bert, tmp_path))
@@ -92,6 +93,7 @@ def test_clower_becomes_an_ambert_and_an_ambert_another(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_ambert_keeps_its_two_embedding_layers(tmp_path):
     vocabulary = workdirs.vocabulary()
     sizes = {'model.vocab_size': len(vocabulary), 'model.base_vocab_size': len(BASE)}

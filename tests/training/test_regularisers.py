@@ -389,6 +389,7 @@ def test_r_drop_of_several_labels_and_of_scores(classifier, problem_type):
     assert loss == pytest.approx(np.mean(losses) + 2.0 * divergence, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_without_r_drop_there_is_one_pass_bit_for_bit(classifier):
     config, task, params, batch = classifier
     key = jax.random.key(3)
