@@ -133,9 +133,9 @@ def stages(folder: Path) -> dict:
                         parts = [sentences.sentences(sentences.END.join(text)) for text in texts]
                         text = sentences.END.join(chain.from_iterable(parts))
                     with timed('segment'):
-                        words = cut(text)
+                        ends = text_segmenters.word_ends(cut, text)
                     with timed('look up words'):
-                        tokenizer.numbers(words, sentences.END)
+                        tokenizer.numbers_in(text, ends, sentences.END)
                     with timed('tokens and windows'):
                         encoded = corpus_windows.encode_documents(texts, cut, tokenizer, pauses, *lengths)
                     windows = list(chain.from_iterable(made.windows for made in encoded))

@@ -47,16 +47,20 @@ class Tokenizer:
         if self.lexicon.characters > _MEMO_CHARACTERS:
             self.lexicon = Lexicon(self._look_up)
 
-    def numbers(self, words: Sequence[str], end: str | None = None) -> np.ndarray:
-        """int [n]: the number of each word that `join` makes of `words`; `end` is a word that ends a
-        sentence: nothing is joined with it."""
+    def numbers(self, words: Sequence[str]) -> np.ndarray:
+        """int [n]: the number of each word that `join` makes of `words`."""
+        return self._joined(self.lexicon.numbers(words))
+
+    def numbers_in(self, text: str, ends: np.ndarray, end: str) -> np.ndarray:
+        """int [n]: the same of the words that a text consists of, given as where they end; `end` is a word
+        that ends a sentence: nothing is joined with it."""
+        return self._joined(self.lexicon.numbers_in(text, ends), self.lexicon[end])
+
+    def _joined(self, numbers: np.ndarray, end: int = -1) -> np.ndarray:
         lexicon = self.lexicon
-        numbers = lexicon.numbers(words)
         while len(numbers):
-            joints = lexicon.joints(numbers)
-            if end is not None:
-                ends = numbers == lexicon[end]
-                joints &= ~(ends[:-1] | ends[1:])
+            ends = numbers == end
+            joints = lexicon.joints(numbers) & ~(ends[:-1] | ends[1:])
             if not joints.any():
                 break
             for first, last in np.flatnonzero(np.diff(joints, prepend=False, append=False)).reshape(-1, 2):

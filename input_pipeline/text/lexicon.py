@@ -1,6 +1,6 @@
 """Words by number, and what they become as columns: a text's tokens are found without a loop over its words.
 
-Of a text only the numbers of its words go through Python; everything else is NumPy on arrays that the
+Of a text only the words that are long or new go through Python; everything else is NumPy on arrays that the
 processor's caches hold.
 """
 
@@ -14,6 +14,8 @@ import numpy as np
 
 Ids = tuple[int, ...]
 _CHAR_START, _CHARS, _WORD_START, _TOKENS, _OPENS, _CLOSES = range(6)  # the columns of a lexicon's table
+_SHORT = 4  # UTF-16 units; so long a word is one integer of 64 bits, and most are
+_MASKS = np.array([(1 << 16 * length) - 1 for length in range(_SHORT + 1)], np.uint64)
 
 
 class Encoded(NamedTuple):
@@ -55,6 +57,7 @@ class Lexicon(defaultdict[str | int, int]):
     def __init__(self, look_up: Callable[[Sequence[str | int]], Words]):
         super().__init__(count().__next__)
         self.characters = 0
+        self._short = _Numbers()
         self._look_up = look_up
         self._words: list[str] = []
         # Of each word by number: where its base ids begin in the pool, how many they are, where its word
@@ -90,6 +93,32 @@ class Lexicon(defaultdict[str | int, int]):
         """int [n]: the words' numbers."""
         return np.fromiter(map(self.__getitem__, words), np.intp, len(words))
 
+    def numbers_in(self, text: str, ends: np.ndarray) -> np.ndarray:
+        """int [n]: the numbers of the words that a text consists of, given as where they end. No word is
+        empty, and one that has a NUL has nothing else.
+
+        Of those that are short and known no string is made.
+        """
+        starts = ends - np.diff(ends, prepend=0)
+        units, stops = text.encode('utf-16-le', 'surrogatepass'), ends
+        if len(units) > 2 * len(text):  # some characters take two
+            codes = np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
+            stops = np.cumsum(1 + (codes > 0xFFFF))[ends - 1]
+        lengths = np.diff(stops, prepend=0)
+        # Four units from every place on, of which a word takes its own.
+        fours = np.ndarray(len(units) // 2, '<u8', units + bytes(2 * _SHORT - 2), strides=2)
+        keys = fours[stops - lengths] & _MASKS[np.minimum(lengths, _SHORT)]
+        is_long = lengths > _SHORT
+        numbers = np.where(is_long, -1, self._short.find(keys))
+        new, long = np.flatnonzero(~is_long & (numbers < 0)), np.flatnonzero(is_long)
+        distinct, first, which = np.unique(keys[new], return_index=True, return_inverse=True)
+        named = np.append(new[first], long)
+        spans = map(slice, starts[named].tolist(), ends[named].tolist())
+        named_numbers = self.numbers(list(map(text.__getitem__, spans)))
+        self._short.add(distinct, named_numbers[: len(distinct)])
+        numbers[new], numbers[long] = named_numbers[which], named_numbers[len(distinct) :]
+        return numbers
+
     def words_of(self, numbers: np.ndarray) -> list[str]:
         """The words that have these numbers."""
         self._learn()
@@ -124,6 +153,53 @@ class Lexicon(defaultdict[str | int, int]):
         chars, tokens = chars[tokens > 0], tokens[tokens > 0]
         # A word is one token of all its characters, or its base tokens, which are a character token each.
         return Encoded(char_ids, word_ids, np.repeat(chars // tokens, tokens), tokens)
+
+
+class _Numbers:
+    """The numbers of integers, many of which are found at once: a hash table with open addressing."""
+
+    def __init__(self) -> None:
+        self._make(16)
+
+    def _make(self, bits: int) -> None:
+        self._bits, self._count = bits, 0
+        self._keys = np.zeros(1 << bits, np.uint64)
+        self._numbers = np.full(1 << bits, -1, np.int32)  # -1: a place is free
+
+    def _places(self, keys: np.ndarray) -> np.ndarray:
+        """Where to look first: the high bits of a product (Knuth, The Art of Computer Programming, 6.4)."""
+        return (keys * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - self._bits)).astype(np.intp)
+
+    def _next(self, places: np.ndarray) -> np.ndarray:
+        return places + 1 & len(self._keys) - 1
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """int [n]: the number of each key, uint64 [n]; -1: it has none."""
+        places = self._places(keys)
+        found, differs = self._numbers[places], self._keys[places] != keys
+        left = np.flatnonzero(differs & (found >= 0))
+        found[differs] = -1
+        while len(left):
+            places[left] = at = self._next(places[left])
+            numbers, same = self._numbers[at], self._keys[at] == keys[left]
+            found[left[same]] = numbers[same]
+            left = left[~same & (numbers >= 0)]
+        return found
+
+    def add(self, keys: np.ndarray, numbers: np.ndarray) -> None:
+        """Keeps the numbers, int [n], of distinct keys that have none, uint64 [n]."""
+        if 2 * (self._count + len(keys)) > len(self._keys):
+            used = self._numbers >= 0
+            keys, numbers = np.append(self._keys[used], keys), np.append(self._numbers[used], numbers)
+            self._make((4 * len(keys)).bit_length())
+        self._count += len(keys)
+        places, left = self._places(keys), np.arange(len(keys))
+        while len(left):
+            at = places[left]
+            free = self._numbers[at] < 0
+            self._keys[at[free]], self._numbers[at[free]] = keys[left[free]], numbers[left[free]]
+            left = left[self._keys[at] != keys[left]]  # several may have found the same place free
+            places[left] = self._next(places[left])
 
 
 def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from input_pipeline.text.dual_tokenizer import Tokenizer
-from input_pipeline.text.segmenters import Segment
+from input_pipeline.text.segmenters import Segment, word_ends
 
 END = '\0'  # between sentences and between paragraphs: no text has it, and to every segmenter it is a word
 # A full-width end mark always ends a sentence; '!' and '?' do unless they stand in a URL or in code (a?b=c,
@@ -74,4 +74,4 @@ def segmented(
     """
     sentences_of = [sentences(END.join(paragraphs)) for paragraphs in documents]
     text = END.join((*chain.from_iterable(sentences_of), ''))
-    return tokenizer.numbers(segment(text), END), list(map(len, sentences_of))
+    return tokenizer.numbers_in(text, word_ends(segment, text), END), list(map(len, sentences_of))

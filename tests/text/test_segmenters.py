@@ -3,6 +3,7 @@
 import random
 import re
 import sys
+from itertools import accumulate
 
 import pytest
 from hypothesis import example, given, settings
@@ -50,6 +51,12 @@ def alone(text: str, hmm: bool = True) -> list[str]:
     return segmenters._jieba().lcut(text, HMM=hmm)
 
 
+def together(text: str) -> list[str]:
+    """By our way for many words."""
+    ends = segmenters._ends(segmenters._rjieba().cut(text, hmm=False))
+    return segmenters._spelled(text, segmenters._guess_together(text, ends))
+
+
 @pytest.fixture(scope='module')
 def dictionary() -> list[str]:
     with segmenters._jieba().get_dict_file() as file:
@@ -73,9 +80,7 @@ def test_any_text(text):
     for hmm in (True, False):
         assert segmenters.segmenter('jieba', hmm)(text) == alone(text, hmm)
     if words := segmenters._rjieba().cut(text, hmm=False):
-        assert (
-            list(segmenters._guess_in_turn(words)) == segmenters._guess_together(text, words) == alone(text)
-        )
+        assert list(segmenters._guess_in_turn(words)) == together(text) == alone(text)
 
 
 @pytest.mark.slow
@@ -87,7 +92,7 @@ def test_many_runs(seed):
     pools = [known, list(map(chr, range(0x4E00, 0x9FD6))), list(HAN), [*HAN, *'ab1.2-%+ ，']]
     strings = [''.join(rng.choices(rng.choice(pools), k=rng.randint(1, 40))) for _ in range(600)]
     text = '。'.join(strings)
-    assert segmenters._guess_together(text, segmenters._rjieba().cut(text, hmm=False)) == alone(text)
+    assert together(text) == alone(text)
 
 
 @pytest.mark.slow
@@ -102,7 +107,9 @@ def test_real_text(data_dir):
             expected = [alone(line, hmm) for line in lines]
             assert list(map(cut, lines)) == expected
             joined = [word for words in expected for word in (*words, '\0')]
-            assert cut('\0'.join([*lines, ''])) == joined
+            text = '\0'.join([*lines, ''])
+            assert cut(text) == joined
+            assert segmenters.word_ends(cut, text).tolist() == list(accumulate(map(len, joined)))
 
 
 @pytest.mark.slow
