@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -43,8 +42,7 @@ class EncoderConfig:
     more FLOPs), 'qkv' also queries, keys and values (a tenth more). `attention` is 'own' (every device),
     'cudnn' (NVIDIA GPUs, 16 bits, without attention_dropout) or 'fused' (the same with it); who makes a
     network replaces 'auto' by what its devices take. `scan_layers`: the layers are one loop in the compiled
-    program, which is compiled in the time of one of them; `trace_layers_once`: they are calls of one function
-    until the compiler puts it in their places, which spares tracing all but the first.
+    program, which is compiled in the time of one of them.
     """
 
     hidden_size: int
@@ -58,7 +56,6 @@ class EncoderConfig:
     remat: str = 'none'
     attention: str = 'own'
     scan_layers: bool = False
-    trace_layers_once: bool = False
 
     @classmethod
     def from_config(cls, model: Mapping) -> 'EncoderConfig':
@@ -222,6 +219,27 @@ class BertLayer(nn.Module):
         return LayerNorm(dtype, name='output.LayerNorm')(x + h)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(
+    config: EncoderConfig,
+    dtype: jnp.dtype,
+    x: jax.Array,
+    attention_mask: jax.Array,
+    dropout_seeds: jax.Array | None,
+    dropout_sites: jax.Array | np.ndarray,
+    params: dict,
+) -> jax.Array:
+    """A `BertLayer` of these parameters. It is traced once in a process for all layers and encoders of a
+    config, and the compiler puts it in their places."""
+    layer = BertLayer(config, dtype, parent=None)
+
+    def encode(x: jax.Array, params: dict) -> jax.Array:
+        return layer.apply({'params': params}, x, attention_mask, dropout_seeds, dropout_sites)
+
+    policy = REMAT[config.remat]
+    return (encode if policy is None else jax.checkpoint(encode, policy=policy))(x, params)
+
+
 class BertEncoder(nn.Module):
     """`num_layers` layers and the pooler of one encoder.
 
@@ -234,10 +252,9 @@ class BertEncoder(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        policy = REMAT[self.config.remat]
-        layer = BertLayer if policy is None else nn.remat(BertLayer, policy=policy)
         self.layers = [
-            layer(self.config, self.dtype, name=f'encoder.layer.{i}') for i in range(self.config.num_layers)
+            BertLayer(self.config, self.dtype, name=f'encoder.layer.{i}')
+            for i in range(self.config.num_layers)
         ]
         self.pooler = Dense(
             self.config.hidden_size, self.dtype, self.config.initializer_range, name='pooler.dense'
@@ -245,36 +262,18 @@ class BertEncoder(nn.Module):
 
     def __call__(self, x: jax.Array, attention_mask: jax.Array, dropout_seeds: jax.Array | None) -> jax.Array:
         dropout_sites = [layer_dropout_sites((*self.path, layer.name)) for layer in self.layers]
-        as_one = self.config.scan_layers or self.config.trace_layers_once
-        if as_one and self.layers and not self.is_initializing():
-            return self._as_one(x, attention_mask, dropout_seeds, dropout_sites)
-        for layer, layer_sites in zip(self.layers, dropout_sites):
-            x = layer(x, attention_mask, dropout_seeds, layer_sites)
-        return x
-
-    def _as_one(
-        self,
-        x: jax.Array,
-        attention_mask: jax.Array,
-        dropout_seeds: jax.Array | None,
-        dropout_sites: list[np.ndarray],
-    ) -> jax.Array:
-        """The same as one function of a layer's parameters, stacked for a loop or layer by layer."""
+        if self.is_initializing():
+            for layer, layer_sites in zip(self.layers, dropout_sites, strict=True):
+                x = layer(x, attention_mask, dropout_seeds, layer_sites)
+            return x
+        encode = functools.partial(_encode, self.config, self.dtype)
         layer_params = [self.variables['params'][layer.name] for layer in self.layers]
-        layer = BertLayer(self.config, self.dtype, parent=None)
-
-        def encode(x: jax.Array, params: dict, sites: jax.Array | np.ndarray, *inputs: Any) -> jax.Array:
-            return layer.apply({'params': params}, x, *inputs, sites)
-
-        policy, inputs = REMAT[self.config.remat], (attention_mask, dropout_seeds)
-        encode = encode if policy is None else jax.checkpoint(encode, policy=policy)
-        if self.config.scan_layers:
+        if self.config.scan_layers and self.layers:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
-            step = lambda x, of_layer: (encode(x, *of_layer, *inputs), None)  # noqa: E731
-            return jax.lax.scan(step, x, (stacked, np.stack(dropout_sites)))[0]
-        traced_once = jax.jit(encode)
-        for params, sites in zip(layer_params, dropout_sites, strict=True):
-            x = traced_once(x, params, sites, *inputs)
+            step = lambda x, of_layer: (encode(x, attention_mask, dropout_seeds, *of_layer), None)  # noqa: E731
+            return jax.lax.scan(step, x, (np.stack(dropout_sites), stacked))[0]
+        for layer_sites, params in zip(dropout_sites, layer_params, strict=True):
+            x = encode(x, attention_mask, dropout_seeds, layer_sites, params)
         return x
 
     def pool(self, cls: jax.Array) -> jax.Array:

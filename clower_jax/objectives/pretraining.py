@@ -282,7 +282,6 @@ def encoder_settings(config: ConfigDict, mesh: Mesh | None) -> dict:
             encoder_config,
             attention=attention,
             scan_layers=platform == 'tpu' and encoder_config.num_layers >= SCAN_MIN_LAYERS,
-            trace_layers_once=platform == 'gpu',
         ),
         'vocab_size': config.model.vocab_size,
         'max_positions': config.model.max_positions,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clower_jax.models.bert import EncoderConfig
+from clower_jax.models import bert
 from clower_jax.models.clower import make_attention_mask, token_mask
 from clower_jax.models.finetuned import pool_tokens
 from clower_jax.objectives import pretraining
@@ -72,9 +72,9 @@ def test_the_library_is_given_the_same(attention_mask):
 
 def test_what_cudnn_cannot_do_is_refused():
     with pytest.raises(ValueError, match='attention_dropout=0.1'):
-        EncoderConfig(8, 1, 2, 16, attention='cudnn')
+        bert.EncoderConfig(8, 1, 2, 16, attention='cudnn')
     with pytest.raises(ValueError, match="model.remat='all' must be one of none, qkv, full"):
-        EncoderConfig(8, 1, 2, 16, remat='all')
+        bert.EncoderConfig(8, 1, 2, 16, remat='all')
 
 
 def gradients_of(**changes):
@@ -84,8 +84,7 @@ def gradients_of(**changes):
     config = synthetic.tiny_config(**system | rates | changes)
     batch = next(synthetic.batches(config))
     task = pretraining.Pretrain.from_config(config)
-    as_one = task.model.config.scan_layers, task.model.config.trace_layers_once
-    assert as_one == (sharding.mesh_platform(None) == 'tpu', sharding.mesh_platform(None) == 'gpu')
+    assert task.model.config.scan_layers == (sharding.mesh_platform(None) == 'tpu')
     loss = lambda p: task.loss(p, batch, jax.random.key(1))[0]  # noqa: E731
     return jax.jit(jax.value_and_grad(loss))(synthetic.random_params(task))
 
@@ -118,21 +117,35 @@ def test_recomputing_changes_nothing(remat):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('platform', 'remat', 'drophead'),
-    [
-        *(('tpu', remat, drophead) for remat in ('none', 'qkv', 'full') for drophead in (0.0, 0.5)),
-        ('gpu', 'none', 0.5),
-        ('gpu', 'qkv', 0.0),
-    ],
-)
-def test_layers_as_one_are_the_layers_one_by_one(platform, remat, drophead, monkeypatch):
-    """A loop over them, and calls of one function: also what is dropped, and the derivatives, which belong to
-    the same parameters."""
+@pytest.mark.parametrize('remat', ['none', 'qkv', 'full'])
+@pytest.mark.parametrize('drophead', [0.0, 0.5])
+def test_layers_in_a_loop_are_the_layers_one_by_one(remat, drophead, monkeypatch):
+    """Also what is dropped, and the derivatives, which belong to the same parameters."""
     expected = one_by_one(drophead)
     monkeypatch.setattr(pretraining, 'SCAN_MIN_LAYERS', 3)
-    monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh: platform)
+    monkeypatch.setattr(sharding, 'mesh_platform', lambda mesh: 'tpu')
     assert_same(gradients_of(**{'model.remat': remat, 'model.drophead': drophead}), expected)
+
+
+def test_a_layer_is_traced_once_and_each_is_its_own():
+    """Parameters and what is dropped are each layer's; also a second encoder finds what is traced."""
+    config = bert.EncoderConfig(16, 3, 2, 32, dropout=0.3, attention_dropout=0.3, drophead=0.5)
+    encoder = bert.BertEncoder(config, jnp.float32)
+    mask, seeds = padding(), dropout.row_seeds(jax.random.key(0), B)
+    x = jax.random.normal(jax.random.key(1), (B, L, 16))
+    variables = encoder.init(jax.random.key(2), x, mask, seeds)
+
+    def twice(variables):
+        once = encoder.apply(variables, x, mask, seeds)
+        return once, bert.BertEncoder(config, jnp.float32).apply(variables, once, mask, seeds)
+
+    calls = [eqn.params['jaxpr'] for eqn in jax.make_jaxpr(twice)(variables).eqns if 'jaxpr' in eqn.params]
+    assert len(calls) == 6 and len({id(jaxpr) for jaxpr in calls}) == 1
+    expected = x
+    for name in ('encoder.layer.0', 'encoder.layer.1', 'encoder.layer.2'):
+        params, sites = {'params': variables['params'][name]}, bert.layer_dropout_sites((name,))
+        expected = bert.BertLayer(config, jnp.float32).apply(params, expected, mask, seeds, sites)
+    np.testing.assert_allclose(twice(variables)[0], expected, atol=1e-5)
 
 
 def test_padding_is_what_follows_the_last_token():
