@@ -138,14 +138,10 @@ def compare(items: int, flags: argparse.Namespace) -> tuple[harness.Launches, li
 
 def main() -> None:
     """Prints a markdown table."""
-
-    def numbers(text: str) -> tuple[int, ...]:
-        return tuple(map(int, text.split(',')))
-
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--sizes', type=numbers, help='pairs')
+    parser.add_argument('--sizes', type=harness.integers, help='pairs')
     parser.add_argument('--width', type=int, default=768, help='of a vector')
-    parser.add_argument('--contenders', type=lambda text: text.split(','), default=list(CONTENDERS))
+    parser.add_argument('--contenders', type=harness.names, default=tuple(CONTENDERS))
     parser.add_argument('--rounds', type=int, default=3, help='launches of each contender at each size')
     parser.add_argument('--seconds', type=float, default=3.0, help='of timing in each launch')
     parser.add_argument('--gpu', action='store_true')

@@ -118,10 +118,7 @@ def main() -> None:
     parser.add_argument('--sentences', type=Path, help='a file with a sentence a line, instead of titles')
     parser.add_argument('--whole', action='store_true', help='time whole processes')
     parser.add_argument(
-        '--batches',
-        type=lambda text: tuple(map(int, text.split(','))),
-        default=(32, 128),
-        help='of sentence-transformers',
+        '--batches', type=harness.integers, default=(32, 128), help='of sentence-transformers'
     )
     parser.add_argument('--json')
     # Of one launch.

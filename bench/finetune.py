@@ -239,16 +239,15 @@ def table(cells: dict[str, dict], part: str, ratio: str, more: dict) -> str:
 def parse() -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    split = lambda text: tuple(text.split(','))  # noqa: E731
     gpu = shutil.which('nvidia-smi') is not None
     parser.add_argument('--device', choices=('cpu', 'gpu'), default='gpu' if gpu else 'cpu')
-    parser.add_argument('--jobs', type=split, default=tuple(JOBS), help=f'of {", ".join(JOBS)}')
-    parser.add_argument('--dtypes', type=split, help='default float32, on a GPU bfloat16')
+    parser.add_argument('--jobs', type=harness.names, default=tuple(JOBS), help=f'of {", ".join(JOBS)}')
+    parser.add_argument('--dtypes', type=harness.names, help='default float32, on a GPU bfloat16')
     parser.add_argument('--size', choices=tuple(common.SIZES), help='default small, on a GPU base')
     parser.add_argument('--model', type=Path, help='a Hugging Face folder instead of random weights')
     parser.add_argument(
         '--rows',
-        type=lambda text: (None, None) if text == 'all' else tuple(map(int, text.split(','))),
+        type=lambda text: (None, None) if text == 'all' else harness.integers(text),
         help='train,dev, more than a batch; or all',
     )
     parser.add_argument('--epochs', type=int, default=1)

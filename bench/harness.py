@@ -19,6 +19,16 @@ from tqdm import tqdm
 Launches = dict[str, list[dict]]
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The value of a flag, 'a,b' → ('a', 'b')."""
+    return tuple(text.split(','))
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """The value of a flag, '1,2' → (1, 2); ValueError for anything else, which argparse tells of."""
+    return tuple(map(int, text.split(',')))
+
+
 def alternate(contenders: Mapping[str, Sequence[str]], rounds: int, seed: int = 0, env=None) -> Launches:
     """Runs every contender once a round; returns what each launch printed, which stderr has at once.
 

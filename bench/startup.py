@@ -91,7 +91,7 @@ def run(command: list[str], workdir: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--jobs', type=lambda text: text.split(','), default=JOBS)
+    parser.add_argument('--jobs', type=harness.names, default=JOBS)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--data', type=Path, default=os.environ.get('CLOWER_DATA'))
     parser.add_argument('--json')

@@ -276,19 +276,22 @@ def say(text: str) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The flags, checked."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    split = lambda text: tuple(text.split(','))  # noqa: E731
     parser.add_argument('--device', choices=('cpu', 'gpu'), default='cpu')
-    parser.add_argument('--sizes', type=split, help=f'of {", ".join(VARIANTS)}')
-    parser.add_argument('--dtypes', type=split, default=('float32', 'bfloat16'))
-    parser.add_argument('--dropout', type=split, help='rates; default 0 on a CPU, 0.1 on a GPU')
-    parser.add_argument('--contenders', type=split, default=('ours', 'plain', 'best'))
+    parser.add_argument('--sizes', type=harness.names, help=f'of {", ".join(VARIANTS)}')
+    parser.add_argument('--dtypes', type=harness.names, default=('float32', 'bfloat16'))
+    parser.add_argument('--dropout', type=harness.names, help='rates; default 0 on a CPU, 0.1 on a GPU')
+    parser.add_argument('--contenders', type=harness.names, default=('ours', 'plain', 'best'))
     parser.add_argument(
         '--ours', action='append', default=[], help='another one of ours, config keys changed'
     )
     parser.add_argument('--best', default='auto', help="options of best; 'auto': the fastest")
     parser.add_argument('--batch', type=int, help='rows; default 16, on a GPU where doubling starts, 64')
-    parser.add_argument('--batches', type=split, default=(), help='without doubling: ours=256,plain=64,…')
-    parser.add_argument('--lengths', type=split, help='of both views; default 128,80, for base 512,384')
+    parser.add_argument(
+        '--batches', type=harness.names, default=(), help='without doubling: ours=256,plain=64,…'
+    )
+    parser.add_argument(
+        '--lengths', type=harness.integers, help='of both views; default 128,80, for base 512,384'
+    )
     parser.add_argument('--vocab', type=int, default=41_128, help='rows of the token table')
     parser.add_argument('--fill', type=float, default=1.0, help='mean share of a row that is no padding')
     parser.add_argument('--corpus', default='', help='a folder of build_corpus, for a real batch')
@@ -300,12 +303,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--json', help='where the figures go')
     flags = parser.parse_args(arguments)
     gpu = flags.device == 'gpu'
-    flags.sizes = flags.sizes or split(SIZES[flags.device])
+    flags.sizes = flags.sizes or harness.names(SIZES[flags.device])
     flags.dropout = [float(rate) for rate in flags.dropout or (0.1 if gpu else 0.0,)]
     flags.batch = flags.batch or (64 if gpu else 16)
     flags.batches = {kind: int(size) for kind, _, size in (part.partition('=') for part in flags.batches)}
-    if flags.lengths:
-        flags.lengths = tuple(map(int, flags.lengths))
     for name, choices in (
         ('sizes', VARIANTS),
         ('dtypes', ('float32', 'bfloat16')),

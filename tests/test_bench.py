@@ -229,7 +229,7 @@ def test_rows_too_short_for_the_anchors_are_refused():
 # ---- the commands ----
 
 # One thread each: where tests run beside each other, torch's threads wait for one another.
-ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1', 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1'}
 
 
 def bench(*command: str) -> str:
@@ -269,6 +269,12 @@ def test_the_table_of_steps():
         '| small bfloat16 dropout 0.1 | best (master) | 4 | 0.500 | 1,234 | 8.0 | 50.0% | 2.00 | 12 / 0 '
         '| 2.00 (1.00–3.00) | — |'
     )
+
+
+def test_a_flag_of_integers_says_what_it_got(capsys):
+    with pytest.raises(SystemExit):
+        step.parse(['--lengths', '64,long'])
+    assert "--lengths: invalid integers value: '64,long'" in capsys.readouterr().err
 
 
 def test_config_keys_of_ours_are_changed_by_type(tmp_path):
