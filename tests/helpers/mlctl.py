@@ -2,12 +2,12 @@
 
 import math
 
-import jax
 import numpy as np
 import pytest
 
 from clower_jax.objectives import registry
 from configs import mlctl as config_of_mlctl
+from helpers import synthetic
 from helpers.losses import cosine, span_mean
 
 VOCAB, D, LENGTH = 14, 4, 8
@@ -52,6 +52,4 @@ def task_of(**changes):
 
 @pytest.fixture(scope='module')
 def params():
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(task_of().init, jax.random.key(0))
-    return jax.tree.map(lambda x: rng.normal(0.5, 1, x.shape).astype(np.float32), shapes)
+    return synthetic.random_params(task_of(), 1.0)

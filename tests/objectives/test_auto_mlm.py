@@ -14,7 +14,7 @@ from clower_jax.objectives import registry
 from clower_jax.parallel import sharding
 from clower_jax.utils.metrics_file import read_metrics
 from configs import auto_mlm
-from helpers import finetuned
+from helpers import finetuned, synthetic
 from helpers.losses import cross_entropy
 from helpers.meshes import mesh_of
 from helpers.mlctl import contrast, embedded, pooled
@@ -88,9 +88,7 @@ def batch():
 
 @pytest.fixture(scope='module')
 def params():
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(task_of().init, jax.random.key(0))
-    return jax.tree.map(lambda x: rng.normal(0.5, 1, x.shape).astype(np.float32), shapes)
+    return synthetic.random_params(task_of(), 1.0)
 
 
 @pytest.mark.slow

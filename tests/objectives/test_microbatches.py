@@ -55,9 +55,7 @@ def step(config, batch, microbatches, mesh=None, spread=0.3):
     config = copy.deepcopy(config)
     config.microbatches = microbatches
     task = registry.from_config(config, mesh)
-    shapes = synthetic.initial_shapes(task)
-    rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: rng.normal(0, spread, x.shape).astype(np.float32), shapes)
+    params = synthetic.random_params(task, spread)
     if mesh:
         batch = sharding.shard_batch(mesh, batch, 8)
         params = jax.device_put(params, sharding.tree_shardings(mesh, params))

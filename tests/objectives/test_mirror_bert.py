@@ -160,9 +160,7 @@ def small_task(**changes):
     config = config_file.get_config('sentence')
     config.update_from_flattened_dict(finetuned.SIZES | {'model.vocab_size': 40} | changes)
     task = registry.from_config(config)
-    shapes = synthetic.initial_shapes(task)
-    rng = np.random.default_rng(1)
-    return task, jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    return task, synthetic.random_params(task)
 
 
 def small_batch(pairs: int = 5, width: int = 8, padding: int = 1) -> dict:

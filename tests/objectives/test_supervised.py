@@ -29,9 +29,7 @@ def config_of(kind: str, tmp_path, **changes):
 def case(request, tmp_path):
     """(task, params, batch): a full row, a short one, one without a label or answer, and padding."""
     task = registry.from_config(config_of(request.param, tmp_path))
-    rng = np.random.default_rng(0)
-    shapes = synthetic.initial_shapes(task)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    rng, params = np.random.default_rng(0), synthetic.random_params(task)
     lengths = np.array([9, 5, 7, 0])
     real = np.arange(9) < lengths[:, None]
     ids = np.where(real, rng.integers(1, VOCAB, (4, 9)), 0).astype(np.int32)
@@ -130,9 +128,7 @@ def test_what_a_class_is_told_from(classify_from, tmp_path):
     """Of torch's last hidden states and the formula; without a pooler there are no weights of one."""
     changes = {'model.classify_from': classify_from}
     task = registry.from_config(config_of('classify', tmp_path, **changes))
-    rng = np.random.default_rng(0)
-    shapes = synthetic.initial_shapes(task)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    rng, params = np.random.default_rng(0), synthetic.random_params(task)
     ids = np.where(np.arange(9) < [[9], [5]], rng.integers(1, VOCAB, (2, 9)), 0).astype(np.int32)
     batch = {'char_ids': ids, 'char_segments': 0 * ids, 'example': np.arange(2)}
     batch['labels'] = np.zeros(2, np.int32)

@@ -38,9 +38,7 @@ def small_task(variant='', **changes):
     sizes = finetuned.SIZES | {'model.vocab_size': len(VOCABULARY), 'loss.temperature': 0.3}
     config.update_from_flattened_dict(sizes | changes)
     task = registry.from_config(config)
-    shapes = synthetic.initial_shapes(task)
-    rng = np.random.default_rng(1)
-    return task, jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    return task, synthetic.random_params(task)
 
 
 def batch_of(rows, padding=1):
