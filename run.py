@@ -11,6 +11,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from clower_jax.utils import command_line
+from input_pipeline.utils import garbage
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The job: configs/<job>.py[:variant].', lock_config=True
@@ -22,6 +23,7 @@ PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Several processes: which 
 CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from Slurm, MPI or a TPU pod.')
 
 if __name__ == '__main__':  # before the libraries are imported, which takes seconds
+    garbage.collect_seldom()
     command_line.parse(sys.argv, __doc__)
     if (NUM_PROCESSES.value or PROCESS_ID.value is not None) and not (COORDINATOR.value or CLUSTER.value):
         command_line.refuse('--num_processes and --process_id need --coordinator=host:port (or --cluster)')

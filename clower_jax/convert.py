@@ -16,6 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from input_pipeline.utils import garbage
+
+if __name__ == '__main__':  # before the imports, which are most of a short command's time
+    garbage.collect_seldom()
+
 import flax.traverse_util
 import jax
 from ml_collections import ConfigDict

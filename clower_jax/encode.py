@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from input_pipeline.utils import garbage
+
+if __name__ == '__main__':  # before the imports, which are most of a short command's time
+    garbage.collect_seldom()
+
 import numpy as np
 from tqdm import tqdm
 

@@ -10,6 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from input_pipeline.utils import garbage
+
+if __name__ == '__main__':  # before the imports, which are most of a short command's time
+    garbage.collect_seldom()
+
 import numpy as np
 from ml_collections import ConfigDict
 

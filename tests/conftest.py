@@ -11,6 +11,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from input_pipeline.utils import garbage
+
+garbage.collect_seldom()  # before what is large is imported, most of it where tests are collected
+
 # Before anything imports TensorFlow: only its errors are worth a line in a test report.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
@@ -56,11 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays, and tracing a program makes objects in great numbers that go by
-    themselves: to search them for others takes a tenth of the suite's time."""
+    """What is imported by now stays: nobody looks for garbage among it."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

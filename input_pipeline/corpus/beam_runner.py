@@ -36,6 +36,11 @@ import numpy as np
 import tqdm
 from etils import epath
 
+from input_pipeline.utils import garbage
+
+if __name__ == '__main__':  # a worker: imports are most of its time on a small corpus
+    garbage.collect_seldom()
+
 # Importing Beam warns, on the root logger, of missing Google Cloud libraries, which nothing here needs.
 _handlers, logging.root.handlers = logging.root.handlers, [logging.NullHandler()]
 try:
