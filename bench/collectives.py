@@ -25,16 +25,15 @@ from configs import common, pretrain  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--devices', default='1,2,4,8')
+    parser.add_argument('--devices', type=harness.integers, default=(1, 2, 4, 8))
     parser.add_argument('--size', default='tiny', choices=common.SIZES)
     parser.add_argument('--rows', type=int, default=4, help='of each device')
     parser.add_argument('--json')
     flags = parser.parse_args()
-    numbers = [int(n) for n in flags.devices.split(',')]
     jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_num_cpu_devices', max(numbers))
+    jax.config.update('jax_num_cpu_devices', max(flags.devices))
     rows, raw = [], {}
-    for number in numbers:
+    for number in flags.devices:
         config = pretrain.get_config('cpu')
         config.model = common.model(flags.size)
         config.batch_size = flags.rows * number

@@ -314,7 +314,7 @@ def estimate(figures: dict[str, Any]) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--chips', default=','.join(CHIPS))
+    parser.add_argument('--chips', type=harness.names, default=tuple(CHIPS))
     parser.add_argument('--cells', default=';'.join(CELLS), help='separated by ;')
     parser.add_argument('--batch', type=int, default=0, help="rows of a device; 0: the cell's own")
     parser.add_argument('--largest', action='store_true', help='search for the largest batch that fits')
@@ -324,17 +324,17 @@ def main() -> None:
     parser.add_argument('--hlo', help='with one cell and one chip: its program goes here')
     parser.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    cells, chips = flags.cells.split(';'), flags.chips.split(',')
-    if flags.hlo and (len(cells), len(chips)) != (1, 1):
+    cells = flags.cells.split(';')
+    if flags.hlo and (len(cells), len(flags.chips)) != (1, 1):
         parser.error('--hlo is for the program of one cell on one chip: name them with --cells and --chips')
     if flags.one:
-        print(json.dumps(measure(cells[0], chips[0], flags.batch, flags.hlo, flags.set)))
+        print(json.dumps(measure(cells[0], flags.chips[0], flags.batch, flags.hlo, flags.set)))
         return
     if flags.check:
-        sys.exit(check(flags.check, cells, chips))
+        sys.exit(check(flags.check, cells, flags.chips))
     cells_done = _stored(flags.json)
     for cell in cells:
-        for chip in chips:
+        for chip in flags.chips:
             run = functools.partial(launch, cell, chip, changes=flags.set, text_file=flags.hlo)
             try:
                 if flags.largest:

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument('--texts', type=int, default=100_000)
     parser.add_argument('--size', default='small', help='of configs/common.py, with random weights')
     parser.add_argument('--model', help='a Hugging Face BERT folder instead')
-    parser.add_argument('--dtypes', default='float32,bfloat16')
+    parser.add_argument('--dtypes', type=harness.names, default=('float32', 'bfloat16'))
     parser.add_argument('--sentences', type=Path, help='a file with a sentence a line, instead of titles')
     parser.add_argument('--whole', action='store_true', help='time whole processes')
     parser.add_argument(
@@ -147,7 +147,7 @@ def main() -> None:
         parts = [texts] if flags.whole else [warm_up, texts]
         source.write_text('\n\n'.join(map('\n'.join, parts)), encoding='utf-8')
         reference = None
-        for dtype in flags.dtypes.split(','):
+        for dtype in flags.dtypes:
             sides = {'ours': 0} | {f'sentence-transformers, {n} in a batch': n for n in flags.batches}
             common = [f'--input={source}', f'--dtype={dtype}']
             outputs = {name: Path(folder, f'{dtype}-{batch}.npy') for name, batch in sides.items()}

@@ -33,6 +33,9 @@ import ml_dtypes
 from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from bench import harness  # noqa: E402
+
 PIECE_BYTES = 15 << 20
 SECOND_STAGE = 100  # added to the seed of a run that goes on from another
 CHARACTERS_A_ROW = 100.45  # 33,580,445 character tokens in 334,299 rows of the corpus of the plan
@@ -303,7 +306,7 @@ def main() -> None:
     parser.add_argument('--slots', type=int, default=3, help='runs at a time')
     parser.add_argument('--seconds', type=float, default=1e9, help='then what runs is stopped and saved')
     parser.add_argument('--steps', type=int, default=0, help='instead of those of the plan')
-    parser.add_argument('--only', type=lambda text: text.split(','), help='of the runs, these')
+    parser.add_argument('--only', type=harness.names, help='of the runs, these')
     parser.add_argument('--pack', type=Path, help='where exports are packed to')
     parser.add_argument('--pack_mib', type=int, default=70, help='of exports packed at a time, before xz')
     flags = parser.parse_args()

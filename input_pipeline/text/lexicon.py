@@ -159,16 +159,17 @@ class _Numbers:
     """The numbers of integers, many of which are found at once: a hash table with open addressing."""
 
     def __init__(self) -> None:
-        self._make(16)
+        self._make(1 << 16)
 
-    def _make(self, bits: int) -> None:
-        self._bits, self._count = bits, 0
-        self._keys = np.zeros(1 << bits, np.uint64)
-        self._numbers = np.full(1 << bits, -1, np.int32)  # -1: a place is free
+    def _make(self, size: int) -> None:
+        self._count = 0
+        self._keys = np.zeros(size, np.uint64)  # a power of 2 of them
+        self._numbers = np.full(size, -1, np.int32)  # -1: a place is free
 
     def _places(self, keys: np.ndarray) -> np.ndarray:
         """Where to look first: the high bits of a product (Knuth, The Art of Computer Programming, 6.4)."""
-        return (keys * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - self._bits)).astype(np.intp)
+        bits = len(self._keys).bit_length() - 1
+        return (keys * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - bits)).astype(np.intp)
 
     def _next(self, places: np.ndarray) -> np.ndarray:
         return places + 1 & len(self._keys) - 1
@@ -191,7 +192,7 @@ class _Numbers:
         if 2 * (self._count + len(keys)) > len(self._keys):
             used = self._numbers >= 0
             keys, numbers = np.append(self._keys[used], keys), np.append(self._numbers[used], numbers)
-            self._make((4 * len(keys)).bit_length())
+            self._make(1 << (4 * len(keys)).bit_length())
         self._count += len(keys)
         places, left = self._places(keys), np.arange(len(keys))
         while len(left):
