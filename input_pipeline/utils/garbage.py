@@ -1,7 +1,7 @@
 """How often Python looks for garbage, in commands.
 
 Reference counts free nearly everything; what they cannot is looked for among all objects. Imports and tracing
-make millions that stay, so that by default a third of a short command's time goes into looking among them.
+make millions that stay, so that by default a quarter of a short command's time goes into looking among them.
 """
 
 import atexit
