@@ -13,7 +13,6 @@ step would take that gets as much of the peaks as the one that was measured (REA
 """
 
 import argparse
-import ast
 import functools
 import json
 import os
@@ -174,7 +173,7 @@ def measure(
     config = CELLS[cell](mesh.size)
     if batch:
         config.batch_size = batch * mesh.size
-    config.update_from_flattened_dict({key: _value(text) for key, _, text in map(_cut, changes)})
+    harness.set_keys(config, changes)
     compiled, task, seconds = compiled_step(config, mesh)
     memory = compiled.memory_analysis()
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -233,17 +232,6 @@ def attention_flops(config: ConfigDict) -> float:
         else [config.data.max_length]
     )
     return 12.0 * config.model.num_layers * config.model.hidden_size * sum(length**2 for length in lengths)
-
-
-def _cut(change: str) -> tuple[str, str, str]:
-    return change.partition('=')
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def bytes_needed(figures: dict[str, Any]) -> int:

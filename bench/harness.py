@@ -5,15 +5,17 @@ same unit of work (its own warm-up left out), and whatever else is to be reporte
 that wait beside each other, or a fixed order, favour one of them.
 """
 
+import ast
 import json
 import platform
 import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 Launches = dict[str, list[dict]]
@@ -27,6 +29,22 @@ def names(text: str) -> tuple[str, ...]:
 def integers(text: str) -> tuple[int, ...]:
     """The value of a flag, '1,2' → (1, 2); ValueError for anything else, which argparse tells of."""
     return tuple(map(int, text.split(',')))
+
+
+def set_keys(config: ConfigDict, changes: Iterable[str]) -> None:
+    """Sets keys of a config as a flag names them: each change is key=value, the value Python's, or else a
+    string. Raises ValueError for a key that the config lacks."""
+    for change in changes:
+        key, _, text = change.partition('=')
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        section, _, name = key.rpartition('.')
+        part = config.get(section, {}) if section else config
+        if name not in part:
+            raise ValueError(f'{change}: there is no config key {key!r}')
+        part[name] = value
 
 
 def alternate(contenders: Mapping[str, Sequence[str]], rounds: int, seed: int = 0, env=None) -> Launches:

@@ -8,7 +8,6 @@ contains a matrix product counts as one, whatever is fused with it.
 """
 
 import argparse
-import ast
 import collections
 import sys
 import tempfile
@@ -92,8 +91,7 @@ def main() -> None:
     config.model.vocab_size = compiled.VOCABULARY
     config.model.base_vocab_size = compiled.BASE_VOCABULARY
     config.data.char_length, config.data.word_length = flags.lengths
-    for key, _, value in (change.partition('=') for change in filter(None, flags.set.split(','))):
-        config.update_from_flattened_dict({key: ast.literal_eval(value) if value[0].isdigit() else value})
+    harness.set_keys(config, filter(None, flags.set.split(',')))
 
     with jax.default_matmul_precision(precision.matmul_precision(config.dtype)):
         evaluator, optimizer, train_step = loop.make_programs(config)

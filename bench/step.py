@@ -24,7 +24,6 @@ this project runs beside it with --ours 'data.pack=True,…' (config keys; may b
 """
 
 import argparse
-import ast
 import itertools
 import os
 import statistics
@@ -107,17 +106,7 @@ class Bench:
             config.data.char_length, config.data.word_length = lengths
             config.model.vocab_size = flags.vocab
             config.model.base_vocab_size = BASE_ROWS if flags.vocab > BASE_ROWS else flags.vocab // 2
-        for change in filter(None, changes.split(',')):
-            key, _, value = change.partition('=')
-            try:
-                value = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                pass  # a string
-            section, _, name = key.rpartition('.')
-            part = config.get(section, {}) if section else config
-            if name not in part:
-                raise ValueError(f'--ours {change}: there is no config key {key!r}')
-            part[name] = value
+        harness.set_keys(config, filter(None, changes.split(',')))
         if not flags.corpus:
             return config
         from input_pipeline.pretraining import batches  # TensorFlow, which synthetic batches do not need
