@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from clower_jax.utils import command_line
+from clower_jax.utils import allocator, command_line
 from input_pipeline.utils import garbage
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -24,6 +24,7 @@ CLUSTER = flags.DEFINE_bool('cluster', False, 'Several processes, found out from
 
 if __name__ == '__main__':  # before the libraries are imported, which takes seconds
     garbage.collect_seldom()
+    allocator.keep_freed_memory()
     command_line.parse(sys.argv, __doc__)
     if (NUM_PROCESSES.value or PROCESS_ID.value is not None) and not (COORDINATOR.value or CLUSTER.value):
         command_line.refuse('--num_processes and --process_id need --coordinator=host:port (or --cluster)')

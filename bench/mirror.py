@@ -74,10 +74,11 @@ def ours(case: Path) -> dict:
 
     from clower_jax.training import loop
     from clower_jax.training.inherited_settings import resolve_source
-    from clower_jax.utils import metrics_file
+    from clower_jax.utils import allocator, metrics_file
     from input_pipeline.features import buckets
     from input_pipeline.finetuning import data as finetuning_data
 
+    allocator.keep_freed_memory()  # as run.py does
     with tempfile.TemporaryDirectory() as folder:
         config, vocabulary = resolve_source(config_of(case), Path(folder))
         config, data = finetuning_data.prepare(config, vocabulary)

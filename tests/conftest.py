@@ -18,6 +18,9 @@ garbage.collect_seldom()  # before what is large is imported, most of it where t
 # Before anything imports TensorFlow: only its errors are worth a line in a test report.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
+# Each of several processes would give PyTorch every core, and its threads wait for each other at full speed.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 # The same examples on every run, so that a failure is everybody's failure; a slow machine is not a failure.
 hypothesis.settings.register_profile(
     'clower',

@@ -228,13 +228,10 @@ def test_rows_too_short_for_the_anchors_are_refused():
 
 # ---- the commands ----
 
-# One thread each: where tests run beside each other, torch's threads wait for one another.
-ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1'}
-
 
 def bench(*command: str) -> str:
     line = [sys.executable, *command]
-    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -117,7 +117,7 @@ def test_loss_and_gradient_are_the_formula(kind, source, batch, params):
 def test_padded_rows_change_nothing(batch, params):
     loss = jax.jit(lambda batch: task_of().loss(params, batch, None))
     padded, alone = loss(batch), loss({name: value[:3] for name, value in batch.items()})
-    # Four rows and three are summed in another order, and what rounding makes of a cosine is divided by τ = 0.1.
+    # Sums over four rows and over three round differently, and cosines are divided by τ = 0.1.
     rounding = 2 * np.finfo(np.float32).eps / 0.1
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rounding), padded, alone)
 
