@@ -40,8 +40,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Builds:
-    """Builds of one corpus in `folder`, and the bytes of an undisturbed one, which takes some `seconds`; it
-    is built first where it is not given."""
+    """Builds of one corpus in `folder`, and the bytes of an undisturbed one, which is built first where it is
+    not given. Moments of kills are within the time that the last build took which came to its end, `seconds`
+    before there was one."""
 
     def __init__(
         self, materials: Path, folder: Path, expected: dict[str, bytes] | None = None, seconds: float = 0
@@ -49,12 +50,11 @@ class Builds:
         self._materials, self._folder, self._log = materials, folder, folder / 'log'
         folder.mkdir(parents=True)
         self.kills: Counter[str] = Counter()
+        self._seconds = seconds
         if expected is None:
-            began = time.monotonic()
             self._finish(folder / 'undisturbed')
-            seconds = time.monotonic() - began
             expected = contents(folder / 'undisturbed')
-        self.expected, self._seconds = expected, seconds
+        self.expected = expected
 
     def round(self, seed: int, kills: int) -> None:
         """Kills builds of one folder at moments of a seed, then builds it. Raises AssertionError where a
@@ -100,8 +100,10 @@ class Builds:
         return not ended and code != 0
 
     def _finish(self, output: Path) -> None:
+        began = time.monotonic()
         process = build(self._materials, output, self._log)
         assert process.wait(LONGEST) == 0, f'{self._log}: ended with {process.returncode}'
+        self._seconds = time.monotonic() - began
 
 
 def _children(pid: int) -> list[int]:

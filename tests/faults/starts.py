@@ -82,8 +82,11 @@ def _run(
     os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count={devices}'
     sys.argv = ['run.py', *arguments]
     import run
-    from clower_jax.utils import command_line
+    from clower_jax.utils import allocator, command_line
+    from input_pipeline.utils import garbage
 
+    garbage.collect_seldom()
+    allocator.keep_freed_memory()
     command_line.parse(sys.argv, run.__doc__ or '')
     watch.install()
     try:

@@ -44,7 +44,7 @@ def test_a_power_cut_costs_nothing_but_steps(pretraining):
 @pytest.mark.slow
 def test_a_build_that_was_killed_is_built_again(materials, tmp_path):
     """Two workers; what comes of it is, byte for byte, what one process makes that nobody kills. Of these
-    seeds one kills a worker, the other all processes."""
+    seeds one kills a worker, the other all processes, at 0.63 of the time that the build after it took."""
     whole = tmp_path / 'whole'
     corpus_builder.build(str(materials / 'text'), materials / 'vocab.txt', whole, **jobs.CORPUS)
     builds = corpora.Builds(materials, tmp_path / 'builds', corpora.contents(whole), seconds=5)
