@@ -304,7 +304,10 @@ def test_eight_devices_equal_one(mesh, groups):
     scale = 3 / expected[2]
     np.testing.assert_allclose(loss, scale * expected[0], rtol=1e-5)
     np.testing.assert_allclose(by_p, scale * expected_gradient[0], rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(by_w, (scale * expected_gradient[1]).astype(jnp.bfloat16))
+    # Rounded to bfloat16 once: other orders of sums put a value that lies between two of them on either side.
+    assert by_w.dtype == jnp.bfloat16
+    rounded = by_w.astype(np.float32)
+    np.testing.assert_allclose(rounded, scale * expected_gradient[1], rtol=2**-8, atol=1e-7)
 
 
 def collectives_on_eight(groups: int) -> list[Collective]:
