@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from clower_jax.ops import dropout
 from clower_jax.ops.attention import attention, fused_attention, library_attention
 from clower_jax.ops.layer_norm import layer_norm
-from clower_jax.ops.linear import linear
+from clower_jax.ops.linear import linear, swapped
 
 LAYER_NORM_EPSILON = 1e-12  # BERT's
 SAVED = 'qkv'  # the name of what remat='qkv' keeps of each layer, beside its input
@@ -199,7 +199,7 @@ class BertLayer(nn.Module):
 
         def heads(name: str) -> jax.Array:
             h = linear(config.hidden_size, f'attention.self.{name}')(x)
-            h = h.reshape(*h.shape[:-1], config.num_heads, -1).swapaxes(1, 2)  # (B, N, L, H)
+            h = swapped(h.reshape(*h.shape[:-1], config.num_heads, -1), 1, 2)  # (B, N, L, H)
             return checkpoint_name(h, SAVED)
 
         query, key, value = (heads(part) for part in ('query', 'key', 'value'))
@@ -210,7 +210,7 @@ class BertLayer(nn.Module):
             context = attend(query, key, value, attention_mask, config.attention_dropout, weights_seeds)
         context = dropout.drop_heads(context, config.drophead, heads_seeds)
         context = linear(config.hidden_size, 'attention.output.dense')(
-            context.swapaxes(1, 2).reshape(x.shape)
+            swapped(context, 1, 2).reshape(x.shape)
         )
         context = dropout.dropout(context, config.dropout, context_seeds)
         x = LayerNorm(dtype, name='attention.output.LayerNorm')(x + context)

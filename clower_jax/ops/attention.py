@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clower_jax.ops.dropout import dropout
+from clower_jax.ops.linear import swapped
 
 # query, key, value, weights, output, seeds of dropout.
 _Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]
@@ -57,8 +58,8 @@ def _backward(dropout_rate: float, residuals: _Residuals, g: jax.Array) -> tuple
     d_weights = dropout(_dot('BNTH,BNSH->BNTS', g, value), dropout_rate, dropout_seeds)
     d_scores = (weights.astype(jnp.float32) * (d_weights - shift) * _scale(query)).astype(query.dtype)
     d_query = _dot('BNTS,BNSH->BNTH', d_scores, key)
-    d_key = _dot('BNTS,BNTH->BNSH', d_scores, query)
-    d_value = _dot('BNTS,BNTH->BNSH', dropout(weights, dropout_rate, dropout_seeds), g)
+    d_key = _dot('BNST,BNTH->BNSH', swapped(d_scores, 2, 3), query)
+    d_value = _dot('BNST,BNTH->BNSH', swapped(dropout(weights, dropout_rate, dropout_seeds), 2, 3), g)
     return *(d.astype(query.dtype) for d in (d_query, d_key, d_value)), None, None
 
 

@@ -1,11 +1,14 @@
 """Products with weights, laid out so that every backend has a fast kernel for them and their derivatives.
 
-XLA's CPU backend has one for 2-D products whose contracted axis is the last of the left operand, and in bf16
-or fp16 for those that accumulate into fp32. The derivative by the weights contracts the first axes, so the
-left operand is transposed first. `preferred_element_type` is fp32 in every product: it is what accelerators
-accumulate in anyway, and the derivative by the weights then is not rounded to 16 bits on its way to the fp32
-parameter.
+XLA's CPU backend has one for products whose contracted axis is the last of the left operand, and in bf16 or
+fp16 for those that accumulate into fp32 and whose operands are no transposed views. The derivative by the
+weights contracts the first axes, so the left operand is transposed first, and so are the heads of attention.
+`preferred_element_type` is fp32 in every product: it is what accelerators accumulate in anyway, and the
+derivative by the weights then is not rounded to 16 bits on its way to the fp32 parameter.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +62,44 @@ def dot_first(a: jax.Array, b: jax.Array) -> jax.Array:
 
     if a.dtype == jnp.float32:
         return plain(a, b)
-    return jax.lax.platform_dependent(a, b, cpu=lambda a, b: dot(_transposed(a), b), default=plain)
+    return jax.lax.platform_dependent(a, b, cpu=lambda a, b: dot(_copied(jnp.transpose, a), b), default=plain)
 
 
-def _transposed(x: jax.Array) -> jax.Array:
-    """xᵀ as an array of its own. The compiler would fold a plain transpose back into the product, and leave
-    the fast kernel: a branch on a number that it cannot know, though it is always below 2, keeps it."""
-    below_two = (x[0, 0] == 0).astype(jnp.int32)
-    return jax.lax.cond(below_two < 2, lambda x: x.T, lambda x: jnp.zeros(x.shape[::-1], x.dtype), x)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def swapped(x: jax.Array, first: int, second: int) -> jax.Array:
+    """x with two axes swapped, and its derivative likewise: arrays of their own where a CPU is to multiply
+    them in 16 bits, for it would multiply views in fp32, at less than half the speed.
+
+    Args:
+      x: [...].
+      first, second: axes of x, counted from 0.
+    """
+
+    def swap(x: jax.Array) -> jax.Array:
+        return x.swapaxes(first, second)
+
+    if x.dtype == jnp.float32:
+        return swap(x)
+    return jax.lax.platform_dependent(x, cpu=functools.partial(_copied, swap), default=swap)
+
+
+def _swapped_forward(x: jax.Array, first: int, second: int) -> tuple[jax.Array, None]:
+    return swapped(x, first, second), None
+
+
+def _swapped_backward(first: int, second: int, _: None, g: jax.Array) -> tuple[jax.Array]:
+    return (swapped(g, first, second),)
+
+
+swapped.defvjp(_swapped_forward, _swapped_backward)
+
+
+def _copied(transpose: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """`transpose` of x as an array of its own. The compiler would fold a plain transpose into the product
+    and leave the fast kernel, or multiply in fp32 instead: a branch on a number that it cannot know, though
+    it is always below 2, keeps it."""
+    below_two = (x[(0,) * x.ndim] == 0).astype(jnp.int32)
+    return jax.lax.cond(below_two < 2, transpose, lambda x: jnp.zeros_like(transpose(x)), x)
 
 
 @jax.custom_vjp
