@@ -8,7 +8,6 @@ derivative by the weights then is not rounded to 16 bits on its way to the fp32 
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +55,7 @@ def dot(a: jax.Array, b: jax.Array, transposed: bool = False) -> jax.Array:
 
 def dot_first(a: jax.Array, b: jax.Array) -> jax.Array:
     """fp32 [M, N] = aᵀ · b of a [K, M] and b [K, N]."""
-
-    def plain(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-
-    if a.dtype == jnp.float32:
-        return plain(a, b)
-    return jax.lax.platform_dependent(a, b, cpu=lambda a, b: dot(_copied(jnp.transpose, a), b), default=plain)
+    return dot(swapped(a, 0, 1), b)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -78,9 +71,15 @@ def swapped(x: jax.Array, first: int, second: int) -> jax.Array:
     def swap(x: jax.Array) -> jax.Array:
         return x.swapaxes(first, second)
 
-    if x.dtype == jnp.float32:
+    def copied(x: jax.Array) -> jax.Array:
+        # The compiler would fold a plain transpose into the product and leave the fast kernel, or multiply in
+        # fp32 instead: a branch on a number that it cannot know, though it is always below 2, keeps it.
+        below_two = (x[(0,) * x.ndim] == 0).astype(jnp.int32)
+        return jax.lax.cond(below_two < 2, swap, lambda x: jnp.zeros_like(swap(x)), x)
+
+    if x.dtype == jnp.float32 or not x.size:
         return swap(x)
-    return jax.lax.platform_dependent(x, cpu=functools.partial(_copied, swap), default=swap)
+    return jax.lax.platform_dependent(x, cpu=copied, default=swap)
 
 
 def _swapped_forward(x: jax.Array, first: int, second: int) -> tuple[jax.Array, None]:
@@ -92,14 +91,6 @@ def _swapped_backward(first: int, second: int, _: None, g: jax.Array) -> tuple[j
 
 
 swapped.defvjp(_swapped_forward, _swapped_backward)
-
-
-def _copied(transpose: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`transpose` of x as an array of its own. The compiler would fold a plain transpose into the product
-    and leave the fast kernel, or multiply in fp32 instead: a branch on a number that it cannot know, though
-    it is always below 2, keeps it."""
-    below_two = (x[(0,) * x.ndim] == 0).astype(jnp.int32)
-    return jax.lax.cond(below_two < 2, transpose, lambda x: jnp.zeros_like(transpose(x)), x)
 
 
 @jax.custom_vjp

@@ -19,6 +19,7 @@ def test_swapped_axes_and_their_derivative(dtype):
     y, back = jax.vjp(jax.jit(lambda x: swapped(x, 1, 2)), x)
     np.testing.assert_array_equal(y, x.swapaxes(1, 2))
     np.testing.assert_array_equal(back(g)[0], g.swapaxes(1, 2))
+    assert swapped(x[:0], 1, 2).shape == (0, 4, 3, 5)
 
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='what XLA makes of products on CPUs')
