@@ -35,7 +35,6 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from bench import harness  # noqa: E402
 from configs import classify, cmrc, common  # noqa: E402
-from input_pipeline.features.buckets import MOST_WIDTHS  # noqa: E402
 from input_pipeline.text.vocabulary import read_tokens  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -49,14 +48,17 @@ JOBS = {
 }
 # On a CPU: training rows (texts, paragraphs) and rows to evaluate on, without --rows.
 CPU_ROWS = {'chnsenticorp': (640, 192), 'cmrc': (30, 10)}
+PART_BUCKETS = 6  # `data.buckets` where these rows stand for a whole set, whose steps are worth more widths
 
 
-def config_of(case: str | Path) -> ConfigDict:
-    """The config that a case file describes: {'config': 'configs/….py:variant', 'changes': {key: value}}."""
+def config_of(case: str | Path, changed: bool = True) -> ConfigDict:
+    """The config that a case file describes: {'config': 'configs/….py:variant', 'changes': {key: value}}; or
+    as it is without the changes."""
     case = json.loads(Path(case).read_text(encoding='utf-8'))
     job, _, variant = case['config'].partition(':')
     config = {'configs/classify.py': classify, 'configs/cmrc.py': cmrc}[job].get_config(variant)
-    config.update_from_flattened_dict(case['changes'])
+    if changed:
+        config.update_from_flattened_dict(case['changes'])
     return config
 
 
@@ -94,7 +96,7 @@ def write_part(source: Path, target: Path, count: int | None) -> Path:
 
 def write_case(folder: Path, job: str, dtype: str, model: Path, data: Path, flags) -> Path:
     """The case of one data set and dtype."""
-    config, *files = JOBS[job]
+    name, *files = JOBS[job]
     counts = flags.rows or (CPU_ROWS[job] if flags.device == 'cpu' else (None, None))
     train, dev = (
         str(write_part(data / file, folder / f'{split}{Path(file).suffix}', count))
@@ -103,10 +105,10 @@ def write_case(folder: Path, job: str, dtype: str, model: Path, data: Path, flag
     changes = {
         'data.train': train, 'data.dev': dev, 'init_from': str(model), 'dtype': dtype,
         'model.max_positions': 512, 'num_epochs': float(flags.epochs), 'log_every': 10**6,
-        'data.buckets': MOST_WIDTHS,  # the rows stand for a whole set, whose steps are worth as many
+        'data.buckets': PART_BUCKETS if any(counts) else 0,  # 0: as many as are worth it, see `ours`
     }  # fmt: skip
     path = folder / 'case.json'
-    path.write_text(json.dumps({'config': config, 'changes': changes}), encoding='utf-8')
+    path.write_text(json.dumps({'config': name, 'changes': changes}), encoding='utf-8')
     return path
 
 
@@ -121,16 +123,20 @@ def ours(case: Path) -> dict:
     import jax
     import numpy as np
 
+    from clower_jax import jobs
     from clower_jax.training import loop
     from clower_jax.training.inherited_settings import resolve_source
     from clower_jax.utils import allocator, metrics_file
     from input_pipeline.features import buckets
-    from input_pipeline.finetuning import data as finetuning_data
 
     allocator.keep_freed_memory()  # as run.py does
     with tempfile.TemporaryDirectory() as folder:
         config, vocabulary = resolve_source(config_of(case), Path(folder))
-        config, data = finetuning_data.prepare(config, vocabulary)
+        # As many widths as the paper's number of epochs is worth, which the measured ones stand for.
+        epochs, config.num_epochs = config.num_epochs, config_of(case, changed=False).num_epochs
+        config.data.buckets = jobs.read_data(config, vocabulary)[0].data.buckets
+        config.num_epochs = epochs
+        config, data = jobs.read_data(config, vocabulary)
         programs = loop.make_programs(config)
         held_out = data.splits['validation']
         counts = {'computed_tokens': 0}

@@ -35,7 +35,6 @@ from clower_jax.training import finetune as finetuning
 from clower_jax.training.inherited_settings import resolve_source
 from clower_jax.utils import config_checks, folder_files
 from clower_jax.utils.run_config import read_run_config
-from input_pipeline.finetuning.data import prepare
 
 Text = str | tuple[str, str]
 
@@ -89,7 +88,7 @@ def evaluate(workdir: str | Path, test: str | Path) -> dict[str, float]:
     config = _config_of(workdir, 'evaluate')
     config.data.dev, config.data.test = '', str(test)
     config, vocabulary = resolve_source(config, Path(workdir))
-    config, data = prepare(config, vocabulary)
+    config, data = jobs.read_data(config, vocabulary)
     return finetuning.apply(config, workdir, data)['test']
 
 
@@ -140,7 +139,7 @@ class Predictor:
             path.write_text(self._file_of(texts), 'utf-8')
             config = copy.deepcopy(self._config)
             config.data.test = str(path)
-            config, data = prepare(config, self._vocabulary)
+            config, data = jobs.read_data(config, self._vocabulary)
             if self._evaluator is None:
                 self._evaluator = evaluation.Evaluator.from_config(config)
                 self._params = finetuning.restore(self._workdir, self._evaluator, self._which)
@@ -221,4 +220,5 @@ def _config_of(workdir: str | Path, mode: str) -> ConfigDict:
     if config.task == 'pretrain':
         raise ValueError(f'{workdir} is of pre-training, whose metrics are in its results.json: fine-tune it')
     config.mode = mode
+    config.data.buckets = 0  # as many as the rows that come are worth
     return config

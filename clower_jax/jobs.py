@@ -20,17 +20,19 @@ from clower_jax.export import bert_folder
 from clower_jax.inference.encoder import Encoder
 from clower_jax.interop import model_hub, vocab_alignment, weight_sources
 from clower_jax.objectives import registry
+from clower_jax.parallel import sharding
 from clower_jax.parallel.processes import StopSignal
 from clower_jax.reports import examples, run_report
 from clower_jax.training import finetune, init_state, loop
-from clower_jax.training.inherited_settings import resolve_source, with_trained_settings
-from clower_jax.utils import metrics_file
+from clower_jax.training.inherited_settings import begun_buckets, resolve_source, with_trained_settings
+from clower_jax.utils import flops, metrics_file
 from clower_jax.utils.config_checks import training_configs
 from clower_jax.utils.run_config import read_run_config
 from input_pipeline.datasets import files
 from input_pipeline.finetuning import classification
-from input_pipeline.finetuning.data import prepare
+from input_pipeline.finetuning.data import Data, prepare
 from input_pipeline.sentence_vectors import sentence_eval
+from input_pipeline.text.vocabulary import Vocabulary
 from input_pipeline.utils import output_file
 from input_pipeline.utils.counts import describe
 
@@ -281,7 +283,7 @@ def fine_tuning(job: Job) -> str:
         config, results = finetuned(config, workdir, job.stop)
         return _after_fine_tuning(job.name, workdir, results, config)
     config, vocabulary = resolve_source(with_trained_settings(config, workdir, job.overrides), workdir)
-    config, data = prepare(config, vocabulary)
+    config, data = read_data(config, vocabulary)
     results = finetune.apply(config, workdir, data)
     lines = [
         f'{split}: {", ".join(f"{name} {value:.4f}" for name, value in scores.items())}'
@@ -291,10 +293,18 @@ def fine_tuning(job: Job) -> str:
     return '\n'.join([*lines, f'Predictions: {workdir}/{config.mode}/predictions.json'])
 
 
+def read_data(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Data]:
+    """`input_pipeline.finetuning.data.prepare`, with what compiling costs on these devices."""
+    platform, training = sharding.mesh_platform(None), config.mode == 'train'
+    return prepare(config, vocabulary, flops.width_price(platform, config.model.hidden_size, training))
+
+
 def finetuned(config: ConfigDict, workdir: Path, stop: StopSignal | None = None) -> tuple[ConfigDict, dict]:
     """Fine-tunes; returns the resolved config and the contents of results.json ({}: stopped before)."""
     config, vocabulary = resolve_source(config, workdir)
-    config, data = prepare(config, vocabulary)
+    first = finetune.seed_folder(workdir, config.seed, config.seeds)
+    config.data.buckets = config.data.buckets or begun_buckets(first)
+    config, data = read_data(config, vocabulary)
     return config, finetune.run(config, workdir, data, vocabulary, stop)
 
 

@@ -43,7 +43,6 @@ JOINS = {
         f'input_pipeline.{name}'
         for name in ('datasets', 'pretraining', 'sentence_vectors', 'finetuning', 'probing')
     },
-    'clower_jax/api.py': {'input_pipeline.finetuning'},
     'clower_jax/replay.py': {'input_pipeline.pretraining'},
     'clower_jax/experiments/word_view.py': {'input_pipeline.metrics', 'input_pipeline.probing'},
 }

@@ -36,18 +36,16 @@ from clower_jax.models.clower import PAD_ID
 from clower_jax.models.finetuned import POOLINGS, SentenceEncoder
 from clower_jax.models.kinds import KINDS
 from clower_jax.objectives.base import INIT_IDS, initial_params
-from clower_jax.parallel import precision
-from clower_jax.utils import folder_files
+from clower_jax.parallel import precision, sharding
+from clower_jax.utils import flops, folder_files
 
 log = logging.getLogger(__name__)
 
 CHUNK_SIZE = 8192  # texts that are tokenised at a time, while the device is at work on those before
 MAX_IN_FLIGHT = 2  # batches that the device was given, and whose vectors were not yet asked for
-# By platform, for any other `DEFAULT_BATCHES`: about how many tokens make a batch (on a CPU it should fit the
-# cache); how many FLOPs are done in the time that compiling a layer takes: a width must spare as many in
-# padding.
-BATCHES = {'cpu': (2048, 2e10)}
-DEFAULT_BATCHES = (32_768, 1e14)
+# About how many tokens make a batch, by platform (on a CPU it should fit the cache).
+BATCH_TOKENS = {'cpu': 2048}
+DEFAULT_BATCH_TOKENS = 32_768
 # Texts of so many tokens in all get rows of this width at least, which later lists of short texts then fit.
 FIRST_WIDTH, FIRST_TOKENS = 64, 512
 
@@ -110,9 +108,9 @@ class Encoder:
         self._forward = jax.jit(
             lambda params, rows: model.apply({'params': params}, *rows, method='packed_vectors')
         )
-        self._batch_tokens, compiling = BATCHES.get(jax.default_backend(), DEFAULT_BATCHES)
-        # A token costs 24·D² FLOPs a layer: what one width more costs, in tokens.
-        self._width_costs = compiling / (24 * width**2)
+        platform = sharding.mesh_platform(None)
+        self._batch_tokens = BATCH_TOKENS.get(platform, DEFAULT_BATCH_TOKENS)
+        self._width_price = flops.width_price(platform, width)
         self._compiled: set[int] = set()  # widths
 
     @classmethod
@@ -282,7 +280,7 @@ class Encoder:
         # Of the texts that fit the candidates up to each, this being the widest in use: (tokens, widths).
         best: list[tuple[float, list[int]]] = [(0.0, [])]
         for index, width in enumerate(candidates.tolist()):
-            compiling = 0.0 if width in self._compiled else self._width_costs
+            compiling = 0.0 if width in self._compiled else self._width_price
             # A row holds several texts. Attention costs a token 4·D·width FLOPs beside the 24·D² of a layer,
             # and as measured (docs/log.md) three times their share of the time.
             attending = 1 + width / (2 * self._hidden_size)

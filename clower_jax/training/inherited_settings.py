@@ -45,6 +45,12 @@ def with_trained_settings(config: ConfigDict, workdir: Path, given: Collection[s
     return config
 
 
+def begun_buckets(workdir: Path) -> int:
+    """`data.buckets` of the run that goes on in `workdir`, whose batches it keeps; 0 where there is none."""
+    saved = read_run_config(workdir) if init_weights.has_checkpoint(workdir) else {}
+    return saved.get('data', {}).get('buckets', 0)
+
+
 def resolve_source(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Vocabulary]:
     """A copy of the config with the encoder's kind and sizes as `workdir` or `init_from` have them, and the
     vocabulary of its characters, or of its words, too, where it reads them (then with `data.segmenter`, too);

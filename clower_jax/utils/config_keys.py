@@ -291,7 +291,7 @@ _KEYS = {
         128, 'tokens of a text, or of a row, special ones included', 8, 2**20, **BATCHES, **CARD,
     ),
     'data.buckets': Key(
-        0, 'widths that rows are padded to, each compiled once; 0: one for 30 steps of an epoch, 6 at most',
+        0, 'widths that rows are padded to, each compiled once; 0: as many as cost least on these devices',
         0, 10**4, **BATCHES,
     ),
     'data.segmenter': Key(

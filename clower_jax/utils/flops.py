@@ -17,6 +17,22 @@ PEAK_FLOPS = {
     'TPU v6 lite': 918e12,
 }
 
+# FLOPs that are done in the time that compiling a layer takes: of a way forward alone, of a training step
+# with its evaluation (docs/log.md); by platform, for any other `DEFAULT_COMPILING`.
+COMPILING = {'cpu': (2e10, 2e11)}
+DEFAULT_COMPILING = (1e14, 2e14)
+RUNS = 5  # trainings that find in the cache what the first one has compiled: the paper's are of five seeds
+
+
+def width_price(platform: str, hidden_size: int, training: bool = False) -> float:
+    """What it costs to compile an encoder for rows of one width more, in tokens that are computed meanwhile.
+
+    A token costs 24·D² FLOPs a layer, D being `hidden_size`, and thrice that in training, which shares the
+    price among `RUNS`.
+    """
+    forward, both = COMPILING.get(platform, DEFAULT_COMPILING)
+    return both / RUNS / (72 * hidden_size**2) if training else forward / (24 * hidden_size**2)
+
 
 def step_flops(
     config: ConfigDict, views: Collection[str] = ('char', 'word'), own_table: bool = False

@@ -14,9 +14,7 @@ import numpy as np
 Outputs = list[dict[str, np.ndarray]]  # what a model put out for each batch of a pass
 
 STEP = 8  # widths are multiples of it: of what the matrix units of every device like
-# Compiling a width takes as long as a few hundred steps on a GPU, as a few steps on a CPU: between the two,
-# for an epoch or a few.
-STEPS_PER_WIDTH, MOST_WIDTHS = 30, 6
+MOST_WIDTHS = 16  # with which rows of up to 512 tokens are padded by a twentieth
 
 
 class Planned(NamedTuple):
@@ -30,14 +28,6 @@ class Planned(NamedTuple):
     rows: np.ndarray
     epoch: int = 0
     seed: int = 0
-
-
-def num_widths(steps: int) -> int:
-    """How many widths are worth compiling for an epoch of so many steps.
-
-    Not of all epochs: a run that goes on for longer than it was meant to has the batches that it had.
-    """
-    return max(1, min(steps // STEPS_PER_WIDTH, MOST_WIDTHS))
 
 
 def widths(lengths: np.ndarray, max_length: int, count: int) -> tuple[int, ...]:
@@ -67,6 +57,19 @@ def widths(lengths: np.ndarray, max_length: int, count: int) -> tuple[int, ...]:
                 better[j], better_chosen[j] = options[i], (*chosen[i], int(candidates[j]))
         cost, chosen = better, better_chosen
     return chosen[-1]
+
+
+def num_widths(lengths: np.ndarray, max_length: int, batch_size: int, price: float) -> int:
+    """How many widths cost least for rows of these lengths [N], where one more costs as much as `price`
+    tokens of an epoch: from 1 to `MOST_WIDTHS`, and no more than there are batches."""
+    most = min(MOST_WIDTHS, -(-len(lengths) // batch_size))
+
+    def cost(count: int) -> float:
+        chosen = widths(lengths, max_length, count)
+        tokens = sum(planned.width * batch_size for planned in epoch(lengths, chosen, batch_size, None))
+        return tokens + count * price
+
+    return min(range(1, most + 1), key=cost)
 
 
 def epoch(

@@ -8,6 +8,7 @@ As in pre-training the batch of step k is a pure function of (seed, data set, k)
 
 import copy
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -106,13 +107,18 @@ class Data:
             yield {name: value[lo:hi] for name, value in batch.items()}
 
 
-def prepare(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Data]:
+def prepare(
+    config: ConfigDict, vocabulary: Vocabulary, width_price: float = math.inf
+) -> tuple[ConfigDict, Data]:
     """Reads what `config.mode` needs, and a copy of the config with every number known.
 
-    Filled in: `data.labels`, `model.vocab_size` and `model.base_vocab_size`, `data.buckets` (where 0, from
-    the steps of an epoch, or of the pass that an evaluation is), and for training `total_steps`
-    (where 0, from `num_epochs`), `eval_every` and `checkpoint_every` (where 0, once an epoch) and
-    `optim.warmup_steps` (where 0, from `optim.warmup_fraction`).
+    Filled in: `data.labels`, `model.vocab_size` and `model.base_vocab_size`, `data.buckets` (where 0, as many
+    as cost least), and for training `total_steps` (where 0, from `num_epochs`), `eval_every` and
+    `checkpoint_every` (where 0, once an epoch) and `optim.warmup_steps` (where 0, from
+    `optim.warmup_fraction`).
+
+    Args:
+      width_price: what one width more costs, in tokens of a training, or of the pass that an evaluation is.
 
     Raises ValueError or FileNotFoundError where a file is missing or wrong.
     """
@@ -129,11 +135,16 @@ def prepare(config: ConfigDict, vocabulary: Vocabulary) -> tuple[ConfigDict, Dat
     ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
     splits = READERS[config.task](config, vocabulary, ledgers)
     counts = {name: ledgers[name].to_json() for name in splits}
-    steps = -(-len(next(iter(splits.values())).rows) // config.batch_size)
-    config.data.buckets = config.data.buckets or buckets.num_widths(steps)
-    data = Data(splits, config.data.max_length, config.data.buckets, counts)
+    lengths = next(iter(splits.values())).rows.lengths
+    steps = -(-len(lengths) // config.batch_size)
     if config.mode == 'train':
         config.total_steps = config.total_steps or max(1, round(config.num_epochs * steps))
+        width_price *= steps / config.total_steps
+    config.data.buckets = config.data.buckets or buckets.num_widths(
+        lengths, config.data.max_length, config.batch_size, width_price
+    )
+    data = Data(splits, config.data.max_length, config.data.buckets, counts)
+    if config.mode == 'train':
         config.eval_every = config.eval_every or steps
         config.checkpoint_every = config.checkpoint_every or config.eval_every
         if not config.optim.warmup_steps:

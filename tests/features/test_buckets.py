@@ -1,6 +1,7 @@
 """Bucketed batches: every row once an epoch, few shapes, the least padding."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -30,12 +31,23 @@ def test_widths_waste_the_least(lengths, count):
     assert computed(lengths, widths) == min(computed(lengths, choice) for choice in choices)
 
 
-@pytest.mark.parametrize(
-    ('rows', 'batch_size', 'expected'),
-    [(500, 64, 1), (500, 16, 1), (500, 8, 2), (1, 64, 1), (9600, 64, 5), (53_360, 64, 6)],
-)
-def test_the_number_of_widths_follows_the_steps(rows, batch_size, expected):
-    assert buckets.num_widths(-(-rows // batch_size)) == expected
+@given(lengths_of, st.integers(1, 9), st.integers(0, 300))
+def test_as_many_widths_as_cost_least(lengths, batch_size, price):
+    """Of all numbers, no more than there are batches: what the batches of an epoch compute, and the price."""
+
+    def cost(count):
+        plan = buckets.epoch(lengths, buckets.widths(lengths, 100, count), batch_size, 0)
+        return sum(planned.width for planned in plan) * batch_size + count * price
+
+    counts = range(1, min(buckets.MOST_WIDTHS, -(-len(lengths) // batch_size)) + 1)
+    chosen = buckets.num_widths(lengths, 100, batch_size, price)
+    assert chosen in counts and cost(chosen) == min(map(cost, counts))
+
+
+def test_where_compiling_costs_more_than_any_padding_there_is_one_width():
+    lengths = np.arange(3, 99)
+    assert buckets.num_widths(lengths, 100, 4, math.inf) == 1
+    assert buckets.num_widths(lengths, 100, 4, 0) > 6
 
 
 def test_a_row_too_long_is_refused():

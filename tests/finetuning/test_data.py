@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -22,11 +23,11 @@ from input_pipeline.text.vocabulary import Vocabulary, read_tokens
 TASKS = tuple(classify.SETTINGS)
 
 
-def prepared(config: ConfigDict):
+def prepared(config: ConfigDict, width_price: float = math.inf):
     config = copy.deepcopy(config)
     config.model.max_positions = config.model.max_positions or 512
     tokens = read_tokens(config.data.vocab)
-    return finetuning_data.prepare(config, Vocabulary(tokens, len(tokens)))
+    return finetuning_data.prepare(config, Vocabulary(tokens, len(tokens)), width_price)
 
 
 # ---- which files ----
@@ -144,20 +145,23 @@ def test_what_is_evaluated_does_not_change_what_is_trained(tmp_path):
     assert max(widths) == 32 and not list(other.batches(config, split='other'))
 
 
-def test_small_data_have_one_width_unless_more_are_asked_for(tmp_path):
-    """Of 500 rows in batches of 64 every width would be compiled for a few steps: in training, and again in
-    evaluation. The number that was found is the run's from there on."""
+def test_there_are_as_many_widths_as_they_cost_little(tmp_path):
+    """500 rows of 8 or 16 tokens: what a second width spares is less than compiling it for one epoch costs,
+    and more than that for twenty. The number that was found is the run's from there on."""
     finetuned.write_table(tmp_path / 'many.tsv', finetuned.texts(500, 0))
 
-    def widths(**changes):
-        changes = {'batch_size': 64, 'data.train': str(tmp_path / 'many.tsv'), 'data.buckets': 0} | changes
-        config, data = prepared(finetuned.classify_config(tmp_path, **changes))
+    def widths(price=2000, **changes):
+        changes = {'batch_size': 8, 'data.train': str(tmp_path / 'many.tsv'), 'data.buckets': 0} | changes
+        config = finetuned.classify_config(tmp_path, **changes)
+        config, data = prepared(config, price)
         return config.data.buckets, {name: len(found) for name, found in data.widths.items()}
 
-    number, found = widths()
+    number, found = widths(num_epochs=1.0)
     assert number == 1 and set(found.values()) == {1}
-    number, found = widths(batch_size=8)
-    assert number == found['train'] == 2
+    for longer in ({'num_epochs': 20.0}, {'total_steps': 63 * 20, 'num_epochs': 0.0}, {'price': 0}):
+        number, found = widths(**longer)
+        assert number == found['train'] == 2
+    assert widths(math.inf, num_epochs=20.0)[0] == 1
     number, found = widths(**{'data.buckets': 3})
     assert (number, found['train']) == (3, 2)  # of these texts there are two at most
 

@@ -180,7 +180,7 @@ def test_batches_hold_every_text_once_and_have_few_shapes(exported, texts, toget
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, 'CHUNK_SIZE', together)
         patch.setattr(exported, '_batch_tokens', 128)
-        patch.setattr(exported, '_width_costs', costs)
+        patch.setattr(exported, '_width_price', costs)
         patch.setattr(exported, '_compiled', set())
         batches = list(exported._make_batches(texts, batch_size))
         widths = {batch.rows[0].shape[1] for batch in batches}
@@ -211,7 +211,7 @@ def test_widths_cost_least(exported, lengths, compiled, costs):
     """By trying every set of widths."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exported, '_compiled', compiled)
-        patch.setattr(exported, '_width_costs', costs)
+        patch.setattr(exported, '_width_price', costs)
         found = exported._choose_widths(np.array(lengths))
 
     rounded = [encoder._round_up_width(length, 64) for length in lengths]
@@ -246,7 +246,7 @@ def test_lists_of_short_texts_share_a_program(folders):
     made.encode(texts)
     assert made._forward._cache_size() == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made, '_width_costs', 0)  # as if compiling took no time
+        patch.setattr(made, '_width_price', 0)  # as if compiling took no time
         made.encode(texts)
     assert made._forward._cache_size() > 1
 

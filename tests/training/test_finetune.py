@@ -146,6 +146,17 @@ def test_a_model_reads_as_it_was_trained(two_seeds, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_keeps_the_widths_that_it_was_begun_with(tmp_path):
+    """On other devices, or by the rule of another version, it may have had more."""
+    short = finetuned.classify_config(tmp_path, total_steps=2, **{'data.buckets': 2})
+    jobs.finetuned(short, tmp_path / 'run')
+    longer = finetuned.classify_config(tmp_path, total_steps=4, **{'data.buckets': 0})
+    resolved, results = jobs.finetuned(longer, tmp_path / 'run')
+    assert resolved.data.buckets == 2 and results
+    assert jobs.finetuned(longer, tmp_path / 'other')[0].data.buckets == 1
+
+
+@pytest.mark.slow
 def test_a_class_is_told_from_the_vector_that_it_was_trained_on(tmp_path):
     """Evaluated as it was trained, whatever the config says; gone on with as it was begun; not exported."""
     config = finetuned.classify_config(tmp_path, num_epochs=1.0, **{'model.classify_from': 'cls'})
