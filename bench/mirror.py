@@ -72,16 +72,16 @@ def ours(case: Path) -> dict:
     """This project's training loop, every width compiled before."""
     import jax
 
+    from clower_jax import jobs
     from clower_jax.training import loop
     from clower_jax.training.inherited_settings import resolve_source
     from clower_jax.utils import allocator, metrics_file
     from input_pipeline.features import buckets
-    from input_pipeline.finetuning import data as finetuning_data
 
     allocator.keep_freed_memory()  # as run.py does
     with tempfile.TemporaryDirectory() as folder:
         config, vocabulary = resolve_source(config_of(case), Path(folder))
-        config, data = finetuning_data.prepare(config, vocabulary)
+        config, data = jobs.read_data(config, vocabulary)
         split, widths = data.splits['train'], data.widths['train']
         programs = loop.make_programs(config)
         counts = {'computed_tokens': 0}

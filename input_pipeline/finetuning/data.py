@@ -3,7 +3,7 @@
     config, data = prepare(config, vocabulary)
     for batch in data.batches(config, start_step=step): ...
 
-As in pre-training the batch of step k is a pure function of (seed, data set, k).
+As in pre-training the batch of step k is a pure function of (seed, data set, k), and of `data.buckets`.
 """
 
 import copy
