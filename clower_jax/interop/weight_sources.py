@@ -28,7 +28,7 @@ RUN = {**dict.fromkeys(('task', 'init_from'), Entry((str,))), 'imported': Entry(
 RUN_CHOICES = dict.fromkeys(('kind', 'pooling', 'classify_from'), Entry((str,)))
 RUN_DATA = {
     'labels': Entry((list,)),
-    'max_length': KEYS['data.max_length'].entry(),
+    **{name: KEYS[f'data.{name}'].entry() for name in ('max_length', 'buckets')},
     'segmenter': Entry((str,)),
     'problem_type': Entry((str,)),
     'hmm': Entry((bool,)),

@@ -195,6 +195,7 @@ def test_ids_that_a_tokenizer_makes_up(folder):
         ('model', {'base_vocab_size': 10**6}, 'model.base_vocab_size is larger'),
         ('model', None, 'lacks model.hidden_size'),
         ('data', {'max_length': 'x'}, "data.max_length is 'x'"),
+        ('data', {'buckets': 'x'}, "data.buckets is 'x'"),
         ('data', 'x', 'data should be an object'),
     ],
 )
