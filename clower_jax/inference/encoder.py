@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_SIZE = 8192  # texts that are tokenised at a time, while the device is at work on those before
 MAX_IN_FLIGHT = 2  # batches that the device was given, and whose vectors were not yet asked for
-# About how many tokens make a batch, by platform (on a CPU it should fit the cache).
+# By platform; on a CPU it should fit the cache.
 BATCH_TOKENS = {'cpu': 2048}
 DEFAULT_BATCH_TOKENS = 32_768
 # Texts of so many tokens in all get rows of this width at least, which later lists of short texts then fit.
@@ -83,6 +83,11 @@ def _with_kernels_of(params: dict, dtype: jnp.dtype) -> dict:
     return flax.traverse_util.unflatten_dict(flat)
 
 
+def batch_tokens() -> int:
+    """About how many tokens make a batch on JAX's devices."""
+    return BATCH_TOKENS.get(sharding.mesh_platform(None), DEFAULT_BATCH_TOKENS)
+
+
 class Encoder:
     """A text's vector is the mean of its tokens' last hidden states, or that of [CLS], or see `load`.
 
@@ -108,9 +113,8 @@ class Encoder:
         self._forward = jax.jit(
             lambda params, rows: model.apply({'params': params}, *rows, method='packed_vectors')
         )
-        platform = sharding.mesh_platform(None)
-        self._batch_tokens = BATCH_TOKENS.get(platform, DEFAULT_BATCH_TOKENS)
-        self._width_price = flops.width_price(platform, width)
+        self._batch_tokens = batch_tokens()
+        self._width_price = flops.width_price(sharding.mesh_platform(None), width)
         self._compiled: set[int] = set()  # widths
 
     @classmethod

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from clower_jax.inference.encoder import load_params
+from clower_jax.inference.encoder import batch_tokens, load_params
 from clower_jax.interop import weight_sources, wordpiece
 from clower_jax.models.bert import EncoderConfig
 from clower_jax.models.clower import PAD_ID
@@ -16,8 +16,6 @@ from clower_jax.models.finetuned import SentenceEncoder
 from clower_jax.models.kinds import KINDS
 from clower_jax.parallel import precision
 
-BATCH_TOKENS = {'cpu': 2048}  # by platform; for any other OTHER
-DEFAULT_BATCH_TOKENS = 32_768
 WIDTH = 8  # rows are padded to a multiple of this
 
 
@@ -92,7 +90,7 @@ class HiddenStates:
         means = np.empty((len(row), self.token_vectors.shape[1]), np.float32)
         by_row = np.argsort(row, kind='stable')
         first_span = np.searchsorted(row[by_row], np.arange(len(rows) + 1))  # of each row, among those
-        max_tokens = BATCH_TOKENS.get(jax.default_backend(), DEFAULT_BATCH_TOKENS)
+        max_tokens = batch_tokens()
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
         batch_start = 0
         with jax.default_matmul_precision(self._precision):

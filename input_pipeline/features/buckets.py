@@ -38,6 +38,27 @@ def widths(lengths: np.ndarray, max_length: int, count: int) -> tuple[int, ...]:
 
     Raises ValueError where a row is longer than `max_length`, or there is none.
     """
+    return _widths_by_count(lengths, max_length, count)[-1]
+
+
+def num_widths(lengths: np.ndarray, max_length: int, batch_size: int, price: float) -> int:
+    """How many widths cost least for rows of these lengths [N], where one more costs as much as `price`
+    tokens of an epoch: from 1 to `MOST_WIDTHS`, and no more than there are batches.
+
+    Raises as `widths`.
+    """
+    most = min(MOST_WIDTHS, -(-len(lengths) // batch_size))
+
+    def cost(choice: tuple[int, tuple[int, ...]]) -> float:
+        count, chosen = choice
+        tokens = sum(planned.width * batch_size for planned in epoch(lengths, chosen, batch_size, None))
+        return tokens + count * price
+
+    return min(enumerate(_widths_by_count(lengths, max_length, most), 1), key=cost)[0]
+
+
+def _widths_by_count(lengths: np.ndarray, max_length: int, most: int) -> list[tuple[int, ...]]:
+    """`widths` for each count from 1 to `most`."""
     if not len(lengths):
         raise ValueError('there are no rows to choose widths for')
     if lengths.max() > max_length:
@@ -48,7 +69,8 @@ def widths(lengths: np.ndarray, max_length: int, count: int) -> tuple[int, ...]:
     # cost[j]: computed tokens of all rows that fit candidate j − 1, the widest bucket so far being it.
     cost = candidates * below[1:]
     chosen: list[tuple[int, ...]] = [(int(width),) for width in candidates]
-    for _ in range(count - 1):
+    by_count = [chosen[-1]]
+    for _ in range(most - 1):
         better, better_chosen = cost.copy(), list(chosen)
         for j in range(1, len(candidates)):
             options = cost[:j] + candidates[j] * (below[j + 1] - below[1 : j + 1])
@@ -56,20 +78,8 @@ def widths(lengths: np.ndarray, max_length: int, count: int) -> tuple[int, ...]:
             if options[i] < better[j]:
                 better[j], better_chosen[j] = options[i], (*chosen[i], int(candidates[j]))
         cost, chosen = better, better_chosen
-    return chosen[-1]
-
-
-def num_widths(lengths: np.ndarray, max_length: int, batch_size: int, price: float) -> int:
-    """How many widths cost least for rows of these lengths [N], where one more costs as much as `price`
-    tokens of an epoch: from 1 to `MOST_WIDTHS`, and no more than there are batches."""
-    most = min(MOST_WIDTHS, -(-len(lengths) // batch_size))
-
-    def cost(count: int) -> float:
-        chosen = widths(lengths, max_length, count)
-        tokens = sum(planned.width * batch_size for planned in epoch(lengths, chosen, batch_size, None))
-        return tokens + count * price
-
-    return min(range(1, most + 1), key=cost)
+        by_count.append(chosen[-1])
+    return by_count
 
 
 def epoch(

@@ -139,17 +139,15 @@ def prepare(
     steps = -(-len(lengths) // config.batch_size)
     if config.mode == 'train':
         config.total_steps = config.total_steps or max(1, round(config.num_epochs * steps))
-        width_price *= steps / config.total_steps
-    config.data.buckets = config.data.buckets or buckets.num_widths(
-        lengths, config.data.max_length, config.batch_size, width_price
-    )
-    data = Data(splits, config.data.max_length, config.data.buckets, counts)
-    if config.mode == 'train':
         config.eval_every = config.eval_every or steps
         config.checkpoint_every = config.checkpoint_every or config.eval_every
         if not config.optim.warmup_steps:
             config.optim.warmup_steps = int(config.optim.warmup_fraction * config.total_steps)
-        metrics = data.splits['train'].metrics
+        metrics = splits['train'].metrics
         if config.select and config.select not in metrics:
             raise ValueError(f'select={config.select!r} must be empty or one of {", ".join(metrics)}')
-    return config, data
+        width_price *= steps / config.total_steps
+    config.data.buckets = config.data.buckets or buckets.num_widths(
+        lengths, config.data.max_length, config.batch_size, width_price
+    )
+    return config, Data(splits, config.data.max_length, config.data.buckets, counts)

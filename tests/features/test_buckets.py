@@ -50,6 +50,14 @@ def test_where_compiling_costs_more_than_any_padding_there_is_one_width():
     assert buckets.num_widths(lengths, 100, 4, 0) > 6
 
 
+def test_no_rows_are_refused():
+    none = np.zeros(0, np.int64)
+    with pytest.raises(ValueError, match='no rows to choose widths for'):
+        buckets.widths(none, 100, 2)
+    with pytest.raises(ValueError, match='no rows to choose widths for'):
+        buckets.num_widths(none, 100, 4, 1)
+
+
 def test_a_row_too_long_is_refused():
     with pytest.raises(ValueError, match='101 tokens.*max_length=100'):
         buckets.widths(np.array([3, 101]), 100, 2)
